@@ -1,0 +1,63 @@
+# Everything runs from .venv; nothing has to be activated.
+PYTHON ?= python3
+PORT ?= 8000
+# Test processes side by side.
+WORKERS ?= 2
+
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test fmt lint coverage bench soak clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+install: .venv/.stamp-dev ## Make .venv with the package, its examples and all development tools
+
+run: .venv/.stamp-run ## Serve the examples on 127.0.0.1, port PORT (default 8000)
+	@exec .venv/bin/router-core serve examples.app:router --host 127.0.0.1 --port $(PORT)
+
+# pytest stays last, so that the final line is the count of tests.
+test: lint ## Lint, check types and import order, run the tests
+	.venv/bin/python -m pytest -n $(WORKERS)
+
+fmt: .venv/.stamp-dev ## Format the code and apply the safe lint fixes
+	.venv/bin/ruff format .
+	.venv/bin/ruff check --fix .
+
+lint: .venv/.stamp-dev ## Check style, format, types and import order only
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+coverage: .venv/.stamp-dev ## Run the tests and print the branches they miss
+	.venv/bin/coverage erase
+	.venv/bin/coverage run -m pytest -n $(WORKERS)
+	.venv/bin/coverage combine --quiet
+	.venv/bin/coverage report
+
+bench: .venv/.stamp-dev ## Measure speed, memory and import time
+	.venv/bin/python -m benchmarks
+
+soak: .venv/.stamp-dev ## Run the long chaos tests
+	.venv/bin/python -m pytest -m soak tests/soak -n 0 --timeout 3600
+
+clean: ## Remove .venv, caches and build output
+	rm -rf .venv build dist .coverage .coverage.* htmlcov
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Serving needs few packages, developing needs many: a newcomer's first `make run` waits only for the few.
+.venv/.stamp-run: pyproject.toml constraints.txt
+	@test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
+	@echo "installing into .venv (once) ..."
+	@$(PIP) -e '.[local,examples]'
+	@touch $@
+
+# The development install contains the one for serving, hence both stamps.
+.venv/.stamp-dev: pyproject.toml constraints.txt
+	@test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
+	@echo "installing into .venv (once, a minute or two) ..."
+	@$(PIP) -e '.[local,examples,dev]'
+	@touch .venv/.stamp-run $@
