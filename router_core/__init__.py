@@ -1,0 +1,1 @@
+"""router-core: write a Python function once, serve it anywhere, with durable jobs for long work."""

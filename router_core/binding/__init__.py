@@ -1,0 +1,1 @@
+"""From a function's signature to a plan, once; from a request to its arguments, often."""

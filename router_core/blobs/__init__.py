@@ -1,0 +1,1 @@
+"""Where bytes live that are too large for a record."""

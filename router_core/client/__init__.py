@@ -1,0 +1,1 @@
+"""Call a service's endpoints like functions."""

@@ -1,0 +1,1 @@
+"""Neutral request and response types, streams, files and the error shape."""

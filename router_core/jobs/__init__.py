@@ -1,0 +1,1 @@
+"""Durable jobs: record, transitions, runner, service and upkeep."""

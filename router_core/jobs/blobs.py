@@ -1,0 +1,38 @@
+"""What a blob store has to be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+__all__ = ["Blob", "BlobStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Where the bytes are and how to tell that they are the right ones."""
+
+    key: str
+    sha256: str
+    size: int
+    content_type: str = "application/octet-stream"
+
+
+class BlobStore(Protocol):
+    """Bytes by key. A key is made by the store; nothing that a caller sent becomes part of a path."""
+
+    async def put(self, data: bytes | AsyncIterator[bytes], *, content_type: str = "application/octet-stream") -> Blob:
+        """Keep the bytes durably before returning. Raises StoreError."""
+
+    async def get(self, key: str) -> bytes:
+        """Return the bytes. Raises NotFound, StoreError."""
+
+    async def delete(self, key: str) -> None:
+        """Forget the bytes; unknown keys are no error."""
+
+    async def keys(self, older_than: float, limit: int = 1000) -> list[str]:
+        """Return keys of blobs that were written before the given time, for collecting orphans."""
+
+    async def ping(self) -> None:
+        """Raise StoreError unless a put would succeed now."""

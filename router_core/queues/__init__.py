@@ -1,0 +1,1 @@
+"""Queues, one file for each technology."""

@@ -1,0 +1,168 @@
+"""Settings: read once at the edge, passed on as a value.
+
+Nothing in this package reads the environment when it is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final
+
+from router_core.errors import Misconfigured
+
+__all__ = ["ENVIRONMENTS", "Settings"]
+
+ENVIRONMENTS: Final = ("localhost", "serverless", "hosted", "decentralized")
+_ENVIRONMENT_ALIASES: Final = {"local": "localhost"}
+_MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an operator may set; the environment variable of a field is in ``VARIABLES``."""
+
+    provider: str = "fastapi"
+    """Which entry point of the group ``router_core.providers`` serves the app."""
+    environment: str = "localhost"
+    """localhost, serverless, hosted or decentralized."""
+    app: str = ""
+    """``module:attribute`` of the router or app to serve."""
+    jobs: str = "sqlite:///.router-core/jobs.db"
+    """Where job records live: ``sqlite:///path``, ``memory://`` or another installed scheme."""
+    queue: str = "inprocess"
+    """How a worker learns of a job."""
+    blobs: str = "file://.router-core/blobs"
+    """Where large inputs and results live."""
+    state: str = ""
+    """Where shared state lives; empty means beside the jobs."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: str = ""
+    """Comma-separated API keys, or ``@path`` of a file with one key a line; empty means no authentication."""
+    webhook_secret: str = ""
+    """Secret that signs webhooks (``whsec_`` + base64); empty refuses webhooks."""
+    max_body_bytes: int = 10 * _MIB
+    """Largest request body that is not a multipart upload."""
+    max_upload_bytes: int = 100 * _MIB
+    """Largest multipart body."""
+    max_header_bytes: int = 32 * 1024
+    max_json_depth: int = 64
+    header_timeout: float = 10.0
+    """Seconds in which all headers must have arrived."""
+    body_timeout: float = 30.0
+    """Seconds in which a body must have arrived."""
+    sync_wait_max: float = 60.0
+    """Longest sync wait or long poll, in seconds."""
+    lease: float = 30.0
+    """Seconds for which a claimed job belongs to a worker without a heartbeat."""
+    heartbeat: float = 10.0
+    """Seconds between heartbeats."""
+    retention: float = 24 * 3600.0
+    """Seconds for which a finished job and its result stay readable."""
+    drain_grace: float = 25.0
+    """Seconds that running jobs get to end after SIGTERM."""
+    allow_private_urls: bool = False
+    """Let ``File`` inputs and webhooks name addresses that are not public (development only)."""
+    trusted_hosts: str = ""
+    """Comma-separated host names that requests may name; empty means loopback names on a loopback bind,
+    anything elsewhere."""
+    log_level: str = "info"
+    log_format: str = "auto"
+    """json, text, or auto: text on a terminal, json elsewhere."""
+    server_url: str = ""
+    """Public address of the service, for absolute links."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> Settings:
+        """Read the variables named in ``VARIABLES``; ``overrides`` that are not None win.
+
+        Raises Misconfigured, naming the variable, when a value cannot be read.
+        """
+        values: dict[str, Any] = {}
+        for name, variables in VARIABLES.items():
+            for variable in variables:
+                text = environ.get(variable, "").strip()
+                if text:
+                    values[name] = _parse(variable, text, cls.__dataclass_fields__[name].type)
+                    break
+        known = {f.name for f in fields(cls)}
+        for name, value in overrides.items():
+            if name not in known:
+                raise Misconfigured(f"there is no setting named {name!r}; the settings are {', '.join(sorted(known))}")
+            if value is not None:
+                values[name] = value
+        return replace(cls(), **values).checked()
+
+    def checked(self) -> Settings:
+        """Return these settings with aliases resolved; raises Misconfigured for an impossible value."""
+        environment = _ENVIRONMENT_ALIASES.get(self.environment.lower(), self.environment.lower())
+        if environment not in ENVIRONMENTS:
+            raise Misconfigured(
+                f"EXECUTION_ENVIRONMENT is {self.environment!r}; it must be one of local, {', '.join(ENVIRONMENTS)}"
+            )
+        if not 0 <= self.port <= 65535:
+            raise Misconfigured(f"PORT is {self.port}; it must be between 0 and 65535")
+        if self.heartbeat * 2 > self.lease:
+            raise Misconfigured(
+                f"ROUTER_HEARTBEAT ({self.heartbeat} s) must be at most half of ROUTER_LEASE ({self.lease} s), "
+                "or a single late heartbeat loses the job"
+            )
+        for name in ("max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth",
+                     "header_timeout", "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention"):  # fmt: skip
+            if getattr(self, name) <= 0:
+                raise Misconfigured(f"{VARIABLES[name][0]} must be greater than 0")
+        return replace(self, environment=environment)
+
+
+VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "provider": ("EXECUTION_PROVIDER",),
+    # the second spelling is the one that the first published readme used
+    "environment": ("EXECUTION_ENVIRONMENT", "EXECUTION_ENVIORNMENT"),
+    "app": ("ROUTER_APP",),
+    "jobs": ("ROUTER_JOBS",),
+    "queue": ("ROUTER_QUEUE",),
+    "blobs": ("ROUTER_BLOBS",),
+    "state": ("ROUTER_STATE",),
+    "host": ("ROUTER_HOST",),
+    "port": ("PORT",),
+    "api_keys": ("ROUTER_API_KEYS",),
+    "webhook_secret": ("ROUTER_WEBHOOK_SECRET",),
+    "max_body_bytes": ("ROUTER_MAX_BODY_BYTES",),
+    "max_upload_bytes": ("ROUTER_MAX_UPLOAD_BYTES",),
+    "max_header_bytes": ("ROUTER_MAX_HEADER_BYTES",),
+    "max_json_depth": ("ROUTER_MAX_JSON_DEPTH",),
+    "header_timeout": ("ROUTER_HEADER_TIMEOUT",),
+    "body_timeout": ("ROUTER_BODY_TIMEOUT",),
+    "sync_wait_max": ("ROUTER_SYNC_WAIT_MAX",),
+    "lease": ("ROUTER_LEASE",),
+    "heartbeat": ("ROUTER_HEARTBEAT",),
+    "retention": ("ROUTER_RETENTION",),
+    "drain_grace": ("ROUTER_DRAIN_GRACE",),
+    "allow_private_urls": ("ROUTER_ALLOW_PRIVATE_URLS",),
+    "trusted_hosts": ("ROUTER_TRUSTED_HOSTS",),
+    "log_level": ("ROUTER_LOG_LEVEL",),
+    "log_format": ("ROUTER_LOG_FORMAT",),
+    "server_url": ("ROUTER_SERVER_URL",),
+}
+"""Field -> environment variables that set it, the first that is set wins."""
+
+
+def _parse(variable: str, text: str, kind: object) -> object:
+    try:
+        if kind == "int":
+            return int(text)
+        if kind == "float":
+            return float(text)
+    except ValueError:
+        raise Misconfigured(f"{variable} is {text!r}; it must be a number") from None
+    if kind == "bool":
+        word = text.lower()
+        if word not in _TRUE | _FALSE:
+            raise Misconfigured(f"{variable} is {text!r}; it must be true or false")
+        return word in _TRUE
+    return text
+
+
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off"})

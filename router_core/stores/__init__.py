@@ -1,0 +1,1 @@
+"""Job stores, one file for each technology."""
