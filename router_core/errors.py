@@ -1,31 +1,31 @@
 """Every error that the product raises on purpose, and what each one tells the caller to do.
 
-    RouterError                     500  something went wrong here
-    ├── HTTPError                    any  raised by authors: ``raise HTTPError(418, "teapot")``
-    ├── BadRequest                  400  mend the request
-    │   ├── ValidationFailed        422  mend the named fields
-    │   ├── PayloadTooLarge         413  send less
-    │   ├── HeadersTooLarge         431  send fewer or shorter headers
-    │   └── UnsupportedMedia        415  send another content type
-    ├── Unauthorized                401  say who you are
-    ├── Forbidden                   403  ask for the right
-    ├── NotFound                    404  no such thing, or not yours
-    ├── MethodNotAllowed            405  use a method from ``Allow``
-    ├── NotAcceptable               406  accept another content type
-    ├── RequestTimeout              408  send faster
-    ├── Conflict                    409  look at the state first
-    │   └── KeyReused               422  this idempotency key belongs to another request
-    ├── Gone                        410  it was here and has expired
-    ├── RateLimited                 429  wait for ``Retry-After``
-    │   └── QueueFull               429  wait for ``Retry-After``
-    ├── UpstreamError               502  a service behind us failed
-    │   └── UpstreamTimeout         504  a service behind us was too slow
-    ├── Unavailable                 503  wait for ``Retry-After``
-    │   ├── StoreError              503  the record store cannot answer
-    │   └── Draining                503  this process is going away
-    ├── JobError                    500  a job ended without a result
-    ├── Fenced                      409  (internal) another worker owns this job now
-    └── Misconfigured               500  the author or operator has to change something
+RouterError                     500  something went wrong here
+├── HTTPError                    any  raised by authors: ``raise HTTPError(418, "teapot")``
+├── BadRequest                  400  mend the request
+│   ├── ValidationFailed        422  mend the named fields
+│   ├── PayloadTooLarge         413  send less
+│   ├── HeadersTooLarge         431  send fewer or shorter headers
+│   └── UnsupportedMedia        415  send another content type
+├── Unauthorized                401  say who you are
+├── Forbidden                   403  ask for the right
+├── NotFound                    404  no such thing, or not yours
+├── MethodNotAllowed            405  use a method from ``Allow``
+├── NotAcceptable               406  accept another content type
+├── RequestTimeout              408  send faster
+├── Conflict                    409  look at the state first
+│   └── KeyReused               422  this idempotency key belongs to another request
+├── Gone                        410  it was here and has expired
+├── RateLimited                 429  wait for ``Retry-After``
+│   └── QueueFull               429  wait for ``Retry-After``
+├── UpstreamError               502  a service behind us failed
+│   └── UpstreamTimeout         504  a service behind us was too slow
+├── Unavailable                 503  wait for ``Retry-After``
+│   ├── StoreError              503  the record store cannot answer
+│   └── Draining                503  this process is going away
+├── JobError                    500  a job ended without a result
+├── Fenced                      409  (internal) another worker owns this job now
+└── Misconfigured               500  the author or operator has to change something
 """
 
 from __future__ import annotations

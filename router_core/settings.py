@@ -89,7 +89,9 @@ class Settings:
         known = {f.name for f in fields(cls)}
         for name, value in overrides.items():
             if name not in known:
-                raise Misconfigured(f"there is no setting named {name!r}; the settings are {', '.join(sorted(known))}")
+                raise Misconfigured(
+                    f"there is no setting named {name!r}; the settings are {', '.join(sorted(known))}"
+                )
             if value is not None:
                 values[name] = value
         return replace(cls(), **values).checked()
@@ -98,18 +100,16 @@ class Settings:
         """Return these settings with aliases resolved; raises Misconfigured for an impossible value."""
         environment = _ENVIRONMENT_ALIASES.get(self.environment.lower(), self.environment.lower())
         if environment not in ENVIRONMENTS:
-            raise Misconfigured(
-                f"EXECUTION_ENVIRONMENT is {self.environment!r}; it must be one of local, {', '.join(ENVIRONMENTS)}"
-            )
+            choices = ", ".join(("local", *ENVIRONMENTS))
+            raise Misconfigured(f"EXECUTION_ENVIRONMENT is {self.environment!r}; it must be one of {choices}")
         if not 0 <= self.port <= 65535:
             raise Misconfigured(f"PORT is {self.port}; it must be between 0 and 65535")
         if self.heartbeat * 2 > self.lease:
             raise Misconfigured(
-                f"ROUTER_HEARTBEAT ({self.heartbeat} s) must be at most half of ROUTER_LEASE ({self.lease} s), "
-                "or a single late heartbeat loses the job"
+                f"ROUTER_HEARTBEAT ({self.heartbeat} s) must be at most half of ROUTER_LEASE "
+                f"({self.lease} s), or a single late heartbeat loses the job"
             )
-        for name in ("max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth",
-                     "header_timeout", "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention"):  # fmt: skip
+        for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise Misconfigured(f"{VARIABLES[name][0]} must be greater than 0")
         return replace(self, environment=environment)
@@ -164,5 +164,9 @@ def _parse(variable: str, text: str, kind: object) -> object:
     return text
 
 
+_POSITIVE: Final = (
+    "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth", "header_timeout",
+    "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention",
+)  # fmt: skip
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})

@@ -15,7 +15,7 @@ PROBLEM_TYPE: Final = "application/problem+json"
 
 
 def problem_body(error: RouterError, *, instance: str = "", request_id: str = "") -> dict[str, Any]:
-    """Return the members of the problem: type, title, status, detail, code, instance, request_id and extras."""
+    """Return the members of a problem: type, title, status, detail, code, instance, request_id, extras."""
     body: dict[str, Any] = {
         "type": f"urn:router-core:error:{error.code}",
         "title": error.title,

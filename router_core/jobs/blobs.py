@@ -22,7 +22,9 @@ class Blob:
 class BlobStore(Protocol):
     """Bytes by key. A key is made by the store; nothing that a caller sent becomes part of a path."""
 
-    async def put(self, data: bytes | AsyncIterator[bytes], *, content_type: str = "application/octet-stream") -> Blob:
+    async def put(
+        self, data: bytes | AsyncIterator[bytes], *, content_type: str = "application/octet-stream"
+    ) -> Blob:
         """Keep the bytes durably before returning. Raises StoreError."""
 
     async def get(self, key: str) -> bytes:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from router_core.jobs.job import TERMINAL, TRANSITIONS, Fence, Job, Reason, State
+from router_core.jobs.job import TERMINAL, TRANSITIONS, WAITING, Fence, Job, Reason, State
 
 __all__ = [
     "Move",
@@ -68,8 +68,8 @@ class Move:
 
 
 def succeed(
-    fence: Fence, *, now: float, retention: float, attempts: bytes, result: bytes = b"", result_ref: bytes = b"",
-    message: str | None = None,
+    fence: Fence, *, now: float, retention: float, attempts: bytes, result: bytes = b"",
+    result_ref: bytes = b"", message: str | None = None,
 ) -> Move:  # fmt: skip
     """Running -> succeeded. The blob behind ``result_ref`` is durable before this is written (C6)."""
     sets = {
@@ -82,7 +82,13 @@ def succeed(
 
 
 def fail(
-    fence: Fence, *, now: float, retention: float, attempts: bytes, error: bytes, reason: Reason = Reason.ERROR
+    fence: Fence,
+    *,
+    now: float,
+    retention: float,
+    attempts: bytes,
+    error: bytes,
+    reason: Reason = Reason.ERROR,
 ) -> Move:
     """Running -> failed: no attempt is left, or none would help."""
     sets = {
@@ -104,10 +110,12 @@ def retry(fence: Fence, *, now: float, not_before: float, rank: float, attempts:
 def release(fence: Fence, *, attempts: bytes) -> Move:
     """Running -> queued: a worker shutting down gives the job back; the attempt is not counted."""
     sets = {
-        "token": "", "lease_until": 0.0, "worker_id": "", "reason": Reason.RELEASED.value, "attempts": attempts,
-        "progress": 0.0,
+        "token": "", "lease_until": 0.0, "worker_id": "", "reason": Reason.RELEASED.value,
+        "attempts": attempts, "progress": 0.0,
     }  # fmt: skip
-    return Move("release", _RUNNING, State.QUEUED, fence=fence, sets=sets, adds={"attempt": -1, "releases": 1})
+    return Move(
+        "release", _RUNNING, State.QUEUED, fence=fence, sets=sets, adds={"attempt": -1, "releases": 1}
+    )
 
 
 def cancelled(fence: Fence, *, now: float, retention: float, attempts: bytes) -> Move:
@@ -125,7 +133,7 @@ def cancel_waiting(*, now: float, retention: float) -> Move:
         **_DONE, "reason": Reason.CANCEL.value, "cancel_requested_at": now, "finished_at": now,
         "expires_at": now + retention,
     }  # fmt: skip
-    return Move("cancel", frozenset({State.SCHEDULED, State.QUEUED, State.RETRYING}), State.CANCELLED, sets=sets)
+    return Move("cancel", WAITING, State.CANCELLED, sets=sets)
 
 
 def cancel_running(*, now: float) -> Move:

@@ -160,7 +160,9 @@ class Delivery:
 class JobStore(Protocol):
     """The record of jobs: the truth about each of them."""
 
-    async def add(self, job: Job, *, queue_limit: int | None = None, key: IdempotencyKey | None = None) -> Added:
+    async def add(
+        self, job: Job, *, queue_limit: int | None = None, key: IdempotencyKey | None = None
+    ) -> Added:
         """Write a new record, durably, before returning.
 
         In one atomic step: look the key up, count the jobs of the route that are queued or scheduled,
@@ -173,9 +175,10 @@ class JobStore(Protocol):
         has passed is a tombstone even when no purge has run yet."""
 
     async def claim(self, claim: Claim) -> Sequence[Job]:
-        """C1: take jobs that are ready (queued, or retrying and due; not past their deadline), best rank first.
+        """C1: take jobs that are ready (queued, or retrying and due; not past their deadline), best rank
+        first.
 
-        Each gets state running, epoch + 1, a new token, attempt + 1, ``started_at``, progress 0, and the lease.
+        Each gets state running, epoch + 1, a new token, attempt + 1, ``started_at``, progress 0, the lease.
         """
 
     async def move(self, job_id: str, move: Move) -> Moved:
