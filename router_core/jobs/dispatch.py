@@ -23,6 +23,9 @@ class Abilities:
     """Can a running job be told to stop?"""
     stream: bool
     """Do events reach a reader while the job runs?"""
+    external: bool = True
+    """Does the queue live outside the record store? Then a record stays marked ``dispatch_pending`` until the
+    queue has taken it. A queue that only wakes workers of this store sets False and saves that write."""
 
 
 class Dispatcher(Protocol):
