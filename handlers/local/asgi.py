@@ -1,0 +1,246 @@
+"""The ASGI application: scope -> neutral request -> ``app.handle`` -> send.
+
+    from fastapi import FastAPI
+    ai = AsgiApp(app)
+    api = FastAPI(lifespan=ai.lifespan)
+    api.mount("/ai", ai)
+
+A framework does not run the lifespan of what is mounted in it. Without ``lifespan=`` as above the app starts
+with the first request, and nobody drains its jobs at the end: they are rescued when their leases run out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+from handlers.local.asgi_head import Head, read_head
+from handlers.local.asgi_send import Sender
+from router_core.errors import PayloadTooLarge, RequestTimeout, RouterError, Unavailable
+from router_core.http.message import Request, Response
+from router_core.http.problem import problem_response
+from router_core.middleware.headers import SECURITY_HEADERS
+from router_core.settings import Settings
+from router_core.telemetry.events import Events, Note, RequestDone
+from router_core.types import new_id
+
+__all__ = ["TIMED", "Application", "AsgiApp"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+TIMED: Final = "router_core.timed"
+"""Scope extension of a server that holds bodies to their time limit itself, which saves a timer a request."""
+_SMALL: Final = 64 * 1024
+"""A body up to this size is read before anything is asked about its sender."""
+BODY_SECONDS_PER_BYTE: Final = 1 / 65536
+"""A large body may take longer than the limit as long as it keeps coming at 64 KiB/s."""
+
+
+class Application(Protocol):
+    """What is served: ``router_core.app.App``, or anything with its shape."""
+
+    @property
+    def settings(self) -> Settings:
+        """Limits are taken from here."""
+
+    @property
+    def events(self) -> Events:
+        """Requests that never reach ``handle`` are reported here."""
+
+    async def handle(self, request: Request) -> Response:
+        """Answer; errors are answers too."""
+
+    async def start(self) -> None:
+        """Get ready to handle."""
+
+    async def stop(self, grace: float) -> None:
+        """Finish what was begun, within ``grace`` seconds."""
+
+
+class AsgiApp:
+    """Serve an app over ASGI; give it to any ASGI server or mount it in another ASGI framework."""
+
+    __slots__ = ("_admit", "_app", "_lock", "_sender", "_settings", "_started")
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+        self._settings = app.settings
+        self._admit: Callable[[Request], Awaitable[int | None]] | None = getattr(app, "admit", None)
+        """Judges a request before a large body is read: ``Stack.admit``."""
+        self._sender = Sender(app.events)
+        self._started = False
+        self._lock: asyncio.Lock | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope."""
+        kind = scope["type"]
+        if kind == "http":
+            if self._started or await self._start_late(scope, send):
+                await self._serve(scope, receive, send)
+        elif kind == "lifespan":
+            await self._lifespan(receive, send)
+        elif kind == "websocket":
+            await receive()
+            # before the handshake is accepted a close is an answer of 403, which every client understands
+            await send({"type": "websocket.close", "code": 1000, "reason": "this service has no websockets"})
+        else:
+            raise ValueError(f"unknown ASGI scope type {kind!r}")
+
+    @property
+    def app(self) -> Application:
+        """The app that is served."""
+        return self._app
+
+    # --- life ------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self, _host: object = None) -> AsyncIterator[None]:
+        """Start and stop the app around its host: ``FastAPI(lifespan=asgi_app.lifespan)``."""
+        await self._start()
+        try:
+            yield
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        async with self._lock:
+            if not self._started:
+                await self._app.start()
+                self._started = True
+
+    async def _stop(self) -> None:
+        if self._started:
+            self._started = False
+            await self._app.stop(self._settings.drain_grace)
+
+    async def _start_late(self, scope: Scope, send: Send) -> bool:
+        """Start on the first request of a mounted app; False when the caller was told to come back."""
+        try:
+            await self._start()
+        except Exception as error:
+            self._app.events.emit(Note("start_failed", "error", "the app could not start", error=error))
+            await self._sender.send(scope, problem_response(Unavailable("the service could not start")), send)
+            return False
+        return True
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                try:
+                    await self._start()
+                except Exception as error:
+                    self._app.events.emit(Note("start_failed", "error", str(error), error=error))
+                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    return
+                await send({"type": "lifespan.startup.complete"})
+            elif message["type"] == "lifespan.shutdown":
+                await self._stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    # --- requests --------------------------------------------------------------------------------
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head: Head | None = None
+        try:
+            head = read_head(scope, self._settings)
+            if not head.has_body:
+                request = head.request(scope, b"")
+            else:
+                body = await self._read(scope, head, receive)
+                if body is None:
+                    return  # the peer went away before it had said what it wanted
+                request = head.request(scope, body)
+        except RouterError as error:
+            await self._refuse(scope, head, error, receive, send)
+            return
+        try:
+            response = await self._app.handle(request)
+        except Exception as error:
+            self._app.events.emit(Note("handle_failed", "error", "the app raised", error=error))
+            response = problem_response(RouterError(), instance=request.path, request_id=request.id)
+        await self._sender.send(scope, response, send, receive, request.id)
+
+    async def _read(self, scope: Scope, head: Head, receive: Receive) -> bytes | None:
+        """Return the whole body, or None when the peer has gone."""
+        limit = head.body_limit
+        if self._admit is not None and not 0 < head.length <= _SMALL:
+            own = await self._admit(head.request(scope, b""))
+            limit = limit if own is None else own
+        if head.length > limit:
+            raise _too_large(limit)
+        extensions = scope.get("extensions")
+        if extensions is not None and TIMED in extensions:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                body: bytes = message.get("body", b"")
+                if len(body) > limit:
+                    raise _too_large(limit)
+                return body
+            return await _read_all(message, receive, limit, None)
+        seconds = self._settings.body_timeout
+        try:
+            async with asyncio.timeout(seconds) as timer:
+                return await _read_all(await receive(), receive, limit, timer)
+        except TimeoutError:
+            raise RequestTimeout(f"the request body did not arrive within {seconds:g} seconds") from None
+
+    async def _refuse(
+        self, scope: Scope, head: Head | None, error: RouterError, receive: Receive, send: Send
+    ) -> None:
+        """Answer a request that cannot be understood or taken, and let the connection go."""
+        started = perf_counter()
+        request_id = head.request_id if head is not None else new_id()
+        error.headers.setdefault("Connection", "close")
+        response = problem_response(error, request_id=request_id)
+        response = response.with_headers(("x-request-id", request_id), *SECURITY_HEADERS)
+        if isinstance(error, PayloadTooLarge):
+            await self._sender.send_early(scope, response, send, receive)
+        else:
+            await self._sender.send(scope, response, send)
+        client = scope.get("client")
+        self._app.events.emit(
+            RequestDone(
+                method=scope["method"],
+                path=scope["path"],
+                route="",
+                status=error.status,
+                seconds=perf_counter() - started,
+                request_id=request_id,
+                client=client[0] if client else "",
+            )
+        )
+
+
+async def _read_all(
+    message: MutableMapping[str, Any], receive: Receive, limit: int, timer: asyncio.Timeout | None
+) -> bytes | None:
+    parts: list[bytes] = []
+    size = 0
+    start = None if timer is None else timer.when()
+    while True:
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        if part:
+            size += len(part)
+            if size > limit:
+                raise _too_large(limit)
+            parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+        if timer is not None and start is not None:
+            timer.reschedule(start + size * BODY_SECONDS_PER_BYTE)
+        message = await receive()
+
+
+def _too_large(limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the request body may have {limit} bytes")

@@ -1,0 +1,194 @@
+"""Run an app under uvicorn: limits, TLS, and a shutdown that loses nothing.
+
+SIGTERM or SIGINT: readiness turns 503, no more jobs are claimed, running jobs and requests get
+``drain_grace`` seconds, exit 0. A second signal ends the process and its children at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+
+from handlers.local.asgi import Application, AsgiApp
+from handlers.local.limits import Limits, LocalConfig
+from router_core.errors import Misconfigured
+from router_core.middleware.gates import is_loopback
+from router_core.settings import Settings
+from router_core.telemetry.events import Note
+
+__all__ = ["LocalServer", "ServeOptions", "check_exposure", "make_config", "run_app"]
+
+_KEEP_ALIVE_SECONDS: Final = 15
+_LAST_CONNECTIONS_SECONDS: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What the command line may say beyond the settings."""
+
+    workers: int = 1
+    certfile: str = ""
+    keyfile: str = ""
+    client_ca: str = ""
+    """Certificates signed by this authority are required of clients."""
+    max_connections: int = 1000
+    allow_unauthenticated: bool = False
+    """Bind an address that others can reach although nobody has to say who they are."""
+
+
+def check_exposure(settings: Settings, options: ServeOptions) -> None:
+    """Refuse to serve strangers: an address that others can reach needs authentication."""
+    if settings.api_keys or options.allow_unauthenticated or options.client_ca or is_loopback(settings.host):
+        return
+    raise Misconfigured(
+        f"refusing to serve {settings.host} without authentication: set ROUTER_API_KEYS (name:key or @file), "
+        "bind 127.0.0.1, or pass --allow-unauthenticated if something in front of this server authenticates"
+    )
+
+
+def make_config(asgi: Callable[..., Any], app: Application, options: ServeOptions) -> LocalConfig:
+    """Return uvicorn's configuration for an app."""
+    settings = app.settings
+    if options.client_ca and not options.certfile:
+        raise Misconfigured("a client authority (--client-ca) needs a server certificate (--cert, --key) too")
+
+    def on_refusal(status: int, reason: str, client: str) -> None:
+        app.events.emit(Note("http_refused", "info", reason, {"status": status, "client": client}))
+
+    return LocalConfig(
+        asgi,
+        limits=Limits.from_settings(settings, options.max_connections),
+        on_refusal=on_refusal,
+        host=settings.host,
+        port=settings.port,
+        http=_protocol_class(),
+        loop="uvloop" if _has("uvloop") else "asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=max(1, int(_LAST_CONNECTIONS_SECONDS)),
+        h11_max_incomplete_event_size=settings.max_header_bytes + 16 * 1024,
+        ssl_certfile=options.certfile or None,
+        ssl_keyfile=options.keyfile or None,
+        ssl_ca_certs=options.client_ca or None,
+        ssl_cert_reqs=_CERT_REQUIRED if options.client_ca else 0,
+    )
+
+
+_CERT_REQUIRED: Final = 2  # ssl.CERT_REQUIRED; ssl costs 20 ms to import and most servers here have no TLS
+
+
+class LocalServer(uvicorn.Server):
+    """A uvicorn server that drains the app while it still answers."""
+
+    config: LocalConfig
+
+    def __init__(
+        self, config: LocalConfig, app: Application, on_second_signal: Callable[[int], None]
+    ) -> None:
+        super().__init__(config)
+        self._app = app
+        self._on_second_signal = on_second_signal
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain; a second signal ends everything at once.
+
+        The signal is not recorded for uvicorn to raise again afterwards: a drained server exits 0.
+        """
+        if self.should_exit:
+            self._on_second_signal(sig)
+        self.should_exit = True
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Start, then take what is there out of the garbage collector's way."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Drain the app, listening all the while: callers poll for their jobs and probes see 503."""
+        drain = getattr(self._app, "drain", None)
+        if drain is not None and not self.force_exit:
+            grace = self._app.settings.drain_grace
+            try:
+                await asyncio.wait_for(drain(grace), grace + _LAST_CONNECTIONS_SECONDS)
+            except Exception as error:
+                self._app.events.emit(Note("drain_failed", "error", str(error), error=error))
+        await super().shutdown(sockets)
+
+
+def run_app(
+    app: Application, options: ServeOptions | None = None, asgi: Callable[..., Any] | None = None
+) -> int:
+    """Serve until a signal comes; returns the exit code."""
+    options = options or ServeOptions()
+    check_exposure(app.settings, options)
+    config = make_config(asgi or AsgiApp(app), app, options)
+    server = LocalServer(config, app, _kill_everything)
+    server.run()
+    return 0 if server.started else 1
+
+
+def _kill_everything(sig: int) -> None:
+    _kill_children(os.getpid())
+    os._exit(128 + sig)
+
+
+def _kill_children(pid: int) -> None:
+    for child in _children(pid):
+        _kill_children(child)
+        try:
+            os.kill(child, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _children(pid: int) -> list[int]:
+    """Return the direct children of a process (Linux; elsewhere those that multiprocessing knows)."""
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return _known_children() if pid == os.getpid() else []
+    found: list[int] = []
+    for task in tasks:
+        try:
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                found += [int(word) for word in file.read().split()]
+        except OSError:
+            continue
+    return found
+
+
+def _known_children() -> list[int]:
+    from multiprocessing import active_children
+
+    return [child.pid for child in active_children() if child.pid is not None]
+
+
+def _protocol_class() -> Any:
+    if _has("httptools"):
+        from handlers.local.protocol_httptools import StrictHttpToolsProtocol
+
+        return StrictHttpToolsProtocol
+    from handlers.local.protocol_h11 import StrictH11Protocol
+
+    return StrictH11Protocol
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return sys.platform != "win32" and find_spec(module) is not None

@@ -1,0 +1,89 @@
+"""Whatever is raised becomes an answer; what it says about us stays in the log."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from router_core.errors import Misconfigured, RouterError, StoreError
+from router_core.http.message import Request, Response
+from router_core.http.problem import problem_response
+from router_core.middleware.exchange import Exchange, Handle, Layer
+from router_core.telemetry.events import Events, Note
+
+__all__ = ["ExceptionHandler", "errors_layer"]
+
+ExceptionHandler = Callable[[Request, Any], Any]
+"""Called with the request and the exception, sync or async. Returns a Response, a RouterError (answered as
+a problem), None (the default answer), or any other value (answered as JSON with status 500)."""
+
+_INTERNAL_DETAIL = "the service failed; the request id leads to the reason in its log"
+
+
+def errors_layer(handlers: Mapping[type[BaseException], ExceptionHandler], events: Events) -> Layer:
+    """Turn exceptions into problem+json, the author's handlers first."""
+
+    def layer(inner: Handle) -> Handle:
+        async def errors(exchange: Exchange) -> Response:
+            try:
+                return await inner(exchange)
+            except Exception as error:
+                raised = error
+            exchange.error = raised
+            handler = _handler_for(handlers, raised) if handlers else None
+            if handler is not None:
+                try:
+                    answer = await _handled(handler, exchange.request, raised)
+                except Exception as second:
+                    raised, answer = second, None
+                if answer is not None:
+                    return answer
+            return _answer(raised, exchange, events)
+
+        return errors
+
+    return layer
+
+
+def _handler_for(
+    handlers: Mapping[type[BaseException], ExceptionHandler], error: BaseException
+) -> ExceptionHandler | None:
+    for kind in type(error).__mro__:
+        handler = handlers.get(kind)
+        if handler is not None:
+            return handler
+    return None
+
+
+async def _handled(handler: ExceptionHandler, request: Request, error: BaseException) -> Response | None:
+    value = handler(request, error)
+    if inspect.isawaitable(value):
+        value = await value
+    if value is None or isinstance(value, Response):
+        return value
+    if isinstance(value, RouterError):
+        return problem_response(value, instance=request.path, request_id=request.id)
+    return Response.json(value, status=500)
+
+
+def _answer(error: Exception, exchange: Exchange, events: Events) -> Response:
+    request = exchange.request
+    if isinstance(error, RouterError) and not isinstance(error, Misconfigured):
+        if isinstance(error, StoreError) or error.status == 500:
+            events.emit(Note("request_error", "error", str(error), _fields(exchange), error))
+        return problem_response(error, instance=request.path, request_id=request.id)
+    events.emit(
+        Note("unhandled_error", "error", f"{type(error).__name__} in a request", _fields(exchange), error)
+    )
+    return problem_response(RouterError(_INTERNAL_DETAIL), instance=request.path, request_id=request.id)
+
+
+def _fields(exchange: Exchange) -> dict[str, Any]:
+    match = exchange.match
+    return {
+        "request_id": exchange.request.id,
+        "method": exchange.request.method,
+        "path": exchange.request.path,
+        "route": match.route.key if match is not None else "",
+    }

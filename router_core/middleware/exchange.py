@@ -1,0 +1,60 @@
+"""What the layers hand to each other: one request on its way in and what has been learned about it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from router_core.http.message import Request, Response
+from router_core.types import Principal
+
+if TYPE_CHECKING:
+    from router_core.routing.route import Route
+
+__all__ = ["Authenticator", "Dispatch", "Exchange", "Handle", "Layer", "Match", "Matcher"]
+
+
+class Match(Protocol):
+    """The route of a request and the values in its path."""
+
+    @property
+    def route(self) -> Route:
+        """The route."""
+
+    @property
+    def path_params(self) -> Mapping[str, str]:
+        """Values of the path's parameters."""
+
+
+class Matcher(Protocol):
+    """The match table."""
+
+    def match(self, method: str, path: str) -> Match:
+        """Return the match; raises NotFound or MethodNotAllowed."""
+
+
+class Authenticator(Protocol):
+    """Finds out who is asking."""
+
+    async def authenticate(self, request: Request) -> Principal:
+        """Return the caller; raises Unauthorized."""
+
+
+class Exchange:
+    """One request, from its arrival to its answer. Mutable, and private to the stack."""
+
+    __slots__ = ("error", "match", "principal", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.match: Match | None = None
+        self.principal: Principal | None = None
+        """Set when authentication is configured."""
+        self.error: BaseException | None = None
+        """What the answer was made from, if it is an error."""
+
+
+Dispatch = Callable[[Request, "Route"], Awaitable[Response]]
+"""Bind, run, and turn the result into an answer; errors are raised."""
+Handle = Callable[[Exchange], Awaitable[Response]]
+Layer = Callable[[Handle], Handle]

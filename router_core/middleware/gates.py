@@ -1,0 +1,147 @@
+"""The layers that let a request pass or refuse it: Host, Origin, authentication, scopes."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable
+from typing import Final
+from urllib.parse import urlsplit
+
+from router_core.errors import BadRequest, Forbidden
+from router_core.http.message import Response
+from router_core.middleware.exchange import Authenticator, Exchange, Handle, Layer
+from router_core.settings import Settings
+from router_core.types import Principal
+
+__all__ = ["LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_layer", "host_layer", "is_loopback",
+           "origin_layer", "scopes_layer"]  # fmt: skip
+
+LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+STRANGER: Final = Principal("anonymous", frozenset(), "anonymous")
+"""The caller of a public route where authentication is configured: may do nothing that needs a scope."""
+_READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address or name can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """Return the names that requests may be addressed to; empty means any.
+
+    On a loopback bind only loopback names: a page whose domain was rebound to 127.0.0.1 still names itself.
+    """
+    if settings.trusted_hosts:
+        names = (name.strip().lower() for name in settings.trusted_hosts.split(","))
+        return frozenset(name for name in names if name and name != "*")
+    if settings.provider in _LOCAL and is_loopback(settings.host):
+        return LOOPBACK_NAMES | {settings.host.strip("[]")}
+    return frozenset()
+
+
+_LOCAL: Final = frozenset({"fastapi", "local"})
+
+
+def host_layer(hosts: frozenset[str]) -> Layer:
+    """Refuse requests that name another host. ``.example.com`` in ``hosts`` allows its subdomains."""
+    suffixes = tuple(name for name in hosts if name.startswith("."))
+    known: set[str] = set(hosts)
+
+    def allowed(value: str) -> bool:
+        name = _host_name(value)
+        return name in hosts or (bool(suffixes) and name.endswith(suffixes))
+
+    def layer(inner: Handle) -> Handle:
+        def host(exchange: Exchange) -> Awaitable[Response]:
+            value = exchange.request.headers.get("host")
+            if value is not None and value not in known:
+                if not allowed(value):
+                    raise BadRequest("this service does not answer to that Host name", code="unknown_host")
+                if len(known) < 64:  # the same few names come with every request
+                    known.add(value)
+            return inner(exchange)
+
+        return host
+
+    return layer
+
+
+def _host_name(value: str) -> str:
+    value = value.strip().lower()
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    return value.partition(":")[0]
+
+
+def origin_layer(settings: Settings) -> Layer:
+    """Refuse writes that a page of another site has a browser send.
+
+    Browsers put Origin (and Sec-Fetch-Site) on such requests, other clients leave them out.
+    """
+    public = urlsplit(settings.server_url).netloc.lower() if settings.server_url else ""
+
+    def layer(inner: Handle) -> Handle:
+        def origin(exchange: Exchange) -> Awaitable[Response]:
+            request = exchange.request
+            if request.method not in _READS:
+                value = request.headers.get("origin")
+                if value is not None and not _same_site(value, request.headers.get("host", ""), public):
+                    raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
+                if value is None and request.headers.get("sec-fetch-site") == "cross-site":
+                    raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
+            return inner(exchange)
+
+        return origin
+
+    return layer
+
+
+def _same_site(origin: str, host: str, public: str) -> bool:
+    try:
+        named = urlsplit(origin.strip().lower()).netloc
+    except ValueError:
+        return False
+    return bool(named) and named in (host.strip().lower(), public)
+
+
+def authenticate_layer(authenticator: Authenticator) -> Layer:
+    """Find out who is asking, unless the route is open to everybody."""
+
+    def layer(inner: Handle) -> Handle:
+        async def authenticate(exchange: Exchange) -> Response:
+            match = exchange.match
+            if match is not None and match.route.public:
+                exchange.principal = STRANGER
+            else:
+                exchange.principal = await authenticator.authenticate(exchange.request)
+            return await inner(exchange)
+
+        return authenticate
+
+    return layer
+
+
+def scopes_layer() -> Layer:
+    """Require the scopes of the route."""
+
+    def layer(inner: Handle) -> Handle:
+        def scopes(exchange: Exchange) -> Awaitable[Response]:
+            match, principal = exchange.match, exchange.principal
+            if match is None or principal is None:
+                raise RuntimeError("scopes are judged after matching and authentication")
+            for scope in match.route.scopes:
+                if not principal.may(scope):
+                    raise Forbidden(
+                        f"this needs the scope {scope!r}", code="scope_missing", extra={"scope": scope}
+                    )
+            return inner(exchange)
+
+        return scopes
+
+    return layer
