@@ -1,0 +1,1 @@
+"""Services that do real work; ``make run`` serves them together."""
