@@ -8,7 +8,7 @@ named change of the specification, so that the combination of state, reason and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from router_core.jobs.job import TERMINAL, TRANSITIONS, WAITING, Fence, Job, Reason, State
@@ -18,6 +18,7 @@ __all__ = [
     "cancel_running",
     "cancel_waiting",
     "cancelled",
+    "crash",
     "deadline",
     "dispatched",
     "due",
@@ -105,6 +106,22 @@ def retry(fence: Fence, *, now: float, not_before: float, rank: float, attempts:
         "not_before": not_before, "rank": rank, "attempts": attempts,
     }  # fmt: skip
     return Move("retry", _RUNNING, State.RETRYING, fence=fence, sets=sets)
+
+
+def crash(
+    fence: Fence, *, now: float, retention: float, not_before: float, rank: float, attempts: bytes, error: bytes,
+    lost: bool,
+) -> Move:  # fmt: skip
+    """Running -> retrying, or failed(lost): the process that ran the function died, its worker lives.
+
+    Counts as a crash, like a rescue, so that a job which kills whatever runs it ends.
+    """
+    adds = {"crash_count": 1}
+    if lost:
+        ended = fail(fence, now=now, retention=retention, attempts=attempts, error=error, reason=Reason.LOST)
+        return replace(ended, name="crash", adds=adds)
+    again = retry(fence, now=now, not_before=not_before, rank=rank, attempts=attempts, error=error)
+    return replace(again, name="crash", adds=adds)
 
 
 def release(fence: Fence, *, attempts: bytes) -> Move:

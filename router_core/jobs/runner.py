@@ -1,0 +1,307 @@
+"""Run one claimed job: arguments in, function, outcome out. Never raises."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Final, Protocol
+
+import pydantic_core
+
+from router_core.clock import Clock
+from router_core.errors import Misconfigured
+from router_core.jobs.blobs import BlobStore
+from router_core.jobs.context import JobCancelled, JobContext
+from router_core.jobs.execution import Phase, Run, Stop, Threads
+from router_core.jobs.failpoints import failpoint
+from router_core.jobs.job import Job, Reason, State
+from router_core.jobs.journal import Journal
+from router_core.jobs.retry import Failure, failure_of
+from router_core.jobs.settle import Done, Settlement, StoreSink
+from router_core.jobs.store import JobStore, NewEvent
+from router_core.routing.route import Route
+from router_core.settings import Settings
+from router_core.telemetry.events import Events, Note
+from router_core.types import Principal
+
+__all__ = ["ChildFailed", "Children", "Runner"]
+
+RunSync = Callable[..., Awaitable[Any]]
+"""Run a sync function away from the loop: ``await run_sync(func, *args, **kwargs)``."""
+Subscribe = Callable[[str, Callable[[Job], None]], Callable[[], None]]
+"""``Hub.subscribe``: be told of new versions of a job; returns the way out."""
+
+CANCEL_GRACE: Final = 10.0
+"""Seconds between asking a function to stop and ending it without asking."""
+
+
+class Children(Protocol):
+    """Runs functions in processes of their own."""
+
+    async def call(self, run: Run, inputs: Mapping[str, Any]) -> bytes:
+        """Run the function of ``run.route`` in a child; returns its result as JSON.
+
+        Raises ChildFailed with the failure that the child (or its death) was.
+        """
+
+
+class ChildFailed(Exception):
+    """The function failed in a child process, or took the child with it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Runner:
+    """Executes claimed jobs and settles them.
+
+    ``active`` holds what runs at the moment, by job id: a heartbeat extends the leases of these, a drain
+    stops them.
+    """
+
+    def __init__(
+        self, *, store: JobStore, routes: Mapping[str, Route], blobs: BlobStore, clock: Clock,
+        settings: Settings, events: Events, load_inputs: Callable[[Job, Route], Awaitable[Any]],
+        new_scope: Callable[[RunSync], AbstractAsyncContextManager[Any]],
+        encode: Callable[[Route, Any], bytes], children: Children | None = None,
+        subscribe: Subscribe | None = None, cancel_grace: float = CANCEL_GRACE,
+        draw: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        self.active: dict[str, Run] = {}
+        self.on_retry: Callable[[float], None] | None = None
+        """Told when a job was put back, and for when (on the loop)."""
+        self._store = store
+        self._routes = routes
+        self._clock = clock
+        self._lease = settings.lease
+        self._events = events
+        self._load_inputs = load_inputs
+        self._new_scope = new_scope
+        self._encode = encode
+        self._children = children
+        self._subscribe = subscribe
+        self._grace = cancel_grace
+        self._threads = Threads()
+        self._claimed: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._background: set[asyncio.Task[None]] = set()
+        self.settlement = Settlement(
+            store=store, blobs=blobs, clock=clock, events=events, retention=settings.retention, draw=draw,
+            retry_at=self._retry_at,
+        )  # fmt: skip
+
+    @property
+    def fenced(self) -> int:
+        """How many outcomes were thrown away, as another worker owned the job."""
+        return self.settlement.fenced
+
+    def claimed(self, job_id: str, at: float, on_free: Callable[[], None]) -> None:
+        """Note, before ``run``, when the job was claimed (monotonic), and whose slot it takes."""
+        self._claimed[job_id] = (at, on_free)
+
+    def cancel(self, job_id: str) -> bool:
+        """Ask a job to stop that runs here, from any thread; its record says cancelling already."""
+        run = self.active.get(job_id)
+        return run is not None and run.stop(Stop.CANCEL)
+
+    async def run(self, job: Job) -> None:
+        """Execute a job that was claimed for this process, and write what became of it."""
+        at, on_free = self._claimed.pop(job.id, (self._clock.monotonic(), None))
+        loop = asyncio.get_running_loop()
+        route = self._routes.get(job.route)
+        run = Run(job, route, loop, lease_ends=at + self._lease, grace=self._grace, on_free=on_free)
+        run.task = asyncio.current_task()
+        run.abandon = lambda: self._abandon(run)
+        self.active[job.id] = run
+        leave = self._subscribe and self._subscribe(job.id, lambda new: _changed(run, new))
+        try:
+            await self._attempt(run)
+        except BaseException as error:  # the worker outlives whatever a job does to it
+            if not run.settled:
+                self._trouble(run, error)
+        finally:
+            run.phase = Phase.DONE
+            run.clear_timers()
+            if leave is not None:
+                leave()
+            if self.active.get(job.id) is run:
+                del self.active[job.id]
+            run.free()
+
+    async def _attempt(self, run: Run) -> None:
+        outcome = await self._outcome(run)
+        if run.settled:
+            return
+        run.phase = Phase.SETTLING
+        run.clear_timers()
+        run.free()  # the function has ended: another may start while this one is written
+        await self.settlement.settle(run, outcome)
+
+    async def _outcome(self, run: Run) -> Done | Failure:
+        try:
+            done: Done | None = Done(await self._execute(run))
+            error: BaseException | None = None
+        except BaseException as raised:
+            done, error = None, raised
+            if isinstance(raised, asyncio.CancelledError):
+                self._swallow_cancel(run)
+        failure = self._stopped(run, done)
+        if failure is not None:
+            return failure
+        if done is not None:
+            return done
+        return self._failure(run, error if error is not None else RuntimeError("no outcome"))
+
+    def _swallow_cancel(self, run: Run) -> None:
+        """Take a cancellation for what it was: ours, or the end of the loop."""
+        task = run.task
+        if task is None or not task.cancelling():
+            return  # the function raised it of its own accord: an error like any other
+        while task.uncancel():
+            pass
+        if run.stopped is None:
+            run.stopped = Stop.RELEASE
+
+    def _stopped(self, run: Run, done: Done | None) -> Failure | None:
+        """Return the failure that a stop amounts to; None when the function may have ended by itself."""
+        match run.stopped:
+            case Stop.CANCEL:
+                return Failure("JobCancelled", "cancelled", False, Reason.CANCEL)
+            case Stop.TIMEOUT:
+                text = f"the function ran longer than {run.job.timeout:g} s"
+                return Failure("TimeoutError", text, True, Reason.TIMEOUT)
+            case Stop.RELEASE if done is None:
+                return Failure("Draining", "the worker is shutting down", True, Reason.RELEASED)
+            case Stop.FENCED | Stop.ABANDON:
+                return Failure("Fenced", "not ours any more", False, Reason.LOST)
+        return None
+
+    def _failure(self, run: Run, error: BaseException) -> Failure:
+        if isinstance(error, ChildFailed):
+            failure = error.failure
+        elif run.route is None:
+            failure = Failure(type(error).__name__, str(error), False, error=error)
+        else:
+            failure = failure_of(error, run.route.job)
+        fields = {"job_id": run.job.id, "route": run.job.route, "attempt": run.job.attempt}
+        if failure.trace:
+            fields["traceback"] = failure.trace
+        self._events.emit(Note("job_error", "error", failure.message, fields, failure.error))
+        return failure
+
+    async def _execute(self, run: Run) -> bytes:
+        route, job = run.route, run.job
+        if route is None:
+            raise Misconfigured(f"no function of this service has the route {job.route!r}")
+        inputs = await self.settlement.patiently(run, lambda: self._load_inputs(job, route))
+        failpoint("mid_work")
+        if run.stopped is not None:
+            raise JobCancelled(job.id)
+        run.phase = Phase.WORKING
+        if job.timeout:
+            run.start_timer(job.timeout)
+        context = self._context(run)
+        if route.job.isolation == "process":
+            if self._children is None:
+                raise Misconfigured(f"{route.key} asks for isolation='process', which this worker lacks")
+            return await self._children.call(run, inputs)
+        return await self._call(run, route, inputs, context)
+
+    def _context(self, run: Run) -> JobContext:
+        job = run.job
+        steps = _steps(job.steps) if job.steps else {}
+        journal = Journal(run.loop, StoreSink(self._store, run, steps))
+        run.journal = journal
+        deadline = self._clock.now() + job.timeout if job.timeout else None
+        run.context = JobContext(
+            job.id, job.attempt, deadline=deadline, progress=journal.progress, steps=steps, port=journal
+        )
+        if run.stopped is not None:
+            run.context.mark_cancelled()
+        return run.context
+
+    async def _call(self, run: Run, route: Route, inputs: Any, context: JobContext) -> bytes:
+        plan = route.plan
+        values = plan.validate(inputs)
+        injected = {
+            "job": context, "job_progress": context.progress,
+            "principal": Principal(run.job.owner, kind="job"),
+        }  # fmt: skip
+
+        async def run_sync(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return await self._threads.call(run, func, args, kwargs)
+            finally:
+                run.left_await()
+
+        async with self._new_scope(run_sync) as scope:
+            value = await plan.call(values, injected, scope)
+            if plan.is_generator:
+                return await self._collect(run, route, value)
+            return self._encode(route, value)
+
+    async def _collect(self, run: Run, route: Route, values: AsyncIterator[Any]) -> bytes:
+        """Publish each value as an ``output`` event as it comes; the result is the list of them."""
+        chunks: list[bytes] = []
+        try:
+            async for value in values:
+                chunk = self._encode(route, value)
+                chunks.append(chunk)
+                if run.journal is not None:
+                    run.journal.emit(NewEvent("output", chunk))
+                    await run.journal.room()
+        finally:
+            close = getattr(values, "aclose", None)
+            if close is not None:
+                await close()
+        return b"[" + b",".join(chunks) + b"]"
+
+    def _abandon(self, run: Run) -> None:
+        """Write the end of an attempt whose function does not stop; it keeps its slot until it does."""
+        run.settled = True
+        task = run.loop.create_task(self._settle_without(run))
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def _settle_without(self, run: Run) -> None:
+        self._events.emit(
+            Note("job_ignores_stop", "warning", "a function goes on after it was asked to stop",
+                 {"job_id": run.job.id, "route": run.job.route})
+        )  # fmt: skip
+        failure = self._stopped(run, None)
+        if failure is None:
+            return
+        try:
+            await self.settlement.settle(run, failure)
+        except BaseException as error:
+            self._trouble(run, error)
+
+    def _trouble(self, run: Run, error: BaseException) -> None:
+        if run.stopped in (Stop.FENCED, Stop.ABANDON):
+            if run.journal is not None:
+                run.journal.close()
+            if run.stopped is Stop.FENCED:
+                self.settlement.discard(run)
+            return
+        fields = {"job_id": run.job.id, "route": run.job.route}
+        text = "the outcome of a job could not be written"
+        self._events.emit(Note("settle_failed", "error", text, fields, error))
+
+    def _retry_at(self, at: float) -> None:
+        if self.on_retry is not None:
+            self.on_retry(at)
+
+
+def _changed(run: Run, job: Job) -> None:
+    """React to a version of the job that somebody else wrote, in the thread of its writer."""
+    if job.epoch != run.job.epoch:
+        run.stop(Stop.FENCED)
+    elif job.state is State.CANCELLING:
+        run.stop(Stop.CANCEL)
+
+
+def _steps(raw: bytes) -> dict[str, bytes]:
+    steps: dict[str, Any] = pydantic_core.from_json(raw)
+    return {name: pydantic_core.to_json(value) for name, value in steps.items()}
