@@ -1,0 +1,154 @@
+"""A job over HTTP: how a request becomes one, and how it is answered at once or after a wait."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pydantic_core
+
+from router_core.errors import BadRequest
+from router_core.http.media import File
+from router_core.http.message import Request, Response
+from router_core.jobs.job import Job, State
+from router_core.jobs.outcome import job_error, result_response
+from router_core.jobs.prefer import Wish, parse_prefer, query_value, read_wish
+from router_core.jobs.service import JobService
+from router_core.jobs.submission import read_options
+from router_core.jobs.wire import apipod_body, encode_job
+from router_core.routing.route import Route
+from router_core.telemetry.events import Note
+
+if TYPE_CHECKING:
+    from router_core.binding.inputs import Inputs
+
+__all__ = [
+    "MAX_EMBEDDED",
+    "accept",
+    "encode_shape",
+    "job_response",
+    "outcome_response",
+    "poll_after",
+    "shape_of",
+    "wants_job",
+]
+
+MAX_EMBEDDED = 16 * 1024 * 1024
+"""Largest offloaded result that is put into a body for clients that cannot follow a link."""
+_JSON = ("content-type", "application/json")
+
+Pair = tuple[str, str]
+
+
+def wants_job(route: Route, request: Request) -> bool:
+    """Return whether the request is to become a job: by its route, or because the caller allows it to."""
+    if route.kind == "job":
+        return True
+    if route.internal or "prefer" not in request.headers:
+        return False
+    return "respond-async" in parse_prefer(request.headers.getlist("prefer"))
+
+
+async def accept(service: JobService, route: Route, request: Request, inputs: Inputs) -> Response:
+    """Submit the request as a job and answer.
+
+    202 with the job, ``Location`` and ``Retry-After``. With ``?sync=true`` or ``Prefer: wait=N``: 200 with
+    the result if it is there in time, a problem if the job failed, else 202 while the job lives on. Headers:
+    ``Idempotency-Key``, ``X-Job-Priority``, ``X-Job-Delay``, ``Cancel-After``, ``X-Webhook-Url``, ``Prefer``.
+    Query: ``sync``, and ``cancel_on_disconnect=true`` to cancel when the caller of a sync wait goes away.
+    """
+    wish = read_wish(request)
+    options = replace(read_options(request.headers), method=request.method, request_id=request.id)
+    content_type = request.headers.get("content-type", "")
+    added = await service.submit(
+        route, inputs, principal=request.principal, options=options, content_type=content_type
+    )
+    job = added.job
+    headers: list[Pair] = [("location", service.location(job.id))]
+    if added.replayed:
+        headers.append(("idempotency-replayed", "true"))
+    if wish.wait is not None:
+        limit = min(wish.wait, service.settings.sync_wait_max)
+        if wish.by_header:
+            headers.append(("preference-applied", f"wait={limit:.0f}"))
+        job = await _wait(service, request, job, limit, wish)
+        if job.terminal:
+            return await outcome_response(service, job, route.status, headers)
+    elif wish.background:
+        headers.append(("preference-applied", "respond-async"))
+    shape = "apipod" if "details_id=" in request.query else ""
+    return await job_response(service, job, status=202, headers=headers, shape=shape)
+
+
+async def _wait(service: JobService, request: Request, job: Job, limit: float, wish: Wish) -> Job:
+    try:
+        return await service.wait(job.id, request.principal, limit)
+    except asyncio.CancelledError:
+        if wish.cancel_on_disconnect:
+            await asyncio.shield(_cancel(service, request, job.id))
+        raise
+
+
+async def _cancel(service: JobService, request: Request, job_id: str) -> None:
+    try:
+        await service.cancel(job_id, request.principal)
+    except Exception as error:  # nobody is there to be told
+        service.note(Note("cancel_on_disconnect_failed", "warning", f"job {job_id} goes on", error=error))
+
+
+async def outcome_response(
+    service: JobService, job: Job, status: int = 200, headers: list[Pair] | None = None
+) -> Response:
+    """Return the result of a job as the plain call would; raises JobError when it ended without."""
+    location = service.location(job.id)
+    if job.state is not State.SUCCEEDED:
+        error = job_error(job, location)
+        error.headers.update(headers or [])
+        raise error
+    data, content_type = await service.result(job)
+    return result_response(data, content_type, status=status).with_headers(*(headers or []))
+
+
+async def job_response(
+    service: JobService, job: Job, *, status: int = 200, headers: list[Pair] | None = None, shape: str = ""
+) -> Response:
+    """Return the job itself. ``shape="apipod"`` writes it as fastsdk reads it."""
+    pairs = [_JSON, ("etag", f'"{job.version}"'), *(headers or [])]
+    if not job.terminal:
+        pairs.append(("retry-after", poll_after(service, job)))
+    body = await encode_shape(service, job, shape)
+    return Response(status, tuple(pairs), body)
+
+
+def poll_after(service: JobService, job: Job) -> str:
+    """Return when to ask again: after 1 s at first, up to 5 s for a job that takes longer."""
+    age = service.clock.now() - job.created_at
+    return str(int(min(5.0, max(1.0, age / 10))))
+
+
+async def encode_shape(service: JobService, job: Job, shape: str) -> bytes:
+    """Return the body of a job in one of its shapes. Raises BadRequest for an unknown one."""
+    prefix, stream = service.prefix, service.streams(job)
+    if not shape:
+        return encode_job(job, prefix=prefix, stream=stream)
+    if shape != "apipod":
+        raise BadRequest("the query parameter shape must be apipod")
+    result = await _embedded(service, job) if job.result_ref else None
+    return pydantic_core.to_json(apipod_body(job, prefix=prefix, stream=stream, result=result))
+
+
+async def _embedded(service: JobService, job: Job) -> object:
+    ref = pydantic_core.from_json(job.result_ref)
+    if ref.get("size", 0) > MAX_EMBEDDED:
+        return None
+    data, content_type = await service.result(job)
+    if content_type == "application/json":
+        value: object = pydantic_core.from_json(data)
+        return value
+    return File.from_bytes(data, content_type=content_type).to_object()
+
+
+def shape_of(request: Request) -> str:
+    """Return which shape of the job the request asks for."""
+    return query_value(request, "shape") or ""

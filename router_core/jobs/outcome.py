@@ -1,0 +1,121 @@
+"""How the end of a job is answered over HTTP: its result, or a problem that says why there is none."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import quote
+
+import pydantic_core
+
+from router_core import errors
+from router_core.errors import JobError, RouterError
+from router_core.http.media import safe_filename
+from router_core.http.message import Response
+from router_core.jobs.job import Job, Reason, State
+
+__all__ = ["job_error", "result_response"]
+
+_FILE_KEYS: Final = frozenset({"file_name", "content_type", "content"})
+_JSON: Final = "application/json"
+
+_STATUS_BY_NAME: Final[Mapping[str, int]] = {
+    name: kind.status
+    for name in errors.__all__
+    if isinstance(kind := getattr(errors, name), type) and issubclass(kind, RouterError)
+}
+"""What a function meant by raising one of our errors, where the record holds only its name."""
+
+
+class _Ended(JobError):
+    """A job without a result, with the status that its end is answered with."""
+
+    def __init__(self, status: int, detail: str, **kwargs: Any) -> None:
+        super().__init__(detail, **kwargs)
+        self.status = status
+        self.title = _TITLES.get(status, "Job Failed")
+
+
+_TITLES: Final = {409: "Job Cancelled", 504: "Job Timed Out"}
+
+
+def job_error(job: Job, location: str) -> JobError:
+    """Return the problem for a job that ended without a result.
+
+    The status is the one that the function's error carries; 504 after a timeout or deadline, 409 after a
+    cancel, else 500.
+    """
+    error = _error_of(job)
+    status, code = _status(job, error)
+    extra: dict[str, Any] = {"job_id": job.id, "job_status": job.state.value, "reason": job.reason or None}
+    if error:
+        extra["error"] = error
+    detail = str(error.get("message") or "") or _DETAILS.get(job.state, "the job failed")
+    return _Ended(status, detail, code=code, extra=extra, headers={"Location": location})
+
+
+_DETAILS: Final = {
+    State.CANCELLED: "the job was cancelled",
+    State.EXPIRED: "the deadline passed before the job started",
+}
+
+
+def _error_of(job: Job) -> dict[str, Any]:
+    if not job.error:
+        return {}
+    error = pydantic_core.from_json(job.error)
+    return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _status(job: Job, error: Mapping[str, Any]) -> tuple[int, str]:
+    if job.state is State.CANCELLED:
+        return 409, "job_cancelled"
+    if job.state is State.EXPIRED:
+        return 504, "job_expired"
+    if job.reason == Reason.TIMEOUT:
+        return 504, "job_timeout"
+    if job.reason not in (Reason.ERROR, Reason.ATTEMPTS_EXHAUSTED):
+        return 500, f"job_{job.reason}" if job.reason else "job_failed"
+    status = error.get("status", _STATUS_BY_NAME.get(str(error.get("type")), 500))
+    if not isinstance(status, int) or not 400 <= status <= 599:
+        status = 500
+    return status, str(error.get("code") or "job_failed")
+
+
+def result_response(data: bytes, content_type: str, *, status: int = 200) -> Response:
+    """Return a result as the plain call would: JSON as it is, a file as its bytes with its own type."""
+    if content_type == _JSON and (file := _file(data)) is not None:
+        body, content_type, name = file
+    else:
+        body, name = data, ""
+    headers = [("content-type", content_type)]
+    if name:
+        headers.append(("content-disposition", disposition(name)))
+    return Response(status, tuple(headers), body)
+
+
+def disposition(filename: str) -> str:
+    """Return a Content-Disposition whose name cannot break out of its quotes (RFC 6266)."""
+    name = safe_filename(filename)
+    plain = "".join(ch if ch.isascii() and ch not in '"\\' else "_" for ch in name)
+    text = f'inline; filename="{plain}"'
+    return text if plain == name else f"{text}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def _file(data: bytes) -> tuple[bytes, str, str] | None:
+    """Return bytes, type and name when the JSON is a file object and nothing else."""
+    if not data.startswith(b"{") or b'"content_type"' not in data[:1024] or b'"content"' not in data[:1024]:
+        return None
+    value = pydantic_core.from_json(data)
+    if not _FILE_KEYS.issuperset(value) or not all(isinstance(item, str) for item in value.values()):
+        return None
+    try:
+        content = base64.b64decode(value["content"], validate=True)
+    except (binascii.Error, ValueError, KeyError):
+        return None
+    content_type = value.get("content_type") or "application/octet-stream"
+    if any(ch in content_type for ch in "\r\n\0") or not content_type.isascii():
+        return None
+    return content, content_type, value.get("file_name") or ""
