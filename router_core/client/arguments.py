@@ -1,0 +1,123 @@
+"""Arguments of a function call -> path, query, headers and body of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import pydantic_core
+
+from router_core.client.files import as_upload, is_file, to_object
+from router_core.client.multipart import Multipart, Part
+from router_core.client.schema import Operation
+from router_core.client.transport import Payload
+
+__all__ = ["Encoded", "encode", "jsonable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A call, ready to be sent."""
+
+    path: str
+    query: tuple[tuple[str, str], ...] = ()
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | Payload = b""
+
+
+def encode(operation: Operation, values: Mapping[str, Any]) -> Encoded:
+    """Put each argument where its route expects it; raises TypeError for one that cannot be sent."""
+    bodiless = operation.method in ("GET", "HEAD", "DELETE")
+    path = operation.path
+    query: list[tuple[str, str]] = []
+    headers: list[tuple[str, str]] = []
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        place = operation.places.get(name, "query" if bodiless else "body")
+        if f"{{{name}}}" in path or f"{{{name}:path}}" in path:
+            path = _filled(path, name, value)
+        elif place == "query" and value is not None:
+            several = value if isinstance(value, (list, tuple, set)) else (value,)
+            query += [(name, _text(item)) for item in several]
+        elif place == "header" and value is not None:
+            headers.append((name, _one_line(_text(value))))
+        elif place == "cookie" and value is not None:
+            headers.append(("cookie", f"{name}={quote(_text(value), safe='')}"))
+        elif place == "body":
+            fields[name] = value
+    if bodiless and not fields:
+        return Encoded(quote(path, safe="/%:@"), tuple(query), tuple(headers))
+    content_type, body = _body(operation, fields)
+    pairs = [*headers, ("content-type", content_type)]
+    size = len(body) if isinstance(body, bytes) else body.size
+    if size is not None:
+        pairs.append(("content-length", str(size)))
+    return Encoded(quote(path, safe="/%:@"), tuple(query), tuple(pairs), body)
+
+
+def jsonable(value: Any) -> Any:
+    """Replace the files inside a value by base64 objects."""
+    if is_file(value):
+        return to_object(value)
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(item) for item in value]
+    return value
+
+
+def _body(operation: Operation, fields: dict[str, Any]) -> tuple[str, bytes | Payload]:
+    if operation.multipart and not operation.whole and any(_has_files(value) for value in fields.values()):
+        parts = [part for name, value in fields.items() for part in _parts(name, value)]
+        form = Multipart(parts)
+        return form.content_type, form
+    value: Any = jsonable(fields)
+    if operation.whole and operation.whole in value and len(value) == 1:
+        value = value[operation.whole]
+    return "application/json", _json(value)
+
+
+def _has_files(value: Any) -> bool:
+    return is_file(value) or (isinstance(value, (list, tuple)) and any(is_file(item) for item in value))
+
+
+def _parts(name: str, value: Any) -> list[Part]:
+    if value is None:
+        return []
+    if is_file(value):
+        return [Part(name, as_upload(value))]
+    if isinstance(value, (list, tuple)):
+        return [part for item in value for part in _parts(name, item)]
+    if isinstance(value, (str, int, float, bool)):
+        return [Part(name, _text(value).encode())]
+    return [Part(name, _json(jsonable(value)), "application/json")]
+
+
+def _json(value: Any) -> bytes:
+    try:
+        return pydantic_core.to_json(value, inf_nan_mode="constants")
+    except (ValueError, TypeError) as error:
+        raise TypeError(f"an argument cannot be sent as JSON: {error}") from None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    encoded = _json(value).decode()
+    return encoded[1:-1] if encoded[:1] == '"' else encoded
+
+
+def _filled(path: str, name: str, value: Any) -> str:
+    text = _text(value)
+    whole = quote(text, safe="/")
+    return path.replace(f"{{{name}:path}}", whole).replace(f"{{{name}}}", quote(text, safe=""))
+
+
+def _one_line(text: str) -> str:
+    if "\r" in text or "\n" in text:
+        raise TypeError("a header value cannot hold a line break")
+    return text
