@@ -65,7 +65,7 @@ class Application(Protocol):
 class AsgiApp:
     """Serve an app over ASGI; give it to any ASGI server or mount it in another ASGI framework."""
 
-    __slots__ = ("_admit", "_app", "_lock", "_sender", "_settings", "_started")
+    __slots__ = ("_admit", "_app", "_lock", "_sender", "_settings", "_started", "start_error")
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -74,6 +74,8 @@ class AsgiApp:
         """Judges a request before a large body is read: ``Stack.admit``."""
         self._sender = Sender(app.events)
         self._started = False
+        self.start_error: Exception | None = None
+        """What kept the app from starting, if anything did."""
         self._lock: asyncio.Lock | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,7 +139,8 @@ class AsgiApp:
                 try:
                     await self._start()
                 except Exception as error:
-                    self._app.events.emit(Note("start_failed", "error", str(error), error=error))
+                    self.start_error = error
+                    self._app.events.emit(Note("start_failed", "error", str(error)))
                     await send({"type": "lifespan.startup.failed", "message": str(error)})
                     return
                 await send({"type": "lifespan.startup.complete"})

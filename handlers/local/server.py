@@ -10,7 +10,9 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
@@ -20,12 +22,13 @@ import uvicorn
 
 from handlers.local.asgi import Application, AsgiApp
 from handlers.local.limits import Limits, LocalConfig
+from handlers.local.processes import kill_tree
 from router_core.errors import Misconfigured
 from router_core.middleware.gates import is_loopback
 from router_core.settings import Settings
 from router_core.telemetry.events import Note
 
-__all__ = ["LocalServer", "ServeOptions", "check_exposure", "make_config", "run_app"]
+__all__ = ["LocalServer", "ServeOptions", "check_exposure", "make_config", "run_app", "run_worker"]
 
 _KEEP_ALIVE_SECONDS: Final = 15
 _LAST_CONNECTIONS_SECONDS: Final = 5.0
@@ -55,7 +58,7 @@ def check_exposure(settings: Settings, options: ServeOptions) -> None:
     )
 
 
-def make_config(asgi: Callable[..., Any], app: Application, options: ServeOptions) -> LocalConfig:
+def make_config(asgi: Callable[..., Any] | None, app: Application, options: ServeOptions) -> LocalConfig:
     """Return uvicorn's configuration for an app."""
     settings = app.settings
     if options.client_ca and not options.certfile:
@@ -79,7 +82,6 @@ def make_config(asgi: Callable[..., Any], app: Application, options: ServeOption
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=max(1, int(_LAST_CONNECTIONS_SECONDS)),
         h11_max_incomplete_event_size=settings.max_header_bytes + 16 * 1024,
         ssl_certfile=options.certfile or None,
         ssl_keyfile=options.keyfile or None,
@@ -97,17 +99,20 @@ class LocalServer(uvicorn.Server):
     config: LocalConfig
 
     def __init__(
-        self, config: LocalConfig, app: Application, on_second_signal: Callable[[int], None]
+        self, config: LocalConfig, app: Application, on_second_signal: Callable[[int], None], ignored: int = 0
     ) -> None:
         super().__init__(config)
         self._app = app
         self._on_second_signal = on_second_signal
+        self._ignored = ignored
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; a second signal ends everything at once.
 
         The signal is not recorded for uvicorn to raise again afterwards: a drained server exits 0.
         """
+        if sig == self._ignored:
+            return
         if self.should_exit:
             self._on_second_signal(sig)
         self.should_exit = True
@@ -120,62 +125,48 @@ class LocalServer(uvicorn.Server):
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Drain the app, listening all the while: callers poll for their jobs and probes see 503."""
+        began = time.monotonic()
+        grace = self._app.settings.drain_grace
         drain = getattr(self._app, "drain", None)
-        if drain is not None and not self.force_exit:
-            grace = self._app.settings.drain_grace
+        if drain is not None:
             try:
                 await asyncio.wait_for(drain(grace), grace + _LAST_CONNECTIONS_SECONDS)
             except Exception as error:
                 self._app.events.emit(Note("drain_failed", "error", str(error), error=error))
+        left = grace - (time.monotonic() - began)
+        self.config.timeout_graceful_shutdown = int(max(_LAST_CONNECTIONS_SECONDS, left))
         await super().shutdown(sockets)
 
 
-def run_app(
-    app: Application, options: ServeOptions | None = None, asgi: Callable[..., Any] | None = None
-) -> int:
-    """Serve until a signal comes; returns the exit code."""
+def run_app(app: Application, options: ServeOptions | None = None, asgi: AsgiApp | None = None) -> int:
+    """Serve until a signal comes; returns the exit code. Raises what kept the app from starting."""
     options = options or ServeOptions()
     check_exposure(app.settings, options)
-    config = make_config(asgi or AsgiApp(app), app, options)
-    server = LocalServer(config, app, _kill_everything)
-    server.run()
+    asgi = asgi or AsgiApp(app)
+    return _run(asgi, LocalServer(make_config(asgi, app, options), app, _kill_everything), None)
+
+
+def run_worker(app: Application, options: ServeOptions, sock: socket.socket) -> int:
+    """Serve on a socket that a supervisor has bound; the terminal's Ctrl-C is the supervisor's business."""
+    asgi = AsgiApp(app)
+    config = make_config(asgi, app, options)
+    return _run(asgi, LocalServer(config, app, _kill_everything, ignored=signal.SIGINT), [sock])
+
+
+def _run(asgi: AsgiApp, server: LocalServer, sockets: list[socket.socket] | None) -> int:
+    try:
+        server.run(sockets)
+    except SystemExit:
+        # how uvicorn says that it could not start
+        if asgi.start_error is not None:
+            raise asgi.start_error from None
+        raise
     return 0 if server.started else 1
 
 
 def _kill_everything(sig: int) -> None:
-    _kill_children(os.getpid())
+    kill_tree(os.getpid(), itself=False)
     os._exit(128 + sig)
-
-
-def _kill_children(pid: int) -> None:
-    for child in _children(pid):
-        _kill_children(child)
-        try:
-            os.kill(child, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def _children(pid: int) -> list[int]:
-    """Return the direct children of a process (Linux; elsewhere those that multiprocessing knows)."""
-    try:
-        tasks = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return _known_children() if pid == os.getpid() else []
-    found: list[int] = []
-    for task in tasks:
-        try:
-            with open(f"/proc/{pid}/task/{task}/children") as file:
-                found += [int(word) for word in file.read().split()]
-        except OSError:
-            continue
-    return found
-
-
-def _known_children() -> list[int]:
-    from multiprocessing import active_children
-
-    return [child.pid for child in active_children() if child.pid is not None]
 
 
 def _protocol_class() -> Any:

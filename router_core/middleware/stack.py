@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
 
-from router_core.errors import MethodNotAllowed
 from router_core.http.message import Request, Response
 from router_core.middleware.errors import ExceptionHandler, errors_layer
-from router_core.middleware.exchange import Authenticator, Dispatch, Exchange, Handle, Layer, Match, Matcher
+from router_core.middleware.exchange import Authenticator, Dispatch, Exchange, Handle, Layer, Matcher
 from router_core.middleware.gates import (
     allowed_hosts,
     authenticate_layer,
@@ -99,25 +98,12 @@ def _match_layer(table: Matcher) -> Layer:
     def layer(inner: Handle) -> Handle:
         def match(exchange: Exchange) -> Awaitable[Response]:
             request = exchange.request
-            exchange.match = _find(table, request.method, request.path)
+            exchange.match = table.match(request.method, request.path)
             return inner(exchange)
 
         return match
 
     return layer
-
-
-def _find(table: Matcher, method: str, path: str) -> Match:
-    if method != "HEAD":
-        return table.match(method, path)
-    try:
-        return table.match("HEAD", path)
-    except MethodNotAllowed as error:
-        # HEAD is GET without its body (RFC 9110 section 9.3.2); the adapter leaves the body out
-        try:
-            return table.match("GET", path)
-        except MethodNotAllowed:
-            raise error from None
 
 
 def _dispatch(dispatch: Dispatch) -> Handle:

@@ -1,0 +1,104 @@
+"""The provider ``fastapi`` (or ``local``): what ``router.start()`` and ``router-core serve`` call.
+
+The name is that of the interface it serves; FastAPI itself is not needed.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from handlers.local.server import ServeOptions, check_exposure, make_config, run_app, run_worker
+from router_core.errors import Misconfigured
+from router_core.settings import Settings
+from router_core.telemetry.logging import Log
+
+if TYPE_CHECKING:
+    from router_core.app import App
+
+__all__ = ["serve", "start"]
+
+
+def start(router: Any, settings: Settings) -> None:
+    """Serve a router on this machine until a signal comes."""
+    code = serve(router, settings)
+    if code:
+        raise SystemExit(code)
+
+
+def serve(router: Any, settings: Settings, options: ServeOptions | None = None) -> int:
+    """Serve and return the exit code.
+
+    Several workers load the app by its name (``settings.app``), each in its own process.
+    """
+    options = options or ServeOptions()
+    check_exposure(settings, options)
+    app = _build(router, settings)
+    if options.workers > 1:
+        return _serve_many(app, settings, options)
+    log = Log(settings)
+    app.events.subscribe(log)
+    log.install()
+    try:
+        return run_app(app, options)
+    finally:
+        log.close()
+
+
+def _build(router: Any, settings: Settings) -> App:
+    from router_core.wiring import build_app
+
+    return build_app(router, settings)
+
+
+def _serve_many(app: App, settings: Settings, options: ServeOptions) -> int:
+    from handlers.local.workers import Supervisor
+
+    if not settings.app:
+        raise Misconfigured(
+            "several workers need the app by name: set ROUTER_APP=module:attribute or use the CLI"
+        )
+    if not _shareable(app):
+        raise Misconfigured(
+            f"several workers need a job store that processes can share, and {settings.jobs} is not one: "
+            "use sqlite:/// or one worker"
+        )
+    make_config(None, app, options)  # a certificate that cannot be read is reported here, once
+    with _bind(settings) as sock:
+        grace = settings.drain_grace + 15.0
+        return Supervisor(_worker, (settings, options), options.workers, sock, grace).run()
+
+
+def _shareable(app: App) -> bool:
+    """Ask the store; one that does not say is believed unless it lives in memory."""
+    flag = getattr(app.parts.store, "multi_process", None)
+    return not app.settings.jobs.startswith("memory:") if flag is None else bool(flag)
+
+
+def _bind(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((settings.host.strip("[]"), settings.port))
+        sock.listen(2048)
+    except OSError as error:
+        sock.close()
+        raise Misconfigured(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+    return sock
+
+
+def _worker(settings: Settings, options: ServeOptions, sock: socket.socket) -> None:
+    from handlers.loader import load_app
+    from handlers.local.workers import end_with_parent
+
+    end_with_parent()
+    app = load_app(settings.app, settings)
+    log = Log(settings)
+    app.events.subscribe(log)
+    log.install()
+    try:
+        code = run_worker(app, options, sock)
+    finally:
+        log.close()
+    raise SystemExit(code)

@@ -1,0 +1,160 @@
+"""API keys: who is asking, by a secret that the server keeps only as a hash.
+
+A setting is a comma-separated list, or ``@path`` of a file with one entry a line (``#`` begins a comment):
+
+    name:key                    may do everything
+    name:key:scope|scope        may do what is listed
+    name:sha256=<hex>[:scopes]  the same, without the key itself in the setting
+    key                         named after the first digits of its hash
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from router_core.errors import Misconfigured, Unauthorized
+from router_core.http.message import Request
+from router_core.types import Principal
+
+__all__ = ["MIN_KEY_LENGTH", "ApiKey", "ApiKeys", "NewKey", "generate_key"]
+
+MIN_KEY_LENGTH: Final = 16
+_MAX_KEY_LENGTH: Final = 512
+_KEY: Final = re.compile(r"rk_([a-z0-9]{8,32})_[A-Za-z0-9_-]{32,}\Z")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
+_HASH: Final = re.compile(r"sha256=([0-9a-fA-F]{64})\Z")
+_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
+_NOBODY: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """One key as the server knows it."""
+
+    principal: Principal
+    digest: bytes
+    """SHA-256 of the whole key."""
+    id: str = ""
+    """The middle of a generated key; empty for keys of another form."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NewKey:
+    """A key that was just made; the only time that it can be seen."""
+
+    key: str
+    id: str
+
+    def hashed(self) -> str:
+        """Return what may stand in a setting instead of the key."""
+        return f"sha256={hashlib.sha256(self.key.encode()).hexdigest()}"
+
+    def __repr__(self) -> str:
+        return f"NewKey(id={self.id!r})"
+
+
+def generate_key() -> NewKey:
+    """Return a new key, ``rk_<id>_<secret>`` with 256 random bits."""
+    key_id = "".join(secrets.choice(_ALPHABET) for _ in range(12))
+    return NewKey(f"rk_{key_id}_{secrets.token_urlsafe(32)}", key_id)
+
+
+class ApiKeys:
+    """An Authenticator over a fixed set of keys."""
+
+    __slots__ = ("_by_digest", "_by_id")
+
+    def __init__(self, keys: Iterable[ApiKey]) -> None:
+        self._by_digest: dict[bytes, ApiKey] = {}
+        self._by_id: dict[str, ApiKey] = {}
+        for key in keys:
+            if key.digest in self._by_digest:
+                raise Misconfigured(f"the API key of {key.principal.id!r} is also that of somebody else")
+            self._by_digest[key.digest] = key
+            if key.id:
+                self._by_id[key.id] = key
+
+    @classmethod
+    def from_setting(cls, text: str) -> ApiKeys:
+        """Read the setting; raises Misconfigured, naming the entry by its position and never its key."""
+        text = text.strip()
+        if text.startswith("@"):
+            entries = _file_entries(Path(text[1:]))
+        else:
+            entries = [entry.strip() for entry in text.split(",")]
+        keys = [_parse(entry, number) for number, entry in enumerate(entries, 1) if entry]
+        if not keys:
+            raise Misconfigured("ROUTER_API_KEYS is set and holds no key")
+        return cls(keys)
+
+    async def authenticate(self, request: Request) -> Principal:
+        """Return whose key came with the request; raises Unauthorized."""
+        presented = _presented(request)
+        if not presented:
+            raise _unauthorized("an API key is needed: Authorization: Bearer <key>, or X-API-Key", "")
+        if len(presented) > _MAX_KEY_LENGTH or not presented.isascii():
+            raise _unauthorized("the API key is not valid", "invalid_token")
+        digest = hashlib.sha256(presented.encode("ascii")).digest()
+        form = _KEY.match(presented)
+        found = self._by_id.get(form[1]) if form is not None else None
+        if found is None:
+            found = self._by_digest.get(digest)
+        if not hmac.compare_digest(digest, found.digest if found is not None else _NOBODY) or found is None:
+            raise _unauthorized("the API key is not valid", "invalid_token")
+        return found.principal
+
+
+def _presented(request: Request) -> str:
+    authorization = request.headers.get("authorization")
+    if authorization is not None:
+        scheme, _, value = authorization.partition(" ")
+        if scheme.lower() == "bearer":
+            return value.strip()
+    return request.headers.get("x-api-key", "").strip()
+
+
+def _unauthorized(detail: str, error: str) -> Unauthorized:
+    challenge = 'Bearer realm="router-core"' + (f', error="{error}"' if error else "")
+    return Unauthorized(detail, headers={"WWW-Authenticate": challenge})
+
+
+def _parse(entry: str, number: int) -> ApiKey:
+    name, key, scopes = _parts(entry)
+    hashed = _HASH.match(key)
+    if hashed is not None:
+        digest, key_id = bytes.fromhex(hashed[1]), ""
+    else:
+        if len(key) < MIN_KEY_LENGTH or len(key) > _MAX_KEY_LENGTH or not key.isascii():
+            raise Misconfigured(
+                f"entry {number} of ROUTER_API_KEYS: a key has {MIN_KEY_LENGTH} to {_MAX_KEY_LENGTH} "
+                "ASCII characters; `router-core keys new` makes one"
+            )
+        form = _KEY.match(key)
+        digest, key_id = hashlib.sha256(key.encode()).digest(), form[1] if form is not None else ""
+    name = name or f"key-{digest.hex()[:8]}"
+    if not _NAME.match(name):
+        raise Misconfigured(f"entry {number} of ROUTER_API_KEYS: a name has letters, digits and . _ @ - only")
+    held = frozenset(scope.strip() for scope in scopes.split("|") if scope.strip()) if scopes else {"*"}
+    return ApiKey(Principal(name, frozenset(held), "api_key"), digest, key_id)
+
+
+def _parts(entry: str) -> tuple[str, str, str]:
+    if ":" not in entry:
+        return "", entry, ""
+    name, key, *rest = entry.split(":", 2)
+    return name.strip(), key.strip(), rest[0] if rest else ""
+
+
+def _file_entries(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"ROUTER_API_KEYS names the file {path}, which cannot be read: {error}") from None
+    return [line.partition("#")[0].strip() for line in lines]
