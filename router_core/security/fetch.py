@@ -37,6 +37,7 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS: Final = 3
 _CONNECT_TIMEOUT: Final = 5.0
 """Seconds for one address while others are left to try."""
+_RESOLVE_TIMEOUT: Final = 5.0
 _MIB: Final = 1024 * 1024
 
 
@@ -72,6 +73,15 @@ class GuardedHttp:
     async def __call__(self, url: str) -> File:
         """Fetch with the limits given at construction."""
         return await self.fetch(url)
+
+    async def check(self, url: str) -> Target:
+        """Return where a URL leads, without going there. Raises UrlRefused, or UpstreamTimeout when the
+        name cannot be resolved in time."""
+        try:
+            async with asyncio.timeout(_RESOLVE_TIMEOUT):
+                return await self._guard.check(url)
+        except TimeoutError:
+            raise UpstreamTimeout("the host of the URL could not be looked up in time") from None
 
     async def fetch(self, url: str, *, max_bytes: int | None = None, timeout: float | None = None) -> File:
         """GET a file. Every redirect is checked like the first URL, and ``timeout`` covers all of it.

@@ -430,6 +430,15 @@ async def test_a_slow_resolver_is_under_the_deadline_too() -> None:
         await GuardedHttp(UrlGuard(resolve=never), timeout=0.05).fetch("http://example.com/")
 
 
+async def test_a_url_can_be_checked_without_going_there() -> None:
+    """As a webhook is when it is registered: nothing is sent, and a bad one is refused."""
+    async with serving(answer(b"")) as server:
+        assert (await client().check(server.url)).addresses == ("127.0.0.1",)
+        with pytest.raises(UrlRefused):
+            await GuardedHttp(UrlGuard()).check(server.url)
+    assert not server.requests
+
+
 async def test_the_strict_guard_connects_to_nothing_private() -> None:
     """Without allow_private a server on loopback is never asked."""
     async with serving(answer(b"secret")) as server:
