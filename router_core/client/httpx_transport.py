@@ -88,7 +88,13 @@ def _origin(url: str) -> str:
     return f"{scheme}{separator}{rest.split('/', 1)[0].rpartition('@')[2]}"
 
 
-def _words(error: Exception) -> str:
+def _words(error: BaseException) -> str:
+    """Return the innermost reason: "All connection attempts failed" tells less than "Connection refused"."""
+    reason: BaseException | None = error
+    while reason is not None:
+        if isinstance(reason, OSError) and reason.errno and reason.strerror:
+            return reason.strerror.lower() if reason.strerror.isascii() else reason.strerror
+        reason = reason.__cause__ or reason.__context__
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

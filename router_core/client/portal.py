@@ -15,6 +15,8 @@ import contextlib
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 __all__ = ["Facade", "Portal", "chained", "forward", "iterated", "renewed", "shown"]
@@ -31,8 +33,8 @@ class Portal:
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
+        self._running: _Running | None = None
+        self._closed = False
         self._closers: list[Closer] = []
 
     def at_close(self, closer: Closer) -> None:
@@ -40,12 +42,12 @@ class Portal:
         self._closers.append(closer)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine to its end; an interrupt (Ctrl-C) cancels it."""
-        loop = self._started()
-        if threading.current_thread() is self._thread:
+        """Run a coroutine to its end; an interrupt (Ctrl-C) cancels it. Raises RuntimeError when closed."""
+        try:
+            future = self._submit(coroutine)
+        except BaseException:
             coroutine.close()
-            raise RuntimeError("the synchronous client was called from its own event loop")
-        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+            raise
         try:
             return future.result()
         except BaseException:
@@ -67,30 +69,57 @@ class Portal:
                 self._close_source(closing)
 
     def close(self) -> None:
-        """Stop the loop; safe to call twice."""
+        """Stop the loop; calls that wait are cancelled. Safe to call twice."""
         with self._guard:
-            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-        if loop is not None and thread is not None:
-            _stop(loop, thread, self._closers)
+            running, self._running, self._closed = self._running, None, True
+        if running is not None:
+            _stop(running, self._closers)
 
     def _close_source(self, closing: Closer) -> None:
-        if self._loop is None:
+        running = self._running
+        if running is None:
             return
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() is running.thread:
             # collected by the garbage collector while the loop itself was running
-            self._loop.create_task(closing())
+            running.loop.create_task(closing())
             return
         self.run(_awaited(closing))
 
-    def _started(self) -> asyncio.AbstractEventLoop:
+    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        # under the guard, so that ``close`` comes before or after it, and never loses a call
         with self._guard:
-            if self._loop is None:
-                loop = asyncio.new_event_loop()
-                thread = threading.Thread(target=loop.run_forever, name="router-core-client", daemon=True)
-                thread.start()
-                self._loop, self._thread = loop, thread
-                weakref.finalize(self, _stop, loop, thread, self._closers)
-            return self._loop
+            if self._closed:
+                raise RuntimeError("this client is closed")
+            if self._running is None:
+                self._running = _start()
+                weakref.finalize(self, _stop, self._running, self._closers)
+            running = self._running
+            if threading.current_thread() is running.thread:
+                raise RuntimeError("the synchronous client was called from its own event loop")
+            return asyncio.run_coroutine_threadsafe(_counted(coroutine, running.tasks), running.loop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    loop: asyncio.AbstractEventLoop
+    thread: threading.Thread
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    """The calls that are under way, without what they have started themselves."""
+
+
+def _start() -> _Running:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="router-core-client", daemon=True)
+    thread.start()
+    return _Running(loop, thread)
+
+
+async def _counted(coroutine: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> T:
+    task = asyncio.current_task()
+    if task is not None:
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+    return await coroutine
 
 
 class Facade(Generic[A]):
@@ -203,22 +232,29 @@ async def _awaited(closing: Closer) -> None:
     await closing()
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, closers: list[Closer]) -> None:
+def _stop(running: _Running, closers: list[Closer]) -> None:
+    loop, thread = running.loop, running.thread
     if not loop.is_closed() and thread is not threading.current_thread():
-        asyncio.run_coroutine_threadsafe(_finish(loop, closers), loop)
+        asyncio.run_coroutine_threadsafe(_finish(running, closers), loop)
         thread.join(5.0)
         if not thread.is_alive():
             loop.close()
 
 
-async def _finish(loop: asyncio.AbstractEventLoop, closers: list[Closer]) -> None:
+async def _finish(running: _Running, closers: list[Closer]) -> None:
+    # calls first, so that each takes down what it has started; then whatever is left
+    await _cancelled(running.tasks)
     while closers:
         with contextlib.suppress(Exception):
             await closers.pop()()
-    tasks = [task for task in asyncio.all_tasks(loop) if task is not asyncio.current_task()]
-    for task in tasks:
+    await _cancelled(asyncio.all_tasks(running.loop))
+    await running.loop.shutdown_asyncgens()
+    await running.loop.shutdown_default_executor()
+    running.loop.stop()
+
+
+async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:
+    others = [task for task in tasks if task is not asyncio.current_task()]
+    for task in others:
         task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await loop.shutdown_asyncgens()
-    await loop.shutdown_default_executor()
-    loop.stop()
+    await asyncio.gather(*others, return_exceptions=True)

@@ -90,12 +90,11 @@ class Schema:
         return Operation(path, method.upper() or "POST")
 
     def template(self, path: str) -> str:
-        """Return the described path that serves this one: ``/items/7`` is ``/items/{item_id}``; else itself."""
+        """Return the described path that serves this one (``/items/{id}`` for ``/items/7``), or itself."""
         if path in self._paths:
             return path
-        return next(
-            (known for known in self._paths if "{" in known and _pattern(known).fullmatch(path)), path
-        )
+        templates = (known for known in self._paths if "{" in known)
+        return next((known for known in templates if _pattern(known).fullmatch(path)), path)
 
     def actual(self, path: str) -> str:
         """Return the path that is meant: ``/do_it``, the Python spelling, also finds ``/do-it``."""

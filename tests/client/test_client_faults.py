@@ -141,6 +141,14 @@ def test_cancel_of_a_job_that_has_ended_shows_how_it_ended(fake: FakeService, cl
     assert job.cancel().status == "succeeded"
 
 
+def test_a_closed_client_says_so(fake: FakeService, client: Client) -> None:
+    """Instead of waiting for a loop that is gone."""
+    job = client.predict("x")
+    client.close()
+    with pytest.raises(RuntimeError, match="this client is closed"):
+        job.refresh()
+
+
 def test_a_waiting_call_can_be_interrupted(fake: FakeService, client: Client) -> None:
     """Closing the client from another thread ends a call that waits."""
     job = client.predict("x")
