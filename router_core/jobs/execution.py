@@ -24,7 +24,7 @@ from router_core.jobs.job import Job
 from router_core.jobs.journal import Journal
 from router_core.routing.route import Route
 
-__all__ = ["Interruptible", "Phase", "Run", "Stop", "Threads"]
+__all__ = ["Exited", "Interruptible", "Phase", "Run", "Stop", "Threads", "contained"]
 
 
 class Stop(StrEnum):
@@ -41,6 +41,8 @@ class Stop(StrEnum):
     """The process ends at once: write nothing, the lease runs out."""
 
 
+LEAVE_BEHIND: Final = 0.2
+"""Seconds between no longer waiting for a thread and writing the record without it."""
 _FINAL: Final = frozenset({Stop.FENCED, Stop.ABANDON})
 
 
@@ -53,6 +55,14 @@ class Phase(StrEnum):
     SETTLING = "settling"
     """The function has ended; the record is being written."""
     DONE = "done"
+
+
+class Exited(RuntimeError):
+    """The function called ``sys.exit`` or was interrupted: its own end, and not that of the worker.
+
+    asyncio lets SystemExit and KeyboardInterrupt out of any task and so out of the loop; wrapped, they are
+    errors like others. The cause is the original.
+    """
 
 
 class Interruptible(Protocol):
@@ -72,9 +82,9 @@ class Run:
     """
 
     __slots__ = (
-        "_forced", "_freed", "_grace", "_in_thread", "_lock", "_on_free", "_threads", "_timer", "abandon",
-        "child", "context", "job", "journal", "lease_ends", "loop", "phase", "route", "settled", "stopped",
-        "task",
+        "_forced", "_freed", "_grace", "_in_thread", "_left_behind", "_lock", "_on_free", "_threads",
+        "_timer", "abandon", "child", "context", "job", "journal", "lease_ends", "loop", "phase", "route",
+        "settled", "stopped", "task",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +111,7 @@ class Run:
         self._freed = False
         self._threads = 0
         self._in_thread = 0
+        self._left_behind = False
         self._timer: asyncio.TimerHandle | None = None
         self._forced: asyncio.TimerHandle | None = None
         self._lock = threading.Lock()
@@ -154,8 +165,11 @@ class Run:
             return
         if self.child is not None:
             self.child.kill()
-        elif self._in_thread:
-            self._cancel_task()  # leaves the thread behind
+        elif self._in_thread and not self._left_behind:
+            self._left_behind = True
+            self._cancel_task()
+            # a sync generator is waited for all the same: it cannot be closed while it runs
+            self._forced = self.loop.call_later(LEAVE_BEHIND, self._force)
         elif self.abandon is not None and not self.settled:
             self.abandon()
 
@@ -296,16 +310,20 @@ class _Thread(threading.Thread):
             self._home.rest(self)
 
 
+def contained(error: BaseException) -> BaseException:
+    """Return the error in a form that a future and a loop can carry."""
+    if isinstance(error, (StopIteration, SystemExit, KeyboardInterrupt)):
+        wrapped = Exited(f"{type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        return wrapped
+    return error
+
+
 def _deliver(run: Run, future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
     run.left_thread()
     if future.done():
         return
     if error is None:
         future.set_result(value)
-    elif isinstance(error, StopIteration):
-        # a future refuses it, as it would end the generator that waits; say what PEP 479 says
-        wrapped = RuntimeError("the function raised StopIteration")
-        wrapped.__cause__ = error
-        future.set_exception(wrapped)
     else:
-        future.set_exception(error)
+        future.set_exception(contained(error))

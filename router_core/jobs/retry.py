@@ -9,8 +9,10 @@ from typing import Any, Final
 
 import pydantic_core
 
+from router_core.binding.returns import InvalidResult
 from router_core.errors import BadRequest, Misconfigured, RouterError, StoreError
 from router_core.jobs import moves
+from router_core.jobs.execution import Exited
 from router_core.jobs.job import MAX_CRASHES, MAX_RELEASES, Job, Reason, State
 from router_core.jobs.moves import Move
 from router_core.routing.route import JobOptions
@@ -53,6 +55,8 @@ class Failure:
 
 def failure_of(error: BaseException, options: JobOptions) -> Failure:
     """Describe an exception; its text is cut to 2,000 characters and made encodable."""
+    if isinstance(error, Exited) and error.__cause__ is not None:
+        error = error.__cause__
     retry_after = getattr(error, "retry_after", 0.0)
     return Failure(
         type=type(error).__name__,
@@ -66,7 +70,7 @@ def failure_of(error: BaseException, options: JobOptions) -> Failure:
 
 def is_retryable(error: BaseException, options: JobOptions) -> bool:
     """Return whether another attempt may help: what the caller or the author has to mend stays broken."""
-    if isinstance(error, (BadRequest, Misconfigured)):
+    if isinstance(error, (BadRequest, InvalidResult, Misconfigured)):
         return False
     if isinstance(error, RouterError) and error.status < 500 and error.status not in _RETRYABLE_STATUS:
         return False

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Generator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
 import pydantic_core
 
+from router_core.binding.result import is_stream
+from router_core.binding.stream import iterate_in_threads
 from router_core.clock import Clock
 from router_core.errors import Misconfigured
+from router_core.http.message import Request
 from router_core.jobs.blobs import BlobStore
 from router_core.jobs.context import JobCancelled, JobContext
 from router_core.jobs.execution import Phase, Run, Stop, Threads
@@ -39,6 +42,9 @@ CANCEL_GRACE: Final = 10.0
 
 class Children(Protocol):
     """Runs functions in processes of their own."""
+
+    def check(self) -> None:
+        """Raise Misconfigured for a function that cannot run so."""
 
     async def call(self, run: Run, inputs: Mapping[str, Any]) -> bytes:
         """Run the function of ``run.route`` in a child; returns its result as JSON.
@@ -96,6 +102,15 @@ class Runner:
     def fenced(self) -> int:
         """How many outcomes were thrown away, as another worker owned the job."""
         return self.settlement.fenced
+
+    def check(self) -> None:
+        """Raise Misconfigured when some route cannot run here; called before the first claim."""
+        if self._children is not None:
+            self._children.check()
+            return
+        for route in self._routes.values():
+            if route.job.isolation == "process":
+                raise Misconfigured(f"{route.key} asks for isolation='process', which this worker lacks")
 
     def claimed(self, job_id: str, at: float, on_free: Callable[[], None]) -> None:
         """Note, before ``run``, when the job was claimed (monotonic), and whose slot it takes."""
@@ -211,7 +226,7 @@ class Runner:
 
     def _context(self, run: Run) -> JobContext:
         job = run.job
-        steps = _steps(job.steps) if job.steps else {}
+        steps = decode_steps(job.steps) if job.steps else {}
         journal = Journal(run.loop, StoreSink(self._store, run, steps))
         run.journal = journal
         deadline = self._clock.now() + job.timeout if job.timeout else None
@@ -225,10 +240,9 @@ class Runner:
     async def _call(self, run: Run, route: Route, inputs: Any, context: JobContext) -> bytes:
         plan = route.plan
         values = plan.validate(inputs)
-        injected = {
-            "job": context, "job_progress": context.progress,
-            "principal": Principal(run.job.owner, kind="job"),
-        }  # fmt: skip
+        injected = (
+            slots_of(plan.slots, context, route, run.job.owner, run.job.request_id) if plan.slots else {}
+        )
 
         async def run_sync(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -238,8 +252,9 @@ class Runner:
 
         async with self._new_scope(run_sync) as scope:
             value = await plan.call(values, injected, scope)
-            if plan.is_generator:
-                return await self._collect(run, route, value)
+            if is_stream(value):
+                items = iterate_in_threads(value, run_sync) if isinstance(value, Generator) else value
+                return await self._collect(run, route, items)
             return self._encode(route, value)
 
     async def _collect(self, run: Run, route: Route, values: AsyncIterator[Any]) -> bytes:
@@ -247,6 +262,8 @@ class Runner:
         chunks: list[bytes] = []
         try:
             async for value in values:
+                if run.stopped is not None:
+                    raise JobCancelled(run.job.id)
                 chunk = self._encode(route, value)
                 chunks.append(chunk)
                 if run.journal is not None:
@@ -294,6 +311,17 @@ class Runner:
             self.on_retry(at)
 
 
+def slots_of(
+    slots: Collection[str], context: JobContext, route: Route, owner: str, request_id: str
+) -> dict[str, Any]:
+    """Return what a function may be given besides its arguments; the request that came is long gone."""
+    principal = Principal(owner, kind="job")
+    values: dict[str, Any] = {"job": context, "job_progress": context.progress, "principal": principal}
+    if "request" in slots:
+        values["request"] = Request(route.methods[0], route.path, id=request_id, principal=principal)
+    return values
+
+
 def _changed(run: Run, job: Job) -> None:
     """React to a version of the job that somebody else wrote, in the thread of its writer."""
     if job.epoch != run.job.epoch:
@@ -302,6 +330,7 @@ def _changed(run: Run, job: Job) -> None:
         run.stop(Stop.CANCEL)
 
 
-def _steps(raw: bytes) -> dict[str, bytes]:
+def decode_steps(raw: bytes) -> dict[str, bytes]:
+    """Return the outcomes of steps by name, each as JSON."""
     steps: dict[str, Any] = pydantic_core.from_json(raw)
     return {name: pydantic_core.to_json(value) for name, value in steps.items()}

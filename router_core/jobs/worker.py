@@ -83,6 +83,7 @@ class WorkerPool:
             return
         self._loop = asyncio.get_running_loop()
         self._run = run or self._runner.run
+        self._runner.check()
         self._claimed_at = self._clock.now()
         self._runner.on_retry = self._wake_at
         self.heartbeat.start(self._loop)
