@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -109,7 +110,9 @@ def route_of(func: Callable[..., Any], **options: Any) -> Route:
     """Build a job route for a plain function."""
     key = f"/{func.__name__}"
     job = JobOptions(**options)
-    return Route(key, ("POST",), key, func, compile_plan(func, path=key, methods=("POST",), job=job), "job", job)
+    return Route(
+        key, ("POST",), key, func, compile_plan(func, path=key, methods=("POST",), job=True), "job", job
+    )
 
 
 @dataclass
@@ -198,9 +201,7 @@ class Bench:
     async def fail(self, job: Job, error: dict[str, Any], reason: Any = "error") -> Job:
         """End a claimed job with an error."""
         body = pydantic_core.to_json({"attempt": job.attempt, "retryable": False, **error})
-        move = moves.fail(
-            job.fence, now=self.clock.now(), retention=RETENTION, attempts=b"", error=body
-        )
+        move = moves.fail(job.fence, now=self.clock.now(), retention=RETENTION, attempts=b"", error=body)
         move = replace(move, sets={**move.sets, "reason": reason})
         return _moved(await self.store.move(job.id, move))
 
@@ -244,3 +245,12 @@ async def all_of(response: Response) -> bytes:
     """Return the whole body of a live answer."""
     assert not isinstance(response.body, bytes)
     return b"".join([chunk async for chunk in response.body])
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let other tasks run until the condition holds."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came to that")

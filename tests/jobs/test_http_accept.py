@@ -7,19 +7,18 @@ from typing import Any
 
 import pydantic_core
 import pytest
-from tests.jobs.serving import Bench, data
 
 from router_core.http.message import Headers, Request, Response
 from router_core.http.problem import PROBLEM_TYPE
 from router_core.jobs.http import wants_job
 from router_core.jobs.job import Job
 from router_core.jobs.prefer import parse_prefer
+from tests.jobs.serving import Bench, data, until
 
 
 async def _then(bench: Bench, post: asyncio.Task[Response], end: Any) -> Response:
     """Let the request wait, end its job by ``end``, and return the answer."""
-    while not bench.clock.sleepers:
-        await asyncio.sleep(0)
+    await until(lambda: bench.clock.sleepers)
     await end(await bench.claim(bench.queue.told[-1]))
     return await post
 
@@ -132,8 +131,7 @@ async def test_a_job_cancelled_during_a_sync_call_is_409() -> None:
     """And an expired one is 504."""
     bench = Bench()
     post = asyncio.create_task(bench.post(query="sync=true"))
-    while not bench.clock.sleepers:
-        await asyncio.sleep(0)
+    await until(lambda: bench.clock.sleepers)
     await bench.call("POST", f"/jobs/{bench.queue.told[0]}/cancel")
     answer = await post
     assert (answer.status, data(answer)["code"]) == (409, "job_cancelled")
@@ -145,8 +143,7 @@ async def test_a_replay_says_so_and_a_sync_replay_joins_the_wait() -> None:
     headers = {"idempotency-key": "k"}
     one = asyncio.create_task(bench.post(query="sync=true", headers=headers))
     two = asyncio.create_task(bench.post(query="sync=true", headers=headers))
-    while bench.clock.sleepers < 2:
-        await asyncio.sleep(0)
+    await until(lambda: bench.clock.sleepers == 2)
     await bench.succeed(await bench.claim(bench.queue.told[0]))
     answers = [await one, await two]
     assert [answer.body for answer in answers] == [b'{"ok":true}'] * 2
@@ -218,8 +215,7 @@ async def test_a_caller_who_leaves_does_not_cancel_unless_asked() -> None:
     bench = Bench()
     for query, state in (("sync=true", "queued"), ("sync=true&cancel_on_disconnect=true", "cancelled")):
         post = asyncio.create_task(bench.post(query=query))
-        while bench.hub.waiting == 0:
-            await asyncio.sleep(0)
+        await until(lambda: bench.hub.waiting)
         post.cancel()
         await asyncio.gather(post, return_exceptions=True)
         assert bench.hub.waiting == 0

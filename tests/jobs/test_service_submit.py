@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from tests.jobs.serving import ANN, BOB, Bench
 
 from router_core.errors import (
     BadRequest,
@@ -24,6 +23,7 @@ from router_core.jobs.submission import AGEING, SubmitOptions, scope_hash
 from router_core.settings import Settings
 from router_core.telemetry.events import JobMoved
 from router_core.types import ID_PATTERN
+from tests.jobs.serving import ANN, BOB, Bench
 
 PNG = b"\x89PNG" + bytes(20_000)
 
