@@ -26,19 +26,21 @@ from handlers.local.runpod_words import (
     read_wait,
 )
 from router_core.binding.inputs import Intake
-from router_core.binding.plan import compile_plan
 from router_core.errors import Conflict, Forbidden, Gone
 from router_core.http.message import Request, Response
 from router_core.jobs import moves
 from router_core.jobs.job import WAITING, Job, State
 from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
+from router_core.jobs.worker import concurrency_of
 from router_core.routing.named import NamedRoutes
-from router_core.routing.route import JobOptions, Route
+from router_core.routing.product import Handler, product_route
+from router_core.routing.route import Route
 from router_core.telemetry.events import Events, JobMoved
 from router_core.types import Principal
+from router_core.wiring import Core
 
-__all__ = ["RunpodShape"]
+__all__ = ["RunpodShape", "runpod_routes"]
 
 OpenApi = Callable[[], Mapping[str, Any]]
 
@@ -50,8 +52,17 @@ _CANCEL_WAIT: Final = 2.0
 """Seconds: the official client gives a cancel three."""
 _MAX_CURSORS: Final = 10_000
 _PAGE: Final = 1000
-_STREAM_BYTES: Final = 1024 * 1024
 _ENDED: Final = -1
+
+
+def runpod_routes(core: Core) -> list[Route]:
+    """Return the routes for ``build_app(extra_routes=...)``."""
+    slots = sum(concurrency_of(route) for route in core.routes)
+    shape = RunpodShape(
+        service=core.service, routes=core.routes, events=core.events, intake=core.intake,
+        openapi=core.openapi, slots=slots,
+    )  # fmt: skip
+    return shape.routes()
 
 
 class RunpodShape:
@@ -65,7 +76,7 @@ class RunpodShape:
         events: Events,
         intake: Intake,
         openapi: OpenApi | None = None,
-        slots: Callable[[], int] = lambda: 1,
+        slots: int = 1,
     ) -> None:
         """``intake`` reads files behind URLs; ``slots`` is how many jobs this process can run at once."""
         self._service = service
@@ -79,19 +90,24 @@ class RunpodShape:
 
     def routes(self) -> list[Route]:
         """Return the routes to serve."""
-        table = (
-            ("run", ("POST",), self.run),
-            ("runsync", ("POST",), self.runsync),
-            ("status/{job_id}", ("GET", "POST"), self.status),
-            ("stream/{job_id}", ("GET", "POST"), self.stream),
-            ("cancel/{job_id}", ("POST",), self.cancel),
-            ("retry/{job_id}", ("POST",), self.retry),
-            ("health", ("GET",), self.health),
-            ("purge-queue", ("POST",), self.purge_queue),
+        table: tuple[tuple[str, str, Handler], ...] = (
+            ("POST", "run", self.run),
+            ("POST", "runsync", self.runsync),
+            ("GET", "status/{job_id}", self.status),
+            ("POST", "status/{job_id}", self.status),
+            ("GET", "stream/{job_id}", self.stream),
+            ("POST", "stream/{job_id}", self.stream),
+            ("POST", "cancel/{job_id}", self.cancel),
+            ("POST", "retry/{job_id}", self.retry),
+            ("GET", "health", self.health),
+            ("POST", "purge-queue", self.purge_queue),
         )
-        return [_route(f"/v2/{{endpoint}}/{name}", methods, func) for name, methods, func in table]
+        return [
+            product_route(method, f"/v2/{{endpoint}}/{name}", handler, in_schema=False)
+            for method, name, handler in table
+        ]
 
-    async def run(self, request: Request, endpoint: str) -> Response:
+    async def run(self, request: Request) -> Response:
         """Accept a job."""
         envelope = read_envelope(request, self._service.settings.max_json_depth)
         if self._is_document(envelope):
@@ -99,7 +115,7 @@ class RunpodShape:
         job = await self._submit(envelope, request.principal)
         return _json(brief(job))
 
-    async def runsync(self, request: Request, endpoint: str) -> Response:
+    async def runsync(self, request: Request) -> Response:
         """Accept a job and wait for it; one that takes longer goes on."""
         seconds = read_wait(request)
         envelope = read_envelope(request, self._service.settings.max_json_depth)
@@ -108,20 +124,21 @@ class RunpodShape:
         job = await self._submit(envelope, request.principal)
         return await self._status(await self._wait(job, request.principal, seconds))
 
-    async def status(self, request: Request, endpoint: str, job_id: str) -> Response:
+    async def status(self, request: Request) -> Response:
         """Tell how a job stands; its output can be read as often as wanted."""
+        job_id = request.path_params["job_id"]
         if self._openapi is not None and job_id == _DOCUMENT_ID:
             return self._document()
         return await self._status(await self._service.get(job_id, request.principal))
 
-    async def stream(self, request: Request, endpoint: str, job_id: str) -> Response:
+    async def stream(self, request: Request) -> Response:
         """Return what the job has yielded since the caller asked last.
 
         The clients send no position, so it is kept here, for each caller and job. A cancelled job ends with
         410 after it has been told once: the official client would otherwise ask for ever, as it does not
         know CANCELLED for an end.
         """
-        principal = request.principal
+        principal, job_id = request.principal, request.path_params["job_id"]
         job = await self._service.get(job_id, principal)
         after = self._cursors.get(principal, job_id)
         if after == _ENDED:
@@ -132,9 +149,9 @@ class RunpodShape:
         head = pydantic_core.to_json(brief(job))
         return Response(200, _JSON, b'%s,"stream":[%s]}' % (head[:-1], b",".join(chunks)))
 
-    async def cancel(self, request: Request, endpoint: str, job_id: str) -> Response:
+    async def cancel(self, request: Request) -> Response:
         """Cancel a job; one that has ended already keeps its status."""
-        principal = request.principal
+        principal, job_id = request.principal, request.path_params["job_id"]
         try:
             job = await self._service.cancel(job_id, principal)
         except Conflict:
@@ -143,21 +160,21 @@ class RunpodShape:
             job = await self._service.wait(job_id, principal, _CANCEL_WAIT)
         return _json(brief(job))
 
-    async def retry(self, request: Request, endpoint: str, job_id: str) -> Response:
+    async def retry(self, request: Request) -> Response:
         """Run the input of a failed, cancelled or timed-out job again; the answer holds the new id."""
-        added = await self._service.retry(job_id, request.principal)
+        added = await self._service.retry(request.path_params["job_id"], request.principal)
         return _json(brief(added.job))
 
-    async def health(self, request: Request, endpoint: str) -> Response:
+    async def health(self, request: Request) -> Response:
         """Count the open jobs, and those that have ended since this process began."""
         stats = await self._service.store.stats()
         waiting = sum(number for (_, state), number in stats.by_route.items() if state in WAITING)
         running = sum(stats.by_route.values()) - waiting
         jobs = {**self._counts.read(), "inProgress": running, "inQueue": waiting}
-        workers = {"idle": max(0, self._slots() - running), "running": min(running, self._slots())}
+        workers = {"idle": max(0, self._slots - running), "running": min(running, self._slots)}
         return _json({"jobs": jobs, "workers": workers})
 
-    async def purge_queue(self, request: Request, endpoint: str) -> Response:
+    async def purge_queue(self, request: Request) -> Response:
         """Cancel the jobs of the caller that wait; what runs goes on."""
         removed = 0
         query = JobQuery(states=WAITING, limit=100)
@@ -201,18 +218,10 @@ class RunpodShape:
         return Response(200, _JSON, encode_status(job, output))
 
     async def _chunks(self, job_id: str, after: int) -> tuple[list[bytes], int]:
-        """Return the outputs after a position, about a megabyte at most, and the position reached."""
+        """Return the outputs after a position, of the megabyte that is kept, and how far they go."""
         page = await self._service.events(job_id, after, _PAGE)
-        chunks: list[bytes] = []
-        size, last = 0, after
-        for event in page.events:
-            if event.type == "output":
-                size += len(event.data)
-                if chunks and size > _STREAM_BYTES:
-                    break
-                chunks.append(b'{"output":%s}' % event.data)
-            last = event.seq
-        return chunks, last
+        chunks = [b'{"output":%s}' % event.data for event in page.events if event.type == "output"]
+        return chunks, max((event.seq for event in page.events), default=after)
 
     async def _cancel_waiting(self, job: Job) -> bool:
         """Cancel, unless a worker was faster: the service's own cancel would stop it."""
@@ -285,17 +294,3 @@ def _check_scopes(route: Route, principal: Principal) -> None:
 
 def _json(value: Mapping[str, Any]) -> Response:
     return Response(200, _JSON, pydantic_core.to_json(value))
-
-
-def _route(path: str, methods: tuple[str, ...], func: Callable[..., Any]) -> Route:
-    return Route(
-        key=f"runpod:{path}",
-        methods=methods,
-        path=path,
-        func=func,
-        plan=compile_plan(func, path=path, methods=methods),
-        kind="call",
-        job=JobOptions(),
-        internal=True,
-        include_in_schema=False,
-    )

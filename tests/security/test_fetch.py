@@ -95,7 +95,7 @@ class OneOrigin(UrlGuard):
     """The strict guard, but for one origin, which stands for a public server."""
 
     def __init__(self, server: Server) -> None:
-        super().__init__()
+        super().__init__(resolve=to_loopback)
         self._port = server.port
 
     async def check(self, url: str) -> Target:
@@ -225,6 +225,7 @@ async def test_a_proxy_in_the_environment_is_not_used(monkeypatch: pytest.Monkey
     [
         "http://127.0.0.1:{port}/secret",
         "http://localhost:{port}/secret",
+        "http://private.example.com/secret",
         "http://[::ffff:127.0.0.1]:{port}/secret",
         "http://169.254.169.254/latest/meta-data/",
         "//127.0.0.1:{port}/secret",
@@ -358,7 +359,7 @@ async def test_a_compressed_body_is_not_inflated() -> None:
         b"HTTP/1.1 200 OK\r\n" + (b"A: " + b"b" * 1000 + b"\r\n") * 70 + b"\r\n",
         b"HTTP/1.1 200 " + b"O" * 20_000,
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
-        b"HTTP/1.1 100 Continue\r\n\r\n" * 20,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 20 + b"HTTP/1.1 204 No Content\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1e3\r\n\r\n",
