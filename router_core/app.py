@@ -1,0 +1,208 @@
+"""The seam: every adapter calls ``handle``, every worker calls ``run``, every process ``start`` and ``stop``.
+
+A call:  adapter -> handle -> middleware -> match -> binding -> function -> result -> adapter.
+A job:   adapter -> handle -> service.submit -> store.add, dispatcher.dispatch -> 202;
+         later a worker -> run -> store.claim -> runner -> function -> store.move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from router_core.binding.depends import DependencyScope, RunSync, run_in_thread
+from router_core.errors import Misconfigured, RouterError, StoreError
+from router_core.http.message import Request, Response
+from router_core.jobs.job import Job
+from router_core.jobs.store import Claim
+from router_core.telemetry.events import Events, Note
+
+if TYPE_CHECKING:
+    from router_core.clock import Clock
+    from router_core.jobs.blobs import BlobStore
+    from router_core.jobs.dispatch import Dispatcher
+    from router_core.jobs.runner import Runner
+    from router_core.jobs.service import JobService
+    from router_core.jobs.store import Store
+    from router_core.jobs.worker import WorkerPool
+    from router_core.middleware.dispatch import Dispatch
+    from router_core.middleware.stack import Stack
+    from router_core.routing.route import Route
+    from router_core.routing.table import Table
+    from router_core.settings import Settings
+    from router_core.telemetry.metrics import Metrics
+
+__all__ = ["App", "Parts", "Upkeep"]
+
+Hook = Callable[[], Any]
+
+
+class Upkeep(Protocol):
+    """A loop beside the work: reaper, sweeper, webhook sender."""
+
+    name: str
+
+    async def run(self) -> None:
+        """Work until cancelled; never raises."""
+
+    def ready(self, now: float) -> bool:
+        """Whether it did its work lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an app is made of; ``wiring.build_app`` chooses them from the settings."""
+
+    settings: Settings
+    clock: Clock
+    events: Events
+    routes: Sequence[Route]
+    store: Store
+    blobs: BlobStore
+    dispatcher: Dispatcher
+    service: JobService
+    runner: Runner
+    pool: WorkerPool
+    stack: Stack
+    table: Table
+    dispatch: Dispatch
+    metrics: Metrics
+    scope: DependencyScope
+    """Values of app-wide dependencies."""
+    upkeep: Sequence[Upkeep] = ()
+    on_startup: Sequence[Hook] = ()
+    on_shutdown: Sequence[Hook] = ()
+    closing: Sequence[Hook] = ()
+    """Let go of what the wiring opened (children, threads), after the jobs have ended."""
+
+
+class App:
+    """One service, ready to be driven by any platform."""
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.settings = parts.settings
+        self.events = parts.events
+        self.routes = parts.routes
+        self.table = parts.table
+        self.service = parts.service
+        self.metrics = parts.metrics
+        self.dispatch = parts.dispatch
+        """``await app.dispatch(request, route)``: below the middleware, errors are raised."""
+        self.handle = parts.stack.handle
+        """``await app.handle(request)`` answers a request; errors are answers too."""
+        self.admit = parts.stack.admit
+        """Judges a request before its body is read."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._started = False
+        self._drained = False
+        self._lock: asyncio.Lock | None = None
+
+    # -- life ----------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the store, run the start-up hooks, begin to work on jobs. Calling it twice does nothing.
+
+        Raises Misconfigured or StoreError when the service cannot run; what was opened is closed again.
+        """
+        self._lock = self._lock or asyncio.Lock()
+        async with self._lock:
+            if self._started:
+                return
+            parts = self.parts
+            await parts.store.open()
+            try:
+                for hook in parts.on_startup:
+                    await self._call_hook(hook)
+                await parts.dispatcher.start(parts.runner.run)
+            except BaseException:
+                await parts.scope.aclose()
+                await parts.store.close()
+                raise
+            self._tasks = [asyncio.create_task(part.run(), name=part.name) for part in parts.upkeep]
+            self._started = True
+            self._drained = False
+            parts.service.draining = False
+
+    async def drain(self, grace: float) -> None:
+        """Take no more jobs and give those that run ``grace`` seconds; reading goes on.
+
+        Jobs that do not end in time go back to the queue without counting the attempt.
+        """
+        if self._drained or not self._started:
+            return
+        self._drained = True
+        self.parts.service.draining = True
+        self.events.emit(Note("draining", "info", f"draining, up to {grace:g} s"))
+        await self.parts.dispatcher.stop(grace)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Drain, stop the loops, run the shut-down hooks, close the store. Calling it twice does nothing."""
+        if not self._started:
+            return
+        await self.drain(self.settings.drain_grace if grace is None else grace)
+        self._started = False
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        for hook in self.parts.on_shutdown:
+            try:
+                await self._call_hook(hook)
+            except Exception as error:
+                self.events.emit(Note("shutdown_hook_failed", "error", str(error), error=error))
+        for hook in self.parts.closing:
+            await self._call_hook(hook)
+        await self.parts.scope.aclose()
+        await self.parts.store.close()
+
+    async def _call_hook(self, hook: Hook) -> None:
+        if inspect.iscoroutinefunction(hook):
+            await hook()
+            return
+        value = await run_in_thread(hook)
+        if inspect.isawaitable(value):
+            await value
+
+    # -- jobs ----------------------------------------------------------------------------------------
+
+    async def run(self, job_id: str, worker_id: str, *, lease: float | None = None) -> Job | None:
+        """Claim one job by id and run it to its end, for queues that name the job they hand out.
+
+        Returns the record as it is afterwards, or None where there is none; a job that is not ready
+        (running elsewhere, ended, not due) is left alone. Raises StoreError when nothing could be claimed.
+        """
+        claim = Claim(worker_id, self.settings.lease if lease is None else lease, job_id=job_id)
+        for job in await self.parts.store.claim(claim):
+            await self.parts.runner.run(job)
+        found = await self.parts.store.get(job_id)
+        return found if isinstance(found, Job) else None
+
+    # -- state ---------------------------------------------------------------------------------------
+
+    async def ready(self) -> dict[str, Any]:
+        """Return ``{"ready": bool, "reasons": [failing names], "checks": {name: {"ok": bool, ...}}}``."""
+        checks: dict[str, dict[str, Any]] = {"started": {"ok": self._started}, "draining": {"ok": not self._drained}}
+        checks["store"] = await self._ping(self.parts.store.ping)
+        checks["blobs"] = await self._ping(self.parts.blobs.ping)
+        now = self.parts.clock.now()
+        for part in self.parts.upkeep:
+            checks[part.name] = {"ok": part.ready(now)}
+        worker = self.parts.pool.readiness()
+        checks["worker"] = {"ok": worker["ready"], **worker}
+        failing = [name for name, check in checks.items() if not check["ok"]]
+        return {"ready": not failing, "reasons": failing, "checks": checks}
+
+    async def _ping(self, ping: Callable[[], Awaitable[None]]) -> dict[str, Any]:
+        try:
+            await asyncio.wait_for(ping(), _PING_SECONDS)
+        except (RouterError, TimeoutError) as error:
+            return {"ok": False, "reason": str(error) or "no answer in time"}
+        return {"ok": True}
+
+
+_PING_SECONDS = 6.0

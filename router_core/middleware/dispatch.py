@@ -1,0 +1,93 @@
+"""The innermost step: a matched request becomes a call, a stream or a job."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from router_core.binding.depends import DependencyScope
+from router_core.binding.inputs import Intake
+from router_core.binding.result import is_stream, to_response
+from router_core.http.message import Request, Response
+from router_core.jobs.context import JobContext
+from router_core.jobs.http import accept, wants_job
+from router_core.jobs.routes import JobRoutes
+from router_core.jobs.service import JobService
+from router_core.routing.route import Route
+from router_core.telemetry.events import Events, Note
+
+__all__ = ["Dispatch"]
+
+OnClose = Callable[[BaseException | None], Awaitable[None]]
+_NOTHING: Final[Mapping[str, Any]] = {}
+
+
+class Dispatch:
+    """Binds a request to the function of its route and turns what comes back into an answer."""
+
+    __slots__ = ("_events", "_intake", "_jobs", "_scope", "_service")
+
+    def __init__(self, service: JobService, intake: Intake, scope: DependencyScope, events: Events) -> None:
+        self._service = service
+        self._jobs = JobRoutes(service)
+        self._intake = intake
+        self._scope = scope
+        """Values of app-wide dependencies, and where sync functions run."""
+        self._events = events
+
+    async def __call__(self, request: Request, route: Route) -> Response:
+        """Answer; whatever goes wrong is raised."""
+        if route.kind == "job" or (not route.internal and wants_job(route, request)):
+            return await self._accept(request, route)
+        plan = route.plan
+        bound = plan.bind(request, self._intake)
+        values = bound if isinstance(bound, dict) else await bound
+        injected = _injected(plan.slots, request) if plan.slots else _NOTHING
+        if plan.depends:
+            return await self._with_dependencies(request, route, values, injected)
+        # the app's scope holds nothing of this request; it only says where sync functions run
+        value = await plan.call(values, injected, self._scope)
+        return self._respond(route, value, request)
+
+    async def _with_dependencies(
+        self, request: Request, route: Route, values: dict[str, Any], injected: Mapping[str, Any]
+    ) -> Response:
+        scope = DependencyScope(app=self._scope, run_sync=self._scope.run_sync)
+        try:
+            value = await route.plan.call(values, injected, scope)
+            response = self._respond(route, value, request, scope.aclose)
+        except BaseException as error:
+            await scope.aclose(error)
+            raise
+        if not is_stream(value):
+            await scope.aclose()
+        return response
+
+    def _respond(
+        self, route: Route, value: Any, request: Request, on_close: OnClose | None = None
+    ) -> Response:
+        def on_error(error: BaseException) -> None:
+            fields = {"request_id": request.id, "route": route.key}
+            self._events.emit(Note("stream_failed", "error", "a stream ended with an error", fields, error))
+
+        if not is_stream(value):
+            return to_response(route, value, request)
+        return to_response(
+            route, value, request, on_close=on_close, on_error=on_error, run_sync=self._scope.run_sync
+        )
+
+    async def _accept(self, request: Request, route: Route) -> Response:
+        if request.method in ("GET", "HEAD") and route.kind == "job":
+            return await self._jobs.by_query(request)
+        inputs = await route.plan.collect(request, self._intake)
+        return await accept(self._service, route, request, inputs)
+
+
+def _injected(slots: frozenset[str], request: Request) -> Mapping[str, Any]:
+    context = JobContext() if "job" in slots or "job_progress" in slots else None
+    return {
+        "request": request,
+        "principal": request.principal,
+        "job": context,
+        "job_progress": None if context is None else context.progress,
+    }

@@ -1,0 +1,279 @@
+"""The one place that chooses implementations: from settings to an app.
+
+Schemes are looked up here first and then among installed packages (entry-point groups ``router_core.jobs``,
+``router_core.queues`` and ``router_core.blobs``), so that a stranger's store needs no change in this file.
+An entry point is a function ``(url, settings, clock) -> store``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import unquote
+
+from router_core.app import App, Parts, Upkeep
+from router_core.binding.depends import DependencyScope
+from router_core.binding.inputs import Intake
+from router_core.binding.result import encode_result
+from router_core.clock import Clock, SystemClock
+from router_core.errors import Misconfigured
+from router_core.http.message import Request, Response
+from router_core.jobs.inputs import load
+from router_core.jobs.isolation import ChildPool
+from router_core.jobs.routes import JobRoutes
+from router_core.jobs.runner import Runner
+from router_core.jobs.service import JobService
+from router_core.jobs.watch import Hub, WatchedStore
+from router_core.jobs.worker import WorkerPool
+from router_core.middleware.dispatch import Dispatch
+from router_core.middleware.stack import build_stack
+from router_core.middleware.threads import CallThreads
+from router_core.queues.inprocess import InProcessDispatcher
+from router_core.routing.product import product_route
+from router_core.routing.route import Route
+from router_core.routing.table import Table
+from router_core.security.api_keys import ApiKeys
+from router_core.security.fetch import GuardedHttp
+from router_core.security.url_guard import UrlGuard
+from router_core.settings import Settings
+from router_core.telemetry.events import Events
+from router_core.telemetry.health import Health
+from router_core.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from router_core.jobs.blobs import BlobStore
+    from router_core.jobs.dispatch import Dispatcher
+    from router_core.jobs.store import Store
+    from router_core.routing.router import Router
+
+__all__ = ["build_app", "open_blobs", "open_jobs"]
+
+Factory = Callable[[str, Settings, Clock], Any]
+
+
+def _sqlite(url: str, _settings: Settings, clock: Clock) -> Any:
+    from router_core.stores.sqlite import SqliteJobStore
+
+    return SqliteJobStore(_sqlite_path(url), clock)
+
+
+def _memory_jobs(_url: str, _settings: Settings, clock: Clock) -> Any:
+    from router_core.stores.memory import MemoryJobStore
+
+    return MemoryJobStore(clock)
+
+
+def _file_blobs(url: str, _settings: Settings, _clock: Clock) -> Any:
+    from router_core.blobs.file import FileBlobStore
+
+    return FileBlobStore(_file_path(url))
+
+
+def _memory_blobs(_url: str, _settings: Settings, _clock: Clock) -> Any:
+    from router_core.blobs.memory import MemoryBlobStore
+
+    return MemoryBlobStore()
+
+
+_JOBS: Mapping[str, Factory] = {"sqlite": _sqlite, "memory": _memory_jobs}
+_BLOBS: Mapping[str, Factory] = {"file": _file_blobs, "memory": _memory_blobs}
+
+
+def open_jobs(settings: Settings, clock: Clock) -> Store:
+    """Return the job store that ``settings.jobs`` names; it is opened by ``App.start``."""
+    return cast("Store", _choose("ROUTER_JOBS", settings.jobs, _JOBS, "router_core.jobs", settings, clock))
+
+
+def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
+    """Return the blob store that ``settings.blobs`` names."""
+    return cast("BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock))
+
+
+def _choose(
+    variable: str, url: str, known: Mapping[str, Factory], group: str, settings: Settings, clock: Clock
+) -> Any:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise Misconfigured(f"{variable} is {url!r}; it must be a URL such as {next(iter(known))}://...")
+    factory = known.get(scheme) or _installed(group, scheme)
+    if factory is None:
+        raise Misconfigured(
+            f"{variable} is {url!r}; the scheme must be one of {', '.join(sorted(known))}, "
+            f"or come from an installed package (entry-point group {group})"
+        )
+    return factory(url, settings, clock)
+
+
+def _installed(group: str, scheme: str) -> Factory | None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=group, name=scheme):
+        return cast("Factory", point.load())
+    return None
+
+
+def _sqlite_path(url: str) -> str:
+    """Return the path as SQLAlchemy reads it: ``sqlite:///jobs.db`` is relative, ``sqlite:////var/jobs.db`` is not."""
+    rest = url.removeprefix("sqlite://")
+    if not rest.startswith("/") or rest.endswith("/") or "?" in rest:
+        raise Misconfigured(
+            f"ROUTER_JOBS is {url!r}; write sqlite:///relative/jobs.db or sqlite:////absolute/jobs.db"
+        )
+    return unquote(rest[1:])
+
+
+def _file_path(url: str) -> str:
+    """Return the path of ``file:///absolute/folder`` or ``file://relative/folder``."""
+    path = unquote(url.removeprefix("file://"))
+    if not path or "?" in path:
+        raise Misconfigured(f"ROUTER_BLOBS is {url!r}; write file:///absolute/folder or file://relative/folder")
+    return path
+
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """What routes of an adapter may build on."""
+
+    settings: Settings
+    service: JobService
+    routes: tuple[Route, ...]
+    """Those of the author."""
+    events: Events
+    intake: Intake
+    openapi: Callable[[], Mapping[str, Any]]
+    pool: WorkerPool
+
+
+ExtraRoutes = Callable[[Core], Iterable[Route]]
+
+
+class _Build:
+    """The steps of ``build_app``, one part after the other."""
+
+    def __init__(self, router: Router, settings: Settings, clock: Clock, events: Events) -> None:
+        self.router = router
+        self.settings = settings
+        self.clock = clock
+        self.events = events
+        self.own = tuple(router.routes)
+        self.by_key = {route.key: route for route in self.own}
+        self.web = GuardedHttp(
+            UrlGuard(allow_private=settings.allow_private_urls), max_bytes=settings.max_upload_bytes
+        )
+        self.intake = Intake(max_json_depth=settings.max_json_depth, fetch=self.web)
+        self._document: Mapping[str, Any] | None = None
+        self.threads = CallThreads()
+        self.scope = DependencyScope(run_sync=self.threads.run, overrides=router.dependency_overrides)
+
+    def app(self, store: Store, blobs: BlobStore, extra_routes: ExtraRoutes | None) -> App:
+        """Put everything together."""
+        settings, clock, events = self.settings, self.clock, self.events
+        hub = Hub()
+        watched = WatchedStore(store, hub, events)
+        children = ChildPool(routes=self.by_key, events=events, origin=settings.app)
+        runner = Runner(
+            store=watched, routes=self.by_key, blobs=blobs, clock=clock, settings=settings, events=events,
+            load_inputs=lambda job, _route: load(job, blobs), encode=encode_result, children=children,
+            subscribe=hub.subscribe,
+            new_scope=lambda run_sync: DependencyScope(app=self.scope, run_sync=run_sync),
+        )  # fmt: skip
+        pool = WorkerPool(
+            store=watched, runner=runner, routes=self.by_key, clock=clock, settings=settings, events=events
+        )
+        dispatcher = _dispatcher(settings, pool)
+        service = JobService(
+            store=watched, hub=hub, dispatcher=dispatcher, blobs=blobs, routes=self.by_key, clock=clock,
+            settings=settings, events=events, check_url=self.web.check,
+        )  # fmt: skip
+        metrics = Metrics()
+        events.subscribe(metrics)
+        health = Health(
+            lambda: app.ready(), metrics, stats=watched.stats, service=self.router.title, version=self.router.version
+        )
+        core = Core(settings, service, self.own, events, self.intake, lambda: self.document(routes), pool)
+        routes = (*self.own, *self.product_routes(core, health), *(extra_routes(core) if extra_routes else ()))
+        keys = ApiKeys.from_setting(settings.api_keys) if settings.api_keys else None
+        table = Table(routes)
+        dispatch = Dispatch(service, self.intake, self.scope, events)
+        stack = build_stack(
+            settings=settings, table=table, dispatch=dispatch, events=events, authenticator=keys,
+            exception_handlers=self.router.exception_handlers,
+        )  # fmt: skip
+        children.check()
+        app = App(
+            Parts(
+                settings=settings, clock=clock, events=events, routes=routes, table=table, store=watched,
+                blobs=blobs, dispatcher=dispatcher, service=service, runner=runner, pool=pool, stack=stack,
+                dispatch=dispatch, scope=self.scope, metrics=metrics,
+                upkeep=self.upkeep(watched, blobs, dispatcher, service),
+                on_startup=tuple(self.router.startup_hooks), on_shutdown=tuple(self.router.shutdown_hooks),
+                closing=(children.close, self.threads.close),
+            )
+        )  # fmt: skip
+        return app
+
+    def product_routes(self, core: Core, health: Health) -> list[Route]:
+        """Return the routes that every service has."""
+        jobs = [
+            product_route(method, path, handler, summary, tags=("jobs",))
+            for method, path, handler, summary in JobRoutes(core.service).table()
+        ]
+
+        async def document(request: Request) -> Response:
+            """Describe this service."""
+            return Response.json(core.openapi())
+
+        system = (
+            ("/openapi.json", document, "The OpenAPI document", True),
+            ("/health", health.live, "Whether this process answers", True),
+            ("/health/ready", health.readiness, "Whether this process takes work", True),
+            ("/health/detailed", health.detailed, "The state of every part", False),
+            ("/metrics", health.exposition, "Metrics for Prometheus", False),
+        )
+        return jobs + [
+            product_route("GET", path, handler, summary, public=public, tags=("system",))
+            for path, handler, summary, public in system
+        ]
+
+    def document(self, routes: Iterable[Route]) -> Mapping[str, Any]:
+        """Return the OpenAPI document; it is made when it is first asked for."""
+        if self._document is None:
+            self._document = openapi_document(routes)
+        return self._document
+
+    def upkeep(
+        self, store: Store, blobs: BlobStore, dispatcher: Dispatcher, service: JobService
+    ) -> tuple[Upkeep, ...]:
+        """Return the loops beside the work."""
+        return ()
+
+
+def build_app(
+    router: Router,
+    settings: Settings | None = None,
+    *,
+    clock: Clock | None = None,
+    store: Store | None = None,
+    blobs: BlobStore | None = None,
+    events: Events | None = None,
+    extra_routes: ExtraRoutes | None = None,
+) -> App:
+    """Return the app of a router: every part chosen by the settings, or given (by tests).
+
+    Nothing is opened or started yet. Raises Misconfigured when the settings or a route cannot work.
+    ``extra_routes`` adds the routes of an adapter.
+    """
+    if settings is None:
+        settings = Settings.from_env(os.environ, **router.settings_overrides)
+    clock = clock or SystemClock()
+    build = _Build(router, settings, clock, events or Events())
+    return build.app(store or open_jobs(settings, clock), blobs or open_blobs(settings, clock), extra_routes)
+
+
+def _dispatcher(settings: Settings, pool: WorkerPool) -> Dispatcher:
+    if settings.queue != "inprocess":
+        raise Misconfigured(f"ROUTER_QUEUE is {settings.queue!r}; this installation knows: inprocess")
+    return InProcessDispatcher(pool)
