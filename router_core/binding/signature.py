@@ -14,8 +14,8 @@ from typing import Annotated, Any, Final
 from pydantic.fields import FieldInfo
 
 from router_core.binding.depends import Dependency, DependsMarker
-from router_core.binding.shapes import Shape, describe, strip_annotated, unusable
 from router_core.binding.params import BARE, UNSET, Source, SourceName
+from router_core.binding.shapes import Shape, describe, strip_annotated, unusable
 from router_core.errors import Misconfigured
 from router_core.http.message import Request
 from router_core.types import Principal

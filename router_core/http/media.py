@@ -25,6 +25,7 @@ _CONTENT_TYPE = re.compile(
     r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;\s*[\w!#$&^.+-]+=(?:[\w!#$&^.+/-]+|\"[^\"\\\r\n]*\"))*", re.A
 )
 _MAX_FILENAME: Final = 255
+_BASE64_PATTERN: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
 class Fetch(Protocol):
@@ -196,16 +197,18 @@ class File:
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: Any, handler: Any) -> dict[str, Any]:
         """Describe the JSON forms of a file."""
-        text = "An http(s) URL, a data URI, or base64 text."
+        text = "A file: base64 text, or a data URI, or the http(s) URL of it."
+        encoded = {"type": "string", "contentEncoding": "base64", "pattern": _BASE64_PATTERN}
         return {
+            "description": text,
             "anyOf": [
-                {"type": "string", "format": "binary", "description": text},
+                encoded,
                 {
                     "type": "object",
                     "properties": {
                         "file_name": {"type": "string"},
                         "content_type": {"type": "string"},
-                        "content": {"type": "string", "contentEncoding": "base64"},
+                        "content": encoded,
                     },
                     "required": ["content"],
                 },
