@@ -1,6 +1,6 @@
 """A batch job in a process of its own: find the groups in a table of numbers.
 
-    router-core call /batch/segment table=@examples/customers.csv groups=4 --wait
+    router-core call batch/segment --file table=@examples/customers.csv groups:=4 --wait
 
 ``isolation="process"`` keeps the work off the server's own interpreter, and makes it killable: a cancel or a
 timeout ends it at once, whatever it is doing.

@@ -1,6 +1,6 @@
 """An image service: a photograph in, a better one out, tile by tile, with progress and cancel.
 
-router-core call /image/process image=@examples/photo.jpg operation=upscale --wait --output cup.png
+router-core call image/process --file image=@examples/photo.jpg operation=upscale --wait --output cup.png
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A text service: words as a stream, from a small language model that is trained when the service starts.
 
-router-core call /text/generate prompt="the Queen" seed=7
+router-core call text/generate prompt="the Queen" seed:=7
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ class Settings:
     state: str = ""
     """Where shared state lives; empty means beside the jobs."""
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = 8000
+    """Port to listen on."""
     api_keys: str = ""
     """Comma-separated API keys, or ``@path`` of a file with one key a line; empty means no authentication."""
     webhook_secret: str = ""
@@ -47,7 +49,9 @@ class Settings:
     max_upload_bytes: int = 100 * _MIB
     """Largest multipart body."""
     max_header_bytes: int = 32 * 1024
+    """Largest headers."""
     max_json_depth: int = 64
+    """How deep lists and objects of a JSON body may be nested."""
     header_timeout: float = 10.0
     """Seconds in which all headers must have arrived."""
     body_timeout: float = 30.0
@@ -68,6 +72,7 @@ class Settings:
     """Comma-separated host names that requests may name; empty means loopback names on a loopback bind,
     anything elsewhere."""
     log_level: str = "info"
+    """debug, info, warning or error."""
     log_format: str = "auto"
     """json, text, or auto: text on a terminal, json elsewhere."""
     server_url: str = ""
