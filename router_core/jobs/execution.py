@@ -60,8 +60,9 @@ class Phase(StrEnum):
 class Exited(RuntimeError):
     """The function called ``sys.exit`` or was interrupted: its own end, and not that of the worker.
 
-    asyncio lets SystemExit and KeyboardInterrupt out of any task and so out of the loop; wrapped, they are
-    errors like others. The cause is the original.
+    asyncio lets SystemExit and KeyboardInterrupt out of any task and so out of the loop, and StopIteration
+    and GeneratorExit end whatever generator waits; wrapped, they are errors like others. The cause is the
+    original.
     """
 
 
@@ -71,8 +72,8 @@ class Interruptible(Protocol):
     def interrupt(self) -> None:
         """Ask."""
 
-    def kill(self) -> None:
-        """Do not ask."""
+    def kill(self, at_once: bool = False) -> None:
+        """Do not ask; ``at_once`` leaves no moment to tidy up either."""
 
 
 class Run:
@@ -175,7 +176,7 @@ class Run:
 
     def _end_now(self) -> None:
         if self.child is not None:
-            self.child.kill()
+            self.child.kill(at_once=self.stopped is Stop.ABANDON)
         self._cancel_task()
 
     def _cancel_task(self) -> None:
@@ -312,7 +313,7 @@ class _Thread(threading.Thread):
 
 def contained(error: BaseException) -> BaseException:
     """Return the error in a form that a future and a loop can carry."""
-    if isinstance(error, (StopIteration, SystemExit, KeyboardInterrupt)):
+    if isinstance(error, (StopIteration, GeneratorExit, SystemExit, KeyboardInterrupt)):
         wrapped = Exited(f"{type(error).__name__}: {error}")
         wrapped.__cause__ = error
         return wrapped

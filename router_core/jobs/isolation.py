@@ -80,13 +80,11 @@ class Child:
     def _died(self) -> None:
         self._gone.set()
         # what it wrote last is read first; the socket may stay open in a process that it has forked
-        self._loop.call_later(0.1, self._end_of_stream)
+        self._loop.call_later(0.1, self._hang_up)
 
-    def _end_of_stream(self) -> None:
+    def _hang_up(self) -> None:
         if self._writer is not None:
             self._writer.close()
-        if self._reader is not None and not self._reader.at_eof():
-            self._reader.feed_eof()
 
     @property
     def alive(self) -> bool:
@@ -113,14 +111,11 @@ class Child:
         """Ask the function to stop."""
         self.send("cancel")
 
-    def kill(self) -> None:
+    def kill(self, at_once: bool = False) -> None:
         """End the process and all that it has started."""
-        self._signal(signal.SIGTERM)
-        self._loop.call_later(TERM_GRACE, self._signal, signal.SIGKILL)
-
-    def kill_now(self) -> None:
-        """The same without a chance to tidy up."""
-        self._signal(signal.SIGKILL)
+        self._signal(signal.SIGKILL if at_once else signal.SIGTERM)
+        if not at_once:
+            self._loop.call_later(TERM_GRACE, self._signal, signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.exit is None:
@@ -128,15 +123,17 @@ class Child:
                 os.killpg(self.pid, number)
 
     async def close(self) -> None:
-        """Let an idle child go."""
-        if self._writer is not None:
-            self._writer.close()
+        """Let an idle child go, or one that was killed; returns when the process is gone."""
+        self._hang_up()
         try:
             async with asyncio.timeout(1.0):
                 await self._gone.wait()
         except TimeoutError:
-            self.kill_now()
+            self.kill(at_once=True)
             await self._gone.wait()
+        if self._writer is not None:
+            with suppress(OSError):
+                await self._writer.wait_closed()
 
 
 class ChildPool:
@@ -155,6 +152,7 @@ class ChildPool:
         self._origin = origin
         self._idle: list[Child] = []
         self._all: set[Child] = set()
+        self._farewells: set[asyncio.Task[None]] = set()
 
     def check(self) -> None:
         """Raise Misconfigured for a function that a child could not find."""
@@ -227,6 +225,9 @@ class ChildPool:
         if child.exit is not None and child.exit < 0:
             fields = {"pid": child.pid, "exit": child.exit}
             self._events.emit(Note("child_died", "warning", _death(child.exit), fields))
+        farewell = asyncio.get_running_loop().create_task(child.close())
+        self._farewells.add(farewell)
+        farewell.add_done_callback(self._farewells.discard)
 
     async def _converse(self, child: Child, run: Run, route: Route, inputs: Mapping[str, Any]) -> bytes:
         packed, blobs = frames.pack(inputs)
@@ -252,14 +253,14 @@ class ChildPool:
         """End all children."""
         idle, self._idle = self._idle, []
         for child in self._all - set(idle):
-            child.kill_now()
-        await asyncio.gather(*(child.close() for child in list(self._all)))
+            child.kill(at_once=True)
+        await asyncio.gather(*(child.close() for child in list(self._all)), *self._farewells)
         self._all.clear()
 
     def kill(self) -> None:
         """End all children at once, without waiting."""
         for child in self._all:
-            child.kill_now()
+            child.kill(at_once=True)
 
 
 async def _pass_on(frame: Frame, child: Child, journal: Journal) -> None:
