@@ -34,9 +34,10 @@ def load(target: str, folder: str | None = None) -> Router | App:
     name, _, attribute = target.strip().partition(":")
     if not name:
         raise Misconfigured(f"{target!r} names no app; write module:attribute, such as service:router")
-    module = _module(_dotted(name), folder or os.getcwd())
+    folder = os.path.abspath(folder or os.getcwd())
+    module = _module(_dotted(name), folder)
     found = _attribute(module, attribute.removesuffix("()"), target)
-    value = found() if _is_factory(found, target) else found
+    value = _made(found, target, folder) if _is_factory(found, target) else found
     if not _is_served(value):
         raise Misconfigured(f"{target} is a {type(value).__name__}; it must be a Router or an App")
     served: Router | App = value
@@ -74,9 +75,9 @@ def _module(name: str, folder: str) -> ModuleType:
             raise Misconfigured(
                 f"there is no module {error.name!r} in {folder} or installed{hint}"
             ) from error
-        raise Misconfigured(f"importing {name} failed: {_where(error)}") from error
+        raise Misconfigured(f"importing {name} failed: {_where(error, folder)}") from error
     except (Exception, SystemExit) as error:
-        raise Misconfigured(f"importing {name} failed: {_where(error)}") from error
+        raise Misconfigured(f"importing {name} failed: {_where(error, folder)}") from error
 
 
 def _attribute(module: ModuleType, path: str, target: str) -> Any:
@@ -115,6 +116,13 @@ def _is_factory(value: Any, target: str) -> bool:
     return True
 
 
+def _made(factory: Any, target: str, folder: str) -> Any:
+    try:
+        return factory()
+    except (Exception, SystemExit) as error:
+        raise Misconfigured(f"calling {target} failed: {_where(error, folder)}") from error
+
+
 _VARIADIC: Final = (2, 4)  # inspect.Parameter.VAR_POSITIONAL and VAR_KEYWORD
 
 
@@ -125,8 +133,10 @@ def _is_served(value: Any) -> bool:
     return isinstance(value, (Router, App))
 
 
-def _where(error: BaseException) -> str:
-    """Name the error and the line of the user's own code that raised it."""
+def _where(error: BaseException, folder: str) -> str:
+    """Name the error and the line of the user's own code that led to it."""
+    if isinstance(error, Misconfigured):
+        return str(error)  # it names the place itself
     text = " ".join(str(error).split())
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
@@ -135,9 +145,13 @@ def _where(error: BaseException) -> str:
         frame for frame in traceback.extract_tb(error.__traceback__)
         if not frame.filename.startswith("<frozen") and os.path.abspath(frame.filename) != _HERE
     ]  # fmt: skip
-    own = [frame for frame in frames if f"{os.sep}site-packages{os.sep}" not in frame.filename]
+    own = [frame for frame in frames if _is_own(os.path.abspath(frame.filename), folder)]
     last = (own or frames)[-1:]
     return f"{last[0].filename}:{last[0].lineno}: {said}" if last else said
+
+
+def _is_own(path: str, folder: str) -> bool:
+    return path.startswith(folder + os.sep) and f"{os.sep}site-packages{os.sep}" not in path
 
 
 _HERE: Final = os.path.abspath(__file__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
@@ -93,7 +94,8 @@ def _words(error: BaseException) -> str:
     reason: BaseException | None = error
     while reason is not None:
         if isinstance(reason, OSError) and reason.errno and reason.strerror:
-            return reason.strerror.lower() if reason.strerror.isascii() else reason.strerror
+            # of name lookups the number is negative and its text is only in the error itself
+            return (os.strerror(reason.errno) if reason.errno > 0 else reason.strerror).lower()
         reason = reason.__cause__ or reason.__context__
     return " ".join(str(error).split())[:200] or type(error).__name__
 

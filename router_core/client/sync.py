@@ -82,6 +82,7 @@ class Client(Facade[AsyncClient]):
 
     def __init__(self, wrapped: AsyncClient, portal: Portal | None = None) -> None:
         super().__init__(wrapped, portal or Portal())
+        self._owns_portal = portal is None
         self._portal.at_close(wrapped.aclose)
 
     schema = forward(AsyncClient.schema)
@@ -103,7 +104,10 @@ class Client(Facade[AsyncClient]):
 
     def close(self) -> None:
         """Close connections; jobs go on."""
-        self._portal.close()
+        if self._owns_portal:
+            self._portal.close()
+        else:
+            self._portal.run(self._wrapped.aclose())
 
     def __enter__(self) -> Self:
         return self
