@@ -182,17 +182,11 @@ class AsgiApp:
             raise _too_large(limit)
         extensions = scope.get("extensions")
         if extensions is not None and TIMED in extensions:
-            message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body", False):
-                body: bytes = message.get("body", b"")
-                if len(body) > limit:
-                    raise _too_large(limit)
-                return body
-            return await _read_all(message, receive, limit, None)
+            return await _read_all(head, receive, limit, None)
         seconds = self._settings.body_timeout
         try:
             async with asyncio.timeout(seconds) as timer:
-                return await _read_all(await receive(), receive, limit, timer)
+                return await _read_all(head, receive, limit, timer)
         except TimeoutError:
             raise RequestTimeout(f"the request body did not arrive within {seconds:g} seconds") from None
 
@@ -205,7 +199,7 @@ class AsgiApp:
         error.headers.setdefault("Connection", "close")
         response = problem_response(error, request_id=request_id)
         response = response.with_headers(("x-request-id", request_id), *SECURITY_HEADERS)
-        if isinstance(error, PayloadTooLarge):
+        if head is not None and head.unread and not isinstance(error, RequestTimeout):
             await self._sender.send_early(scope, response, send, receive)
         else:
             await self._sender.send(scope, response, send)
@@ -223,26 +217,31 @@ class AsgiApp:
         )
 
 
-async def _read_all(
-    message: MutableMapping[str, Any], receive: Receive, limit: int, timer: asyncio.Timeout | None
-) -> bytes | None:
+async def _read_all(head: Head, receive: Receive, limit: int, timer: asyncio.Timeout | None) -> bytes | None:
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        # the common case: it came in one piece
+        head.unread = False
+        body: bytes = message.get("body", b"")
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
     parts: list[bytes] = []
     size = 0
     start = None if timer is None else timer.when()
-    while True:
-        if message["type"] == "http.disconnect":
-            return None
+    while message["type"] != "http.disconnect":
+        head.unread = message.get("more_body", False)
         part = message.get("body", b"")
-        if part:
-            size += len(part)
-            if size > limit:
-                raise _too_large(limit)
-            parts.append(part)
-        if not message.get("more_body", False):
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not head.unread:
             return b"".join(parts)
         if timer is not None and start is not None:
             timer.reschedule(start + size * BODY_SECONDS_PER_BYTE)
         message = await receive()
+    return None
 
 
 def _too_large(limit: int) -> PayloadTooLarge:

@@ -64,7 +64,7 @@ class LazyHeaders(Headers):
 class Head:
     """What is known before the body is read."""
 
-    __slots__ = ("_headers", "_path", "_query", "body_limit", "has_body", "length", "request_id")
+    __slots__ = ("_headers", "_path", "_query", "body_limit", "has_body", "length", "request_id", "unread")
 
     def __init__(
         self,
@@ -81,6 +81,8 @@ class Head:
         self._query = query
         self.length = length
         self.has_body = has_body
+        self.unread = has_body
+        """Whether some of the body is still to come."""
         self.body_limit = body_limit
         self.request_id = request_id
 
@@ -136,7 +138,7 @@ def read_head(scope: MutableMapping[str, Any], settings: Settings) -> Head:
     limit = settings.max_body_bytes
     if has_body and settings.max_upload_bytes > limit:
         media = fields.get(b"content-type")
-        if media is not None and media[:20].lower() == b"multipart/form-data":
+        if media is not None and media[:19].lower() == b"multipart/form-data":
             limit = settings.max_upload_bytes
     return Head(LazyHeaders(raw, fields), path, query, length, has_body, limit, request_id)
 

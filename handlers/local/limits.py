@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -15,7 +16,7 @@ from router_core.middleware.headers import SECURITY_HEADERS
 from router_core.settings import Settings
 from router_core.types import new_id
 
-__all__ = ["Limits", "LocalConfig", "refusal"]
+__all__ = ["Limits", "LocalConfig", "is_host", "refusal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,14 @@ class LocalConfig(Config):
         self.limits = limits
         self.on_refusal = on_refusal
         """Told status, reason and peer of every request that is refused before the app sees it."""
+
+
+def is_host(value: bytes) -> bool:
+    """Return whether a Host header may be one (RFC 9110 section 7.2)."""
+    return _HOST.match(value) is not None
+
+
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*\Z")
 
 
 def refusal(error: RouterError, default_headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from handlers.local.limits import Limits, LocalConfig, refusal
+from handlers.local.limits import Limits, LocalConfig, is_host, refusal
 from router_core.errors import BadRequest, RequestTimeout, RouterError, Unavailable
 
 __all__ = ["StrictH11Protocol"]
@@ -39,9 +39,15 @@ class _StrictConnection(h11.Connection):
         """Return the next event; refuse a request with two lengths."""
         event = super().next_event()
         if isinstance(event, h11.Request):
-            names = [name for name, _ in event.headers]
-            if b"transfer-encoding" in names and (b"content-length" in names or event.http_version == b"1.0"):
+            fields = dict(event.headers)
+            if b"transfer-encoding" in fields and (
+                b"content-length" in fields or event.http_version == b"1.0"
+            ):
                 raise h11.RemoteProtocolError("two lengths", error_status_hint=400)
+            if not is_host(fields.get(b"host", b"")) or event.http_version not in (b"1.0", b"1.1"):
+                raise h11.RemoteProtocolError("malformed Host or version", error_status_hint=400)
+            if event.target[:1] != b"/" or b"#" in event.target:
+                raise h11.RemoteProtocolError("malformed target", error_status_hint=400)
         return event
 
 

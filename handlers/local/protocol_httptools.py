@@ -22,7 +22,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from handlers.local.asgi import BODY_SECONDS_PER_BYTE, TIMED
-from handlers.local.limits import Limits, LocalConfig, refusal
+from handlers.local.limits import Limits, LocalConfig, is_host, refusal
 from router_core.errors import (
     BadRequest,
     HeadersTooLarge,
@@ -36,7 +36,6 @@ __all__ = ["StrictHttpToolsProtocol"]
 
 _IDLE, _HEAD, _BODY = range(3)
 _EXTENSIONS: Final[dict[str, Any]] = {TIMED: {}}
-_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=:%\[\]-]*\Z")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _CHUNK_OVERHEAD: Final = 64 * 1024
 _HARD_CAP: Final = 1.25
@@ -194,7 +193,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (not hosts and version == "1.1"):
             raise BadRequest("a request has exactly one Host")
-        if hosts and not _HOST.match(hosts[0]):
+        if hosts and not is_host(hosts[0]):
             raise BadRequest("the Host is malformed")
         for name, value in self.headers:
             if name == b"transfer-encoding":

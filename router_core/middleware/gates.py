@@ -75,7 +75,8 @@ def host_layer(hosts: frozenset[str]) -> Layer:
 def _host_name(value: str) -> str:
     value = value.strip().lower()
     if value.startswith("["):
-        return value[1:].partition("]")[0]
+        name, _, port = value[1:].partition("]")
+        return name if not port or port.startswith(":") else ""
     return value.partition(":")[0]
 
 

@@ -149,7 +149,8 @@ def _parts(entry: str) -> tuple[str, str, str]:
     if ":" not in entry:
         return "", entry, ""
     name, key, *rest = entry.split(":", 2)
-    return name.strip(), key.strip(), rest[0] if rest else ""
+    # a colon promises a name; an empty one would be replaced in silence
+    return name.strip() or ":", key.strip(), rest[0] if rest else ""
 
 
 def _file_entries(path: Path) -> list[str]:

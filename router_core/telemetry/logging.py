@@ -69,7 +69,7 @@ class Log:
     def __init__(self, settings: Settings, stream: TextIO | None = None, capacity: int = _CAPACITY) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._level = LEVELS.get(settings.log_level.lower(), logging.INFO)
-        terminal = bool(getattr(self._stream, "isatty", lambda: False)())
+        terminal = _is_terminal(self._stream)
         self._json = settings.log_format == "json" or (settings.log_format != "text" and not terminal)
         self._colour = terminal
         self._queue: deque[tuple[float, object]] = deque()
@@ -203,6 +203,13 @@ _SAID_BY_US: Final = frozenset(
         "Application startup failed. Exiting.",
     }
 )
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except (AttributeError, ValueError):
+        return False
 
 
 def _error_of(item: object) -> BaseException | None:

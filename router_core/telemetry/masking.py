@@ -10,7 +10,7 @@ __all__ = ["MASK", "mask_fields", "mask_text", "printable"]
 
 MASK: Final = "***"
 _SECRET_NAME: Final = re.compile(
-    r"authorization|api[_-]?key|(?:^|[_-])token|secret|passw|cookie|signature|credential|private[_-]?key",
+    r"authorization|api[_-]?key|(?:^|[_-])token(?:$|[_-])|secret|passw|cookie|signature|credential|private[_-]?key",
     re.IGNORECASE,
 )
 _PATTERNS: Final = (
