@@ -74,8 +74,9 @@ def improve(
         job.progress.update(0.95 * number / len(todo), f"tile {number} of {len(todo)}")
     if alpha is not None:
         result.putalpha(alpha.resize(size, Image.Resampling.LANCZOS))
-    job.progress.message = "writing the PNG"
-    return _encode(result, f"{PurePath(image.filename).stem or 'picture'}-{operation.value}.png")
+    png = _encode(result, f"{PurePath(image.filename).stem or 'picture'}-{operation.value}.png")
+    job.progress.message = f"{size[0]} x {size[1]} pixels"
+    return png
 
 
 def _decode(file: File) -> tuple[Image.Image, Image.Image | None]:
