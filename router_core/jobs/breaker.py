@@ -24,14 +24,13 @@ _DISABLED: Final = 24 * 3600.0
 class Breaker:
     """Counts failures in a row of one endpoint. Open: nobody asks. Half-open: one asks for all."""
 
-    __slots__ = ("_clock", "_disabled_until", "_draw", "_failures", "_open_until", "in_flight")
+    __slots__ = ("_clock", "_draw", "_failures", "_open_until", "in_flight")
 
     def __init__(self, clock: Clock, draw: Callable[[], float]) -> None:
         self._clock = clock
         self._draw = draw
         self._failures = 0
         self._open_until = 0.0
-        self._disabled_until = 0.0
         self.in_flight = 0
 
     def closed_until(self) -> float:
@@ -58,34 +57,40 @@ class Breaker:
             wait = min(_LONGEST, _FIRST * 2.0 ** min(self._failures - _FAILURES, 10))
             self._open_until = self._clock.monotonic() + wait * (0.8 + 0.4 * self._draw())
 
-    def disable(self) -> None:
-        """Remember that the endpoint wants nothing any more."""
-        self._disabled_until = self._clock.monotonic() + _DISABLED
-
-    @property
-    def disabled(self) -> bool:
-        """Whether the endpoint has asked to be left alone."""
-        return self._disabled_until > self._clock.monotonic()
-
 
 class Breakers:
-    """One breaker for each endpoint: scheme, host, port and path, but not the query."""
+    """One breaker for each endpoint: scheme, host, port and path, but not the query.
+
+    A 410 is about one URL exactly: behind another query there may be another subscriber.
+    """
 
     def __init__(self, clock: Clock, draw: Callable[[], float]) -> None:
         self._clock = clock
         self._draw = draw
         self._known: OrderedDict[str, Breaker] = OrderedDict()
+        self._disabled: OrderedDict[str, float] = OrderedDict()
 
     def of(self, url: str) -> Breaker:
         """Return the breaker of a URL."""
         parts = urlsplit(url)
-        key = f"{parts.scheme}://{parts.netloc}{parts.path}".lower()
+        key = f"{parts.scheme}://{parts.netloc.lower()}{parts.path}"
         breaker = self._known.get(key)
         if breaker is None:
             breaker = self._known[key] = Breaker(self._clock, self._draw)
             self._forget()
         self._known.move_to_end(key)
         return breaker
+
+    def disable(self, url: str) -> None:
+        """Remember that nobody listens there any more."""
+        self._disabled[url] = self._clock.monotonic() + _DISABLED
+        self._disabled.move_to_end(url)
+        if len(self._disabled) > _KEPT:
+            self._disabled.popitem(last=False)
+
+    def disabled(self, url: str) -> bool:
+        """Return whether the URL has asked to be left alone."""
+        return self._disabled.get(url, 0.0) > self._clock.monotonic()
 
     def _forget(self) -> None:
         if len(self._known) > _KEPT:

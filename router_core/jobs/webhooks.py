@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 import pydantic_core
@@ -132,7 +133,7 @@ class WebhookSender:
             await self._drop(row, "it is too old")
             return False
         breaker = self._breakers.of(row.url)
-        if breaker.disabled:
+        if self._breakers.disabled(row.url):
             await self._drop(row, "its endpoint answered 410")
             return False
         until = breaker.closed_until()
@@ -179,7 +180,7 @@ class WebhookSender:
             self._events.emit(Note("webhook_delivered", "debug", f"{row.id} was taken", fields))
             return
         if status == 410:
-            self._breakers.of(row.url).disable()
+            self._breakers.disable(row.url)
             await self._drop(row, "its endpoint answered 410")
             return
         tried = row.attempt + 1
@@ -196,7 +197,8 @@ class WebhookSender:
     async def _drop(self, row: Delivery, why: str) -> None:
         await self._store.delivered(row.id)
         text = f"{row.id} is given up: {why}"
-        self._events.emit(Note("webhook_given_up", "error", text, {"delivery": row.id, "attempt": row.attempt}))
+        fields = {"delivery": row.id, "attempt": row.attempt}
+        self._events.emit(Note("webhook_given_up", "error", text, fields))
 
     def _headers(self, row: Delivery, body: bytes) -> dict[str, str]:
         stamp = int(self._clock.now())
@@ -231,8 +233,6 @@ def retry_after_seconds(value: str | None, now: float) -> float:
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         return min(_MAX_RETRY_AFTER, float(text[:12]))
-    from datetime import UTC, datetime
-
     try:
         moment = datetime.strptime(text, "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
     except ValueError:
