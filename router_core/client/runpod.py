@@ -109,9 +109,10 @@ class RunpodDialect:
                 pause = min(pause * 1.5, _SLOWEST_POLL)
 
     async def change(self, job_id: str, action: str) -> JobView:
-        """Cancel or retry; the platform's retry runs the job again under the same id."""
-        await self._post(f"/{action}/{quote(job_id, safe='')}", None, repeatable=action == "cancel")
-        return await self.job(job_id)
+        """Cancel or retry; the platform retries under the same id, our own server under a new one."""
+        path = f"/{action}/{quote(job_id, safe='')}"
+        answer = await self._post(path, None, repeatable=action == "cancel")
+        return await self.job(_job(answer).job_id)
 
     async def find(self, filters: Mapping[str, str]) -> JobPage:
         """RunPod lists no jobs."""

@@ -30,7 +30,7 @@ class Operation:
     multipart: bool = True
     """Takes forms with files."""
     whole: str = ""
-    """Name of the one parameter that is the whole body."""
+    """Name of the one parameter that is the whole body; its members may be passed by name instead."""
     closed: bool = False
     """No other parameters exist, so that a misspelt name can be told at once."""
     summary: str = ""
@@ -137,7 +137,6 @@ class Schema:
             open_ended = open_ended or bool(schema.get("additionalProperties"))
             if isinstance(whole, str) and whole:
                 places.setdefault(whole, "body")
-                break
             for name in schema.get("properties") or ():
                 places.setdefault(str(name), "body")
         return (whole if isinstance(whole, str) else ""), open_ended

@@ -41,6 +41,17 @@ SCHEMA: dict[str, Any] = {
                 "responses": {"200": {}},
             }
         },
+        "/whole": {
+            "post": {
+                "x-router-kind": "call",
+                "x-parameter-order": ["item"],
+                "x-body-parameter": "item",
+                "requestBody": {
+                    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Add"}}}
+                },
+                "responses": {"200": {}, "202": {}},
+            }
+        },
         "/tokens": {"post": {"responses": {"200": {}}}},
         "/do-it": {"post": {"responses": {"200": {}}}},
         "/picture": {"get": {"responses": {"200": {}}}},

@@ -73,6 +73,18 @@ def test_path_and_query_parameters_go_to_their_places(fake: FakeService, client:
     assert fake.seen[-1].query == "size=1&size=2"
 
 
+def test_a_parameter_that_is_the_whole_body(fake: FakeService, client: Client) -> None:
+    """Given by position, by name, or by its members; a 202 in the document does not make a call a job."""
+    fake.answers["POST /whole"] = Reply(200, b"1")
+    client.whole({"x": 1, "y": 2})
+    client.whole(item={"x": 1, "y": 2})
+    client.whole(x=1, y=2)
+    assert [seen.json() for seen in fake.requests("POST /whole")] == [{"x": 1, "y": 2}] * 3
+    assert "idempotency-key" not in fake.requests("POST /whole")[0].headers
+    with pytest.raises(TypeError, match="no parameter 'z'"):
+        client.whole(z=1)
+
+
 def test_a_python_name_finds_a_path_with_dashes(fake: FakeService, client: Client) -> None:
     """service.do_it calls /do-it."""
     fake.answers["POST /do-it"] = Reply(200, b"true")
