@@ -115,7 +115,7 @@ async def test_a_large_purge_goes_on_with_the_next_tick() -> None:
         left[0] -= count
         return Purged(count)
 
-    bench.store.purge = purge  # type: ignore[assignment]
+    bench.store.purge = purge  # type: ignore[method-assign]
     await sweeper.tick()
     assert left[0] == 300
     await sweeper.tick()

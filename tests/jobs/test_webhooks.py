@@ -155,7 +155,8 @@ async def test_what_is_not_2xx_is_a_failure_and_no_redirect_is_followed(status: 
 async def test_a_message_is_given_up_after_the_plan() -> None:
     """Ten tries over three days, each reported, then an error for the operator."""
     world = World()
-    world.sender._breakers.of = lambda url, b=_Patient(): b  # type: ignore[method-assign, assignment, misc]
+    patient: Any = _Patient()
+    world.sender._breakers.of = lambda url: patient  # type: ignore[method-assign]
     async with receiving(status=500) as receiver:
         await world.end(receiver.url)
         waits = []
