@@ -36,6 +36,7 @@ __all__ = [
 
 MAX_EMBEDDED = 16 * 1024 * 1024
 """Largest offloaded result that is put into a body for clients that cannot follow a link."""
+_LARGE = 1024 * 1024
 _JSON = ("content-type", "application/json")
 
 Pair = tuple[str, str]
@@ -74,7 +75,7 @@ async def accept(service: JobService, route: Route, request: Request, inputs: In
             headers.append(("preference-applied", f"wait={limit:.0f}"))
         job = await _wait(service, request, job, limit, wish)
         if job.terminal:
-            return await outcome_response(service, job, route.status, headers)
+            return await outcome_response(service, job, request, status=route.status, headers=headers)
     elif wish.background:
         headers.append(("preference-applied", "respond-async"))
     shape = "apipod" if "details_id=" in request.query else ""
@@ -98,7 +99,7 @@ async def _cancel(service: JobService, request: Request, job_id: str) -> None:
 
 
 async def outcome_response(
-    service: JobService, job: Job, status: int = 200, headers: list[Pair] | None = None
+    service: JobService, job: Job, request: Request, *, status: int = 200, headers: list[Pair] | None = None
 ) -> Response:
     """Return the result of a job as the plain call would; raises JobError when it ended without."""
     location = service.location(job.id)
@@ -107,7 +108,12 @@ async def outcome_response(
         error.headers.update(headers or [])
         raise error
     data, content_type = await service.result(job)
-    return result_response(data, content_type, status=status).with_headers(*(headers or []))
+    route = service.routes.get(job.route)
+    if len(data) > _LARGE:  # decoding base64 of that size would hold up every other caller
+        answer = await asyncio.to_thread(result_response, data, content_type, request, route, status=status)
+    else:
+        answer = result_response(data, content_type, request, route, status=status)
+    return answer.with_headers(*(headers or []))
 
 
 async def job_response(

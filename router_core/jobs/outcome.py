@@ -6,15 +6,17 @@ import base64
 import binascii
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote
 
 import pydantic_core
 
 from router_core import errors
+from router_core.binding.result import to_response
 from router_core.errors import JobError, RouterError
-from router_core.http.media import safe_filename
-from router_core.http.message import Response
+from router_core.http.media import File
+from router_core.http.message import Request, Response
+from router_core.http.negotiate import best_match
 from router_core.jobs.job import Job, Reason, State
+from router_core.routing.route import Route
 
 __all__ = ["job_error", "result_response"]
 
@@ -84,29 +86,37 @@ def _status(job: Job, error: Mapping[str, Any]) -> tuple[int, str]:
     return status, str(error.get("code") or "job_failed")
 
 
-def result_response(data: bytes, content_type: str, *, status: int = 200) -> Response:
-    """Return a result as the plain call would: JSON as it is, a file as its bytes with its own type."""
-    if content_type == _JSON and (file := _file(data)) is not None:
-        body, content_type, name = file
-    else:
-        body, name = data, ""
-    headers = [("content-type", content_type)]
-    if name:
-        headers.append(("content-disposition", disposition(name)))
-    return Response(status, tuple(headers), body)
+def result_response(
+    data: bytes, content_type: str, request: Request, route: Route | None, *, status: int = 200
+) -> Response:
+    """Return a result as the plain call would: JSON as it is, a file as its bytes, text to who wants text.
+
+    How a file is shown (and that a page is saved rather than run) is decided where plain calls decide it.
+    Without its route, a result is JSON as it stands.
+    """
+    file = _file(data) if content_type == _JSON else File.from_bytes(data, content_type=content_type)
+    if route is not None and file is not None:
+        answer = to_response(route, file, request)
+        return Response(status, answer.headers, answer.body)
+    if data == b"null" and status in _NO_BODY:
+        return Response(status)
+    if data.startswith(b'"') and _wants_text(request):
+        return Response.text(pydantic_core.from_json(data), status)
+    return Response(status, (("content-type", content_type), ("x-content-type-options", "nosniff")), data)
 
 
-def disposition(filename: str) -> str:
-    """Return a Content-Disposition whose name cannot break out of its quotes (RFC 6266)."""
-    name = safe_filename(filename)
-    plain = "".join(ch if ch.isascii() and ch not in '"\\' else "_" for ch in name)
-    text = f'inline; filename="{plain}"'
-    return text if plain == name else f"{text}; filename*=UTF-8''{quote(name, safe='')}"
+_NO_BODY: Final = (204, 205)
 
 
-def _file(data: bytes) -> tuple[bytes, str, str] | None:
-    """Return bytes, type and name when the JSON is a file object and nothing else."""
-    if not data.startswith(b"{") or b'"content_type"' not in data[:1024] or b'"content"' not in data[:1024]:
+def _wants_text(request: Request) -> bool:
+    accept = request.headers.get("accept", "")
+    return "text/" in accept and best_match(accept, (_JSON, "text/plain")) == "text/plain"
+
+
+def _file(data: bytes) -> File | None:
+    """Return the file when the JSON is a file object and nothing else."""
+    head = data[:2048]
+    if not data.startswith(b"{") or b'"content_type"' not in head or b'"content"' not in head:
         return None
     value = pydantic_core.from_json(data)
     if not _FILE_KEYS.issuperset(value) or not all(isinstance(item, str) for item in value.values()):
@@ -115,7 +125,4 @@ def _file(data: bytes) -> tuple[bytes, str, str] | None:
         content = base64.b64decode(value["content"], validate=True)
     except (binascii.Error, ValueError, KeyError):
         return None
-    content_type = value.get("content_type") or "application/octet-stream"
-    if any(ch in content_type for ch in "\r\n\0") or not content_type.isascii():
-        return None
-    return content, content_type, value.get("file_name") or ""
+    return File(content, filename=value.get("file_name", ""), content_type=value["content_type"])

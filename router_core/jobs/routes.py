@@ -108,7 +108,7 @@ class JobRoutes:
         job = await self._service.get(request.path_params["job_id"], request.principal)
         if not job.terminal:
             raise _unfinished(job, poll_after(self._service, job))
-        return await outcome_response(self._service, job)
+        return await outcome_response(self._service, job, request)
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a job: 200 when it is cancelled (also repeated), 202 while it is stopping, else 409."""

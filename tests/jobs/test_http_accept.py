@@ -79,8 +79,30 @@ async def test_a_file_result_is_sent_as_its_bytes() -> None:
     post = asyncio.create_task(bench.post(query="sync=true"))
     answer = await _then(bench, post, lambda job: bench.succeed(job, result))
     assert (answer.body, answer.header("content-type")) == (b"\x89PNG", "image/png")
-    disposition = answer.header("content-disposition")
-    assert disposition == "inline; filename=\"a _b_.png\"; filename*=UTF-8''a%20%22b%22.png"
+    assert answer.header("content-disposition") == "inline; filename*=UTF-8''a%20%22b%22.png"
+
+
+async def test_a_page_made_by_a_function_is_saved_rather_than_run() -> None:
+    """As for plain calls; a look-alike with other members stays JSON."""
+    bench = Bench()
+    for result, kind, disposition in (
+        (b'{"file_name":"","content_type":"text/html","content":"PGI+"}', "text/html", "attachment"),
+        (b'{"file_name":"","content_type":"text/html","content":"?"}', "application/json", None),
+        (b'{"file_name":"","content_type":"text/html","content":"PGI+","x":1}', "application/json", None),
+    ):
+        post = asyncio.create_task(bench.post(query="sync=true"))
+        answer = await _then(bench, post, lambda job, result=result: bench.succeed(job, result))
+        assert (answer.header("content-type"), answer.header("content-disposition")) == (kind, disposition)
+        assert answer.header("x-content-type-options") == "nosniff"
+
+
+async def test_a_text_result_is_text_for_who_wants_text() -> None:
+    """As for plain calls."""
+    bench = Bench()
+    for accept, body in (("text/plain", b"caf\xc3\xa9"), ("*/*", b'"caf\xc3\xa9"')):
+        post = asyncio.create_task(bench.post(query="sync=true", headers={"accept": accept}))
+        answer = await _then(bench, post, lambda job: bench.succeed(job, b'"caf\xc3\xa9"'))
+        assert answer.body == body
 
 
 async def test_a_large_result_is_read_from_its_blob() -> None:
