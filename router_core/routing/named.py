@@ -49,10 +49,11 @@ class NamedRoutes:
         arguments = dict(values)
         matches = self._served(arguments.get("path"))
         if matches is None:
-            return Named(self._only_route(arguments), arguments)
+            route = self._only_route(arguments)
+            return Named(route, _flat(route, arguments))
         del arguments["path"]
         match = _pick(matches, arguments, str(values["path"]))
-        return Named(match.route, {**match.path_params, **arguments})
+        return Named(match.route, {**match.path_params, **_flat(match.route, arguments)})
 
     def _served(self, path: Any) -> dict[str, Match] | None:
         """Return what serves the path, by method; None when the object names no path."""
@@ -113,6 +114,14 @@ def _pick(matches: Mapping[str, Match], arguments: dict[str, Any], path: str) ->
     if match is None:
         raise _wrong("method", f"must be one of {served}", "unknown_method")
     return match
+
+
+def _flat(route: Route, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Take arguments out of an object called ``request``: fastsdk sends the members of a JSON body in one."""
+    inner = arguments.get("request")
+    if not isinstance(inner, dict) or _takes(route, "request"):
+        return arguments
+    return {**inner, **{name: value for name, value in arguments.items() if name != "request"}}
 
 
 def _takes(route: Route, name: str) -> bool:

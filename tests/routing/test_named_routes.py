@@ -128,6 +128,21 @@ def test_a_parameter_called_path_or_method_can_still_be_given() -> None:
     assert several.find({"path": "/load", "method": "slow"}).arguments == {"method": "slow"}
 
 
+def test_arguments_may_stand_in_an_object_called_request() -> None:
+    """As fastsdk sends them, unless the function has a parameter of that name."""
+    assert ROUTES.find({"path": "/predict", "request": {"a": 1}, "sync": False}).arguments == {
+        "a": 1,
+        "sync": False,
+    }
+    assert ROUTES.find({"path": "/predict", "request": [1]}).arguments == {"request": [1]}
+    assert NamedRoutes([PREDICT]).find({"request": {"a": 1}}).arguments == {"a": 1}
+
+    def answer(request: dict[str, int]) -> None: ...
+
+    own = NamedRoutes([make("/answer", func=answer)])
+    assert own.find({"path": "/answer", "request": {"a": 1}}).arguments == {"request": {"a": 1}}
+
+
 def test_without_routes_nothing_can_be_named() -> None:
     """An empty service says so."""
     with pytest.raises(ValidationFailed, match="the routes are none"):
