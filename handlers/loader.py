@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from router_core.app import App
     from router_core.routing.router import Router
     from router_core.settings import Settings
+    from router_core.wiring import ExtraRoutes
 
 __all__ = ["load", "load_app"]
 
@@ -44,8 +45,11 @@ def load(target: str, folder: str | None = None) -> Router | App:
     return served
 
 
-def load_app(target: str, settings: Settings, folder: str | None = None) -> App:
-    """Return the app that ``module:attribute`` names; a router is wired up as the settings say."""
+def load_app(
+    target: str, settings: Settings, folder: str | None = None, extra_routes: ExtraRoutes | None = None
+) -> App:
+    """Return the app that ``module:attribute`` names; a router is wired up as the settings say, with the
+    routes of its adapter beside its own."""
     from router_core.app import App
 
     served = load(target, folder)
@@ -53,7 +57,7 @@ def load_app(target: str, settings: Settings, folder: str | None = None) -> App:
         return served
     from router_core.wiring import build_app
 
-    return build_app(served, settings)
+    return build_app(served, settings, extra_routes=extra_routes)
 
 
 def _dotted(name: str) -> str:

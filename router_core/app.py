@@ -8,15 +8,13 @@ A job:   adapter -> handle -> service.submit -> store.add, dispatcher.dispatch -
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from router_core.binding.depends import DependencyScope, RunSync, run_in_thread
-from router_core.errors import Misconfigured, RouterError, StoreError
-from router_core.http.message import Request, Response
+from router_core.binding.depends import DependencyScope, run_in_thread
+from router_core.errors import RouterError
 from router_core.jobs.job import Job
 from router_core.jobs.store import Claim
 from router_core.telemetry.events import Events, Note
@@ -186,7 +184,10 @@ class App:
 
     async def ready(self) -> dict[str, Any]:
         """Return ``{"ready": bool, "reasons": [failing names], "checks": {name: {"ok": bool, ...}}}``."""
-        checks: dict[str, dict[str, Any]] = {"started": {"ok": self._started}, "draining": {"ok": not self._drained}}
+        checks: dict[str, dict[str, Any]] = {
+            "started": {"ok": self._started},
+            "draining": {"ok": not self._drained},
+        }
         checks["store"] = await self._ping(self.parts.store.ping)
         checks["blobs"] = await self._ping(self.parts.blobs.ping)
         now = self.parts.clock.now()

@@ -10,22 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from router_core.app import App, Parts, Upkeep
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
+from router_core.binding.openapi import openapi_document
 from router_core.binding.result import encode_result
 from router_core.clock import Clock, SystemClock
 from router_core.errors import Misconfigured
 from router_core.http.message import Request, Response
 from router_core.jobs.inputs import load
 from router_core.jobs.isolation import ChildPool
+from router_core.jobs.reaper import Reaper
 from router_core.jobs.routes import JobRoutes
 from router_core.jobs.runner import Runner
 from router_core.jobs.service import JobService
+from router_core.jobs.sweeper import Sweeper
 from router_core.jobs.watch import Hub, WatchedStore
+from router_core.jobs.webhooks import WebhookSender
 from router_core.jobs.worker import WorkerPool
 from router_core.middleware.dispatch import Dispatch
 from router_core.middleware.stack import build_stack
@@ -36,6 +40,7 @@ from router_core.routing.route import Route
 from router_core.routing.table import Table
 from router_core.security.api_keys import ApiKeys
 from router_core.security.fetch import GuardedHttp
+from router_core.security.signing import sign
 from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
@@ -51,6 +56,12 @@ if TYPE_CHECKING:
 __all__ = ["build_app", "open_blobs", "open_jobs"]
 
 Factory = Callable[[str, Settings, Clock], Any]
+
+_SECURITY_SCHEMES: Final[Mapping[str, Mapping[str, Any]]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+_JOB_PROTOCOL: Final = "1.0"
 
 
 def _sqlite(url: str, _settings: Settings, clock: Clock) -> Any:
@@ -88,7 +99,9 @@ def open_jobs(settings: Settings, clock: Clock) -> Store:
 
 def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
     """Return the blob store that ``settings.blobs`` names."""
-    return cast("BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock))
+    return cast(
+        "BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock)
+    )
 
 
 def _choose(
@@ -115,7 +128,7 @@ def _installed(group: str, scheme: str) -> Factory | None:
 
 
 def _sqlite_path(url: str) -> str:
-    """Return the path as SQLAlchemy reads it: ``sqlite:///jobs.db`` is relative, ``sqlite:////var/jobs.db`` is not."""
+    """Return the path as SQLAlchemy reads it: three slashes are relative, four are absolute."""
     rest = url.removeprefix("sqlite://")
     if not rest.startswith("/") or rest.endswith("/") or "?" in rest:
         raise Misconfigured(
@@ -128,9 +141,10 @@ def _file_path(url: str) -> str:
     """Return the path of ``file:///absolute/folder`` or ``file://relative/folder``."""
     path = unquote(url.removeprefix("file://"))
     if not path or "?" in path:
-        raise Misconfigured(f"ROUTER_BLOBS is {url!r}; write file:///absolute/folder or file://relative/folder")
+        raise Misconfigured(
+            f"ROUTER_BLOBS is {url!r}; write file:///absolute/folder or file://relative/folder"
+        )
     return path
-
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,10 +205,18 @@ class _Build:
         metrics = Metrics()
         events.subscribe(metrics)
         health = Health(
-            lambda: app.ready(), metrics, stats=watched.stats, service=self.router.title, version=self.router.version
+            lambda: app.ready(),
+            metrics,
+            stats=watched.stats,
+            service=self.router.title,
+            version=self.router.version,
         )
         core = Core(settings, service, self.own, events, self.intake, lambda: self.document(routes), pool)
-        routes = (*self.own, *self.product_routes(core, health), *(extra_routes(core) if extra_routes else ()))
+        routes = (
+            *self.own,
+            *self.product_routes(core, health),
+            *(extra_routes(core) if extra_routes else ()),
+        )
         keys = ApiKeys.from_setting(settings.api_keys) if settings.api_keys else None
         table = Table(routes)
         dispatch = Dispatch(service, self.intake, self.scope, events)
@@ -208,7 +230,7 @@ class _Build:
                 settings=settings, clock=clock, events=events, routes=routes, table=table, store=watched,
                 blobs=blobs, dispatcher=dispatcher, service=service, runner=runner, pool=pool, stack=stack,
                 dispatch=dispatch, scope=self.scope, metrics=metrics,
-                upkeep=self.upkeep(watched, blobs, dispatcher, service),
+                upkeep=self.upkeep(watched, blobs, dispatcher),
                 on_startup=tuple(self.router.startup_hooks), on_shutdown=tuple(self.router.shutdown_hooks),
                 closing=(children.close, self.threads.close),
             )
@@ -241,14 +263,39 @@ class _Build:
     def document(self, routes: Iterable[Route]) -> Mapping[str, Any]:
         """Return the OpenAPI document; it is made when it is first asked for."""
         if self._document is None:
-            self._document = openapi_document(routes)
+            router, settings = self.router, self.settings
+            self._document = openapi_document(
+                routes,
+                title=router.title or settings.app or "router-core service",
+                version=router.version or "0",
+                description=router.description,
+                servers=(settings.server_url,) if settings.server_url else (),
+                security_schemes=_SECURITY_SCHEMES if settings.api_keys else None,
+                # what fastsdk looks for: this service speaks its job protocol
+                info_extra={"apipod": {"compute": "serverless", "version": _JOB_PROTOCOL}},
+            )
         return self._document
 
-    def upkeep(
-        self, store: Store, blobs: BlobStore, dispatcher: Dispatcher, service: JobService
-    ) -> tuple[Upkeep, ...]:
+    def upkeep(self, store: Store, blobs: BlobStore, dispatcher: Dispatcher) -> tuple[Upkeep, ...]:
         """Return the loops beside the work."""
-        return ()
+        loops: list[Upkeep] = [
+            Reaper(
+                store=store, routes=self.by_key, clock=self.clock, settings=self.settings, events=self.events,
+                dispatcher=dispatcher,
+            ),
+            Sweeper(
+                store=store, blobs=blobs, dispatcher=dispatcher, routes=self.by_key, clock=self.clock,
+                settings=self.settings, events=self.events,
+            ),
+        ]  # fmt: skip
+        if self.settings.webhook_secret:
+            loops.append(
+                WebhookSender(
+                    store=store, clock=self.clock, settings=self.settings, events=self.events,
+                    post=self.web.post, sign=sign,
+                )
+            )  # fmt: skip
+        return tuple(loops)
 
 
 def build_app(

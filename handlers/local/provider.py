@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
+from handlers.local.extras import local_routes
 from handlers.local.server import ServeOptions, check_exposure, make_config, run_app, run_worker
 from router_core.errors import Misconfigured
 from router_core.settings import Settings
@@ -15,8 +16,10 @@ from router_core.telemetry.logging import Log
 
 if TYPE_CHECKING:
     from router_core.app import App
+    from router_core.routing.route import Route
+    from router_core.wiring import Core
 
-__all__ = ["serve", "start"]
+__all__ = ["build", "local_routes", "serve", "start"]
 
 
 def start(router: Any, settings: Settings) -> None:
@@ -33,7 +36,7 @@ def serve(router: Any, settings: Settings, options: ServeOptions | None = None) 
     """
     options = options or ServeOptions()
     check_exposure(settings, options)
-    app = _build(router, settings)
+    app = build(router, settings)
     if options.workers > 1:
         return _serve_many(app, settings, options)
     log = Log(settings)
@@ -45,10 +48,20 @@ def serve(router: Any, settings: Settings, options: ServeOptions | None = None) 
         log.close()
 
 
-def _build(router: Any, settings: Settings) -> App:
+def build(router: Any, settings: Settings) -> App:
+    """Return the app with the routes that only this platform has: the docs page, and RunPod's."""
+    from router_core.app import App as Ready
     from router_core.wiring import build_app
 
-    return build_app(router, settings)
+    return router if isinstance(router, Ready) else build_app(router, settings, extra_routes=local_routes)
+
+
+def local_routes(core: Core) -> list[Route]:
+    """Return the routes of the local server, for ``build_app(extra_routes=...)``."""
+    from handlers.local.docs import docs_routes
+    from handlers.local.runpod_shape import runpod_routes
+
+    return [*docs_routes(), *runpod_routes(core)]
 
 
 def _serve_many(app: App, settings: Settings, options: ServeOptions) -> int:
@@ -93,7 +106,7 @@ def _worker(settings: Settings, options: ServeOptions, sock: socket.socket) -> N
     from handlers.local.workers import end_with_parent
 
     end_with_parent()
-    app = load_app(settings.app, settings)
+    app = load_app(settings.app, settings, extra_routes=local_routes)
     log = Log(settings)
     app.events.subscribe(log)
     log.install()

@@ -17,8 +17,9 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def product_route(
-    method: str, path: str, handler: Handler, summary: str = "", *, public: bool = False, scopes: tuple[str, ...] = (),
-    tags: tuple[str, ...] = (), in_schema: bool = True, meta: Mapping[str, Any] | None = None,
+    method: str, path: str, handler: Handler, summary: str = "", *, public: bool = False,
+    scopes: tuple[str, ...] = (), tags: tuple[str, ...] = (), in_schema: bool = True,
+    meta: Mapping[str, Any] | None = None,
 ) -> Route:  # fmt: skip
     """Return a route that hands the request to ``handler`` as it is; path values are in ``path_params``."""
     func = _with_path_values(handler, path)
@@ -31,7 +32,7 @@ def product_route(
 
 
 def _with_path_values(handler: Handler, path: str) -> Callable[..., Awaitable[Response]]:
-    """Give the handler a signature that names the path's values, so that they are documented like all others."""
+    """Give the handler a signature that names the path's values, so that they are documented too."""
     names = parse_path(path).names
 
     async def call(request: Request, **_values: str) -> Response:

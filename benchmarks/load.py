@@ -1,0 +1,117 @@
+"""Servers in processes of their own, and load on them from wrk; server and load each have a core."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+__all__ = ["cpu_seconds", "free_port", "pinned", "rss_bytes", "serve", "wrk"]
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def free_port() -> int:
+    """Return a port of loopback that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def pinned(core: int) -> list[str]:
+    """Return the command prefix that keeps a process on one core, where that can be done."""
+    return ["taskset", "-c", str(core)] if shutil.which("taskset") and (os.cpu_count() or 1) > 1 else []
+
+
+@contextlib.contextmanager
+def serve(
+    command: Sequence[str], port: int, *, env: Mapping[str, str] | None = None, cwd: str | Path = ROOT,
+    path: str = "/", core: int | None = 0,
+) -> Iterator[subprocess.Popen[bytes]]:  # fmt: skip
+    """Run a server until the block ends; waits until its port answers."""
+    prefix = pinned(core) if core is not None else []
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [*prefix, *command], cwd=cwd, env={**os.environ, **(env or {})}, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            _wait_for(port, process)
+            yield process
+        except Exception:
+            log.seek(0)
+            sys.stderr.write(log.read()[-3000:].decode(errors="replace"))
+            raise
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"the server ended with code {process.returncode} before it answered")
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"nothing answers on port {port}")
+
+
+def wrk(
+    url: str, *, body: str = "", connections: int = 64, seconds: int = 4, core: int | None = 1,
+    headers: Mapping[str, str] | None = None,
+) -> tuple[float, int]:  # fmt: skip
+    """Return requests per second and how many answers were not 2xx."""
+    lines = []
+    if body:
+        lines += [
+            'wrk.method = "POST"',
+            f"wrk.body = [[{body}]]",
+            'wrk.headers["Content-Type"] = "application/json"',
+        ]
+    lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in (headers or {}).items()]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
+        script.write("\n".join(lines))
+        script.flush()
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name, url]
+        output = subprocess.run(
+            [*(pinned(core) if core is not None else []), *command],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
+    if rate is None:
+        raise RuntimeError(f"wrk said nothing that can be read: {output}")
+    bad = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
+    return float(rate.group(1)), int(bad.group(1)) if bad else 0
+
+
+def rss_bytes(pid: int) -> int:
+    """Return the resident memory of one process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("no VmRSS")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return user and system time that a process has used."""
+    parts = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(parts[11]) + int(parts[12])) / os.sysconf("SC_CLK_TCK")
