@@ -27,7 +27,7 @@ from typing import Any, Final
 from router_core.binding.depends import DependencyScope
 from router_core.binding.plan import compile_plan
 from router_core.binding.result import encode_result
-from router_core.errors import Misconfigured, StoreError
+from router_core.errors import StoreError
 from router_core.jobs import frames
 from router_core.jobs.address import Address
 from router_core.jobs.context import JobContext
@@ -169,7 +169,8 @@ class _Service:
         modules = [await self.run_in_main(_load, address)]
         origin, _, attribute = str(self._boot["origin"]).partition(":")
         if origin:
-            modules.insert(0, await self.run_in_main(importlib.import_module, origin))
+            with suppress(ImportError):  # the server may have found it by other means; the function counts
+                modules.insert(0, await self.run_in_main(importlib.import_module, origin))
         self._app_scope = DependencyScope(run_sync=self.run_in_main)
         self._router = _find_router(modules, attribute if origin else "")
         if self._router is not None:
@@ -321,11 +322,8 @@ def _never_serve() -> None:
 def _find_router(modules: Sequence[types.ModuleType], attribute: str) -> Any:
     from router_core.routing.router import Router
 
-    if attribute:
-        found = getattr(modules[0], attribute, None)
-        found = getattr(found, "router", found)
-        if isinstance(found, Router):
-            return found
-        raise Misconfigured(f"{modules[0].__name__}:{attribute} is not a router or an app")
+    named = getattr(modules[0], attribute, None) if attribute else None
+    if isinstance(named, Router):
+        return named
     routers = [value for module in modules for value in vars(module).values() if isinstance(value, Router)]
     return max(routers, key=lambda router: len(router.routes), default=None)

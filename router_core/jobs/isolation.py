@@ -58,12 +58,23 @@ class Child:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         text = json.dumps({**boot, "fd": theirs.fileno(), "parent": os.getpid(), "path": _path()})
-        # In this thread and not in a helper: Linux kills the child when the *thread* that started it ends.
-        process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own interpreter and code; takes milliseconds
-            [sys.executable, "-c", _BOOT, text], pass_fds=(theirs.fileno(),), start_new_session=True,
-            stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        theirs.close()
+        with theirs:
+            try:
+                # In this thread, no helper: Linux kills the child when the thread that started it ends.
+                process = subprocess.Popen(  # noqa: S603, ASYNC220 - our own interpreter; takes milliseconds
+                    [sys.executable, "-c", _BOOT, text], pass_fds=(theirs.fileno(),), start_new_session=True,
+                    stdin=subprocess.DEVNULL,
+                )  # fmt: skip
+            except OSError as error:
+                ours.close()
+                raise ChildFailed(
+                    Failure(
+                        type(error).__name__,
+                        f"no process could be started: {error.strerror}",
+                        True,
+                        ours=True,
+                    )
+                ) from error
         child = cls(process, asyncio.get_running_loop())
         child._reader, child._writer = await asyncio.open_connection(sock=ours, limit=_LIMIT)
         return child

@@ -14,6 +14,7 @@ from router_core.binding.result import is_stream
 from router_core.binding.stream import iterate_in_threads
 from router_core.clock import Clock
 from router_core.errors import Misconfigured
+from router_core.http.media import File
 from router_core.http.message import Request
 from router_core.jobs.blobs import BlobStore
 from router_core.jobs.context import JobCancelled, JobContext
@@ -22,7 +23,7 @@ from router_core.jobs.failpoints import failpoint
 from router_core.jobs.job import Job, Reason, State
 from router_core.jobs.journal import Journal
 from router_core.jobs.retry import Failure, failure_of
-from router_core.jobs.settle import Done, Settlement, StoreSink
+from router_core.jobs.settle import MAX_INLINE, Done, Settlement, StoreSink
 from router_core.jobs.store import JobStore, NewEvent
 from router_core.routing.route import Route
 from router_core.settings import Settings
@@ -87,6 +88,8 @@ class Runner:
         self._load_inputs = load_inputs
         self._new_scope = new_scope
         self._encode = encode
+        self._no_scope: Any = new_scope(_no_threads)
+        """For functions that depend on nothing."""
         self._children = children
         self._subscribe = subscribe
         self._grace = cancel_grace
@@ -217,8 +220,11 @@ class Runner:
         run.phase = Phase.WORKING
         if job.timeout:
             run.start_timer(job.timeout)
-        context = self._context(run)
-        if route.job.isolation == "process":
+        plan = route.plan
+        isolated = route.job.isolation == "process"
+        # a function that neither asks for its job nor yields has nothing to say on the way
+        context = self._context(run) if plan.slots or plan.is_generator or isolated else None
+        if isolated:
             if self._children is None:
                 raise Misconfigured(f"{route.key} asks for isolation='process', which this worker lacks")
             return await self._children.call(run, inputs)
@@ -237,12 +243,10 @@ class Runner:
             run.context.mark_cancelled()
         return run.context
 
-    async def _call(self, run: Run, route: Route, inputs: Any, context: JobContext) -> bytes:
-        plan = route.plan
+    async def _call(self, run: Run, route: Route, inputs: Any, context: JobContext | None) -> bytes:
+        plan, job = route.plan, run.job
         values = plan.validate(inputs)
-        injected = (
-            slots_of(plan.slots, context, route, run.job.owner, run.job.request_id) if plan.slots else {}
-        )
+        injected = slots_of(plan.slots, context, route, job.owner, job.request_id) if context else {}
 
         async def run_sync(func: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
             try:
@@ -250,16 +254,26 @@ class Runner:
             finally:
                 run.left_await()
 
+        if plan.is_async and not plan.depends:
+            return await self._finish(run, route, run_sync, await plan.call(values, injected, self._no_scope))
         async with self._new_scope(run_sync) as scope:
-            value = await plan.call(values, injected, scope)
-            if is_stream(value):
-                items = iterate_in_threads(value, run_sync) if isinstance(value, Generator) else value
-                return await self._collect(run, route, items)
-            return self._encode(route, value)
+            return await self._finish(run, route, run_sync, await plan.call(values, injected, scope))
+
+    async def _finish(self, run: Run, route: Route, run_sync: RunSync, value: Any) -> bytes:
+        """Turn what the function returned into the result."""
+        if is_stream(value):
+            items = iterate_in_threads(value, run_sync) if isinstance(value, Generator) else value
+            return await self._collect(run, route, items)
+        if isinstance(value, (File, str, bytes, bytearray)) and _is_large(value):
+            encoded: bytes = await run_sync(self._encode, route, value)
+            return encoded
+        return self._encode(route, value)
 
     async def _collect(self, run: Run, route: Route, values: AsyncIterator[Any]) -> bytes:
         """Publish each value as an ``output`` event as it comes; the result is the list of them."""
         chunks: list[bytes] = []
+        if run.journal is None:
+            self._context(run)
         try:
             async for value in values:
                 if run.stopped is not None:
@@ -328,6 +342,15 @@ def _changed(run: Run, job: Job) -> None:
         run.stop(Stop.FENCED)
     elif job.state is State.CANCELLING:
         run.stop(Stop.CANCEL)
+
+
+async def _no_threads(func: Callable[..., Any], /, *args: Any) -> Any:
+    raise RuntimeError("this call has no threads")
+
+
+def _is_large(value: File | str | bytes | bytearray) -> bool:
+    """Return whether encoding would keep the loop from others for a while."""
+    return (value.size if isinstance(value, File) else len(value)) > MAX_INLINE
 
 
 def decode_steps(raw: bytes) -> dict[str, bytes]:

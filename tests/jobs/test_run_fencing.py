@@ -135,7 +135,7 @@ async def test_overtaken_attempt_in_the_same_process_is_stopped() -> None:
     job = (await bench.store.add(bench.job("/wait"))).job
     old = await bench.claim(job.id)
     task = asyncio.create_task(bench.runner.run(old))
-    await eventually(lambda: bench.runner.active and bench.runner.active[job.id].context)
+    await eventually(lambda: bench.runner.active and bench.runner.active[job.id].phase == "working")
     clock.advance(31)
     now = clock.now()
     rescue = moves.rescue(old, now=now, retention=60, not_before=now, attempts=b"", error=b"", lost=False)

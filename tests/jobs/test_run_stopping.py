@@ -291,7 +291,7 @@ async def test_cancelled_loop_releases() -> None:
     bench = bench_of(route_of(wait))
     job = (await bench.store.add(bench.job("/wait"))).job
     task = asyncio.create_task(bench.runner.run(await bench.claim(job.id)))
-    await eventually(lambda: bench.runner.active and bench.runner.active[job.id].context)
+    await eventually(lambda: bench.runner.active and bench.runner.active[job.id].phase == "working")
     task.cancel()
     await task
     assert (await bench.record(job.id)).state is State.QUEUED
