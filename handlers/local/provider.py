@@ -8,7 +8,6 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING, Any
 
-from handlers.local.extras import local_routes
 from handlers.local.server import ServeOptions, check_exposure, make_config, run_app, run_worker
 from router_core.errors import Misconfigured
 from router_core.settings import Settings
