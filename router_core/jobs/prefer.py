@@ -12,8 +12,8 @@ from router_core.http.message import Request
 
 __all__ = ["Wish", "parse_prefer", "query_value", "read_wish"]
 
-_TRUE: Final = frozenset({"true", "1", "yes", "on", ""})
-_FALSE: Final = frozenset({"false", "0", "no", "off"})
+_TRUE: Final = frozenset({"true", "1"})
+_FALSE: Final = frozenset({"false", "0"})
 _PREFERENCE: Final = re.compile(
     r"""\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)\s*"""  # a token
     r"""(?:=\s*("(?:[^"\\]|\\.)*"|[^\s;,"]*))?"""  # its value, quoted or not

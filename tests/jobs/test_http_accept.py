@@ -190,6 +190,7 @@ async def test_a_replay_says_so_and_a_sync_replay_joins_the_wait() -> None:
         ({"cancel-after": "nan"}, ""),
         ({"x-webhook-url": "https://example.com"}, ""),
         ({}, "sync=perhaps"),
+        ({}, "sync="),
         ({}, "sync=true&sync=true"),
         ({}, "sync=%ff"),
         ({}, "cancel_on_disconnect=maybe"),

@@ -13,6 +13,7 @@ from router_core.errors import MethodNotAllowed
 from router_core.http.message import Request, Response
 from router_core.http.sse import ServerEvent, SseParser
 from router_core.jobs import moves
+from router_core.jobs.openapi import _OPERATIONS, describe
 from router_core.jobs.store import NewEvent
 from tests.jobs.serving import ANN, BOB, Bench, all_of, data, until
 
@@ -201,6 +202,16 @@ async def test_a_job_is_read_at_its_routes_own_address() -> None:
     with pytest.raises(MethodNotAllowed) as caught:
         await bench.http.by_query(Request("GET", "/paint", principal=ANN))
     assert caught.value.headers == {"Allow": "POST"}
+
+
+def test_every_route_is_described_and_nothing_else() -> None:
+    """The OpenAPI members of the job routes match the table of the job routes."""
+    routes = {(method, path) for method, path, _, _ in Bench().http.table()}
+    assert routes == set(_OPERATIONS)
+    for method, path in routes:
+        operation = describe(method, path)
+        assert ("{job_id}" in path) == any(one["in"] == "path" for one in operation["parameters"])
+        assert "default" in operation["responses"]
 
 
 # -- following ---------------------------------------------------------------------------------------
