@@ -21,19 +21,20 @@ def input_keys(job: Job) -> frozenset[str]:
     return frozenset(keys)
 
 
-def result_keys(result: bytes, result_ref: bytes) -> frozenset[str]:
-    """Return the keys of the blobs that hold a result, or files within it."""
-    keys = set(_file_keys(result))
-    if result_ref:
-        ref = _parsed(result_ref)
-        if isinstance(ref, dict) and isinstance(ref.get("key"), str):
-            keys.add(ref["key"])
-    return frozenset(keys)
+def result_keys(result_ref: bytes) -> frozenset[str]:
+    """Return the key of the blob that holds a result.
+
+    An inline result names no blob, whatever it looks like: it is what the function returned, and that may be
+    what a caller sent.
+    """
+    ref = _parsed(result_ref) if result_ref else None
+    key = ref.get("key") if isinstance(ref, dict) else None
+    return frozenset({key} if isinstance(key, str) else ())
 
 
 def blob_keys(job: Job) -> frozenset[str]:
     """Return every blob key that the record refers to."""
-    return input_keys(job) | result_keys(job.result, job.result_ref)
+    return input_keys(job) | result_keys(job.result_ref)
 
 
 def _parsed(text: bytes) -> Any:
@@ -53,6 +54,8 @@ def _file_keys(text: bytes) -> Iterator[str]:
             open_values.extend(value)
         elif isinstance(value, dict):
             file = value.get("$file")
-            if isinstance(file, dict) and isinstance(file.get("key"), str):
-                yield file["key"]
-            open_values.extend(value.values())
+            if len(value) == 1 and isinstance(file, dict):
+                if isinstance(file.get("key"), str):
+                    yield file["key"]
+            else:
+                open_values.extend(value.values())

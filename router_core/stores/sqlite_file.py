@@ -17,7 +17,7 @@ __all__ = ["FileLock", "connect_reader", "connect_writer", "has_wal_reset_bug", 
 BUSY_SECONDS: Final = 5.0
 """How long a write waits for another process before it is refused."""
 _WAL_LIMIT: Final = 32 * 1024 * 1024
-_CHECKPOINT_PAGES: Final = 2000
+_CHECKPOINT_PAGES: Final = 6000
 
 
 def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:

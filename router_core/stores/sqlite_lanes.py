@@ -131,7 +131,7 @@ class SqliteWriter:
             # one error each: they are raised, and gather tracebacks, in different places
             op.error = StoreError(told.detail, retry_after=told.retry_after)
             op.error.__cause__ = cause
-        self.ops.admission.forget()
+        self.ops.forget()
         connection = self._connection
         if connection is None:
             return

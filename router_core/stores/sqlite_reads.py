@@ -11,18 +11,20 @@ from router_core.clock import Clock
 from router_core.jobs.job import OPEN, Event, Job, State, Tombstone
 from router_core.jobs.store import Delivery, EventPage, JobQuery, Page, StoreStats
 from router_core.stores.limits import TOMBSTONE_SECONDS
-from router_core.stores.sqlite_rows import COLUMNS, NO_BODY, job_of
+from router_core.stores.sqlite_rows import COLUMNS, LATER, NO_BODY, job_of
 
 __all__ = ["SqliteReads"]
 
 _BY_ID: Final = f"SELECT {COLUMNS} FROM jobs WHERE id = ?"
+_RARE: Final = frozenset({State.CANCELLED, State.EXPIRED, State.FAILED})
+_RARE_SQL: Final = "state IN ('cancelled', 'expired', 'failed')"
 _SCAN: Final = 10_000
 """How many records one page of a listing may look at. A filter without an index of its own then returns a
 short page with a cursor instead of holding up everybody's polls."""
 _BY_STATE: Final = {
     State.QUEUED: "INDEXED BY jobs_ready WHERE state = 'queued'",
-    State.SCHEDULED: "INDEXED BY jobs_scheduled WHERE state = 'scheduled'",
-    State.RETRYING: "INDEXED BY jobs_retry WHERE state = 'retrying'",
+    State.SCHEDULED: f"INDEXED BY jobs_later WHERE {LATER} AND state = 'scheduled'",
+    State.RETRYING: f"INDEXED BY jobs_later WHERE {LATER} AND state = 'retrying'",
     State.RUNNING: "INDEXED BY jobs_lease WHERE lease_until > 0 AND state = 'running'",
     State.CANCELLING: "INDEXED BY jobs_lease WHERE lease_until > 0 AND state = 'cancelling'",
 }
@@ -105,8 +107,8 @@ class SqliteReads:
             (now, limit),
         )
         ready = self._jobs(
-            f"SELECT {COLUMNS} FROM jobs INDEXED BY jobs_scheduled_due "
-            "WHERE state = 'scheduled' AND not_before <= ? "
+            f"SELECT {COLUMNS} FROM jobs INDEXED BY jobs_later_due "
+            f"WHERE {LATER} AND state = 'scheduled' AND not_before <= ? "
             "AND (deadline_at = 0 OR deadline_at > ?) ORDER BY not_before LIMIT ?",
             (now, now, limit - len(late)),
         )
@@ -115,10 +117,7 @@ class SqliteReads:
     def next_due(self) -> float | None:
         """Return the earliest start time that somebody waits for."""
         row = self.connection.execute(
-            "SELECT min(x) FROM ("
-            "SELECT min(not_before) AS x FROM jobs INDEXED BY jobs_scheduled_due "
-            "WHERE state = 'scheduled' UNION ALL "
-            "SELECT min(not_before) AS x FROM jobs INDEXED BY jobs_retry_due WHERE state = 'retrying')"
+            f"SELECT min(not_before) FROM jobs INDEXED BY jobs_later_due WHERE {LATER}"
         ).fetchone()
         return None if row[0] is None else float(row[0])
 
@@ -169,10 +168,10 @@ def _listing(query: JobQuery, limit: int, now: float) -> tuple[str, dict[str, An
         if query.states
         else ""
     )
-    if query.owner is not None and not query.route and len(query.states) == 1:
+    if query.owner is not None and not query.route and query.states and query.states <= _RARE:
         index = "INDEXED BY jobs_owner_ended"
         return (
-            f"SELECT {NO_BODY} FROM jobs {index} WHERE finished_at > 0 AND {wanted}{states} {order}",
+            f"SELECT {NO_BODY} FROM jobs {index} WHERE {_RARE_SQL} AND {wanted}{states} {order}",
             parameters,
             False,
         )

@@ -13,11 +13,18 @@ from typing import Any, Final
 from router_core.jobs.job import Job, State
 from router_core.jobs.moves import Move
 
-__all__ = ["COLUMNS", "INSERTS", "NO_BODY", "Inserts", "MoveStatements", "job_of"]
+__all__ = ["COLUMNS", "INSERTS", "LATER", "NO_BODY", "Inserts", "MoveStatements", "claimed", "job_of"]
 
 _FIELDS: Final = tuple(field.name for field in fields(Job))
 _STATE: Final = _FIELDS.index("state")
 _PENDING: Final = _FIELDS.index("dispatch_pending")
+_VERSION, _EPOCH, _ATTEMPT, _TOKEN, _STARTED, _PROGRESS, _MESSAGE, _WORKER, _LEASE = (
+    _FIELDS.index(name)
+    for name in (
+        "version", "epoch", "attempt", "token", "started_at", "progress", "message", "worker_id",
+        "lease_until",
+    )
+)  # fmt: skip
 _STATES: Final[Mapping[str, State]] = {state.value: state for state in State}
 
 if _FIELDS[-1] != "meta":  # job_of relies on it
@@ -28,18 +35,36 @@ COLUMNS: Final = ", ".join(_FIELDS)
 NO_BODY: Final = ", ".join("x''" if name in ("input", "result") else name for name in _FIELDS)
 """The same without input and result, for listings."""
 
+LATER: Final = "state IN ('retrying', 'scheduled')"
+"""The condition of the indices of jobs that wait for a time; a query has to repeat it to use them."""
+
 
 def job_of(row: tuple[Any, ...]) -> Job:
     """Turn a row of ``COLUMNS`` into a record."""
+    values = list(row)
+    values[_STATE] = _STATES[row[_STATE]]
+    values[_PENDING] = row[_PENDING] != 0
     meta = row[-1]
-    values = (
-        *row[:_STATE],
-        _STATES[row[_STATE]],
-        *row[_STATE + 1 : _PENDING],
-        row[_PENDING] != 0,
-        *row[_PENDING + 1 : -1],
-        {} if meta == "{}" else json.loads(meta),
-    )
+    values[-1] = {} if meta == "{}" else json.loads(meta)
+    return Job(*values)
+
+
+def claimed(row: tuple[Any, ...], *, token: str, now: float, worker_id: str, lease_until: float) -> Job:
+    """Turn a row as it stood before a claim into the record as it stands after it."""
+    values = list(row)
+    values[_STATE] = State.RUNNING
+    values[_VERSION] += 1
+    values[_EPOCH] += 1
+    values[_ATTEMPT] += 1
+    values[_TOKEN] = token
+    values[_STARTED] = now
+    values[_PROGRESS] = 0.0
+    values[_MESSAGE] = ""
+    values[_WORKER] = worker_id
+    values[_LEASE] = lease_until
+    values[_PENDING] = row[_PENDING] != 0
+    meta = row[-1]
+    values[-1] = {} if meta == "{}" else json.loads(meta)
     return Job(*values)
 
 
@@ -104,7 +129,7 @@ class MoveStatements:
         self._cache: dict[tuple[object, ...], str] = {}
 
     def statement(self, job_id: str, move: Move) -> tuple[str, list[Any]]:
-        """Return SQL that applies the move if its guards hold and returns the new row, with parameters."""
+        """Return SQL that applies the move if its guards hold, with its parameters."""
         fence = move.fence
         shape = (
             move.frm, move.to, fence is None, move.epoch is None, move.lease_before is None,
@@ -149,4 +174,4 @@ def _update(move: Move) -> str:
         guards.append("version = ?")
     # `+` keeps the planner off the indices of single states: the id finds the row
     guards.append(f"+state = '{states[0]}'" if len(states) == 1 else f"+state IN {tuple(states)}")
-    return f"UPDATE jobs SET {', '.join(writes)} WHERE {' AND '.join(guards)} RETURNING {COLUMNS}"
+    return f"UPDATE jobs SET {', '.join(writes)} WHERE {' AND '.join(guards)}"

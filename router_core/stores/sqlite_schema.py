@@ -66,15 +66,15 @@ _JOBS: Final = (
     )""",
     "CREATE UNIQUE INDEX jobs_id ON jobs (id)",
     "CREATE INDEX jobs_ready ON jobs (route, rank) WHERE state = 'queued'",
-    "CREATE INDEX jobs_retry ON jobs (route, not_before) WHERE state = 'retrying'",
-    "CREATE INDEX jobs_retry_due ON jobs (not_before) WHERE state = 'retrying'",
-    "CREATE INDEX jobs_scheduled ON jobs (route) WHERE state = 'scheduled'",
-    "CREATE INDEX jobs_scheduled_due ON jobs (not_before) WHERE state = 'scheduled'",
+    "CREATE INDEX jobs_later ON jobs (state, route, not_before) WHERE state IN ('retrying', 'scheduled')",
+    "CREATE INDEX jobs_later_due ON jobs (not_before) WHERE state IN ('retrying', 'scheduled')",
     "CREATE INDEX jobs_lease ON jobs (lease_until) WHERE lease_until > 0",
     "CREATE INDEX jobs_deadline ON jobs (deadline_at) WHERE deadline_at > 0 AND finished_at = 0",
     "CREATE INDEX jobs_expiry ON jobs (expires_at) WHERE expires_at > 0",
     "CREATE INDEX jobs_owner ON jobs (owner, id)",
-    "CREATE INDEX jobs_owner_ended ON jobs (owner, state, id) WHERE finished_at > 0",
+    # the rare ends only: a listing of successes finds them everywhere
+    """CREATE INDEX jobs_owner_ended ON jobs (owner, state, id)
+        WHERE state IN ('cancelled', 'expired', 'failed')""",
 )
 _BESIDE: Final = (
     """CREATE TABLE keys (

@@ -20,7 +20,8 @@ from router_core.jobs.store import Added, Claim, IdempotencyKey, Moved, NewEvent
 from router_core.stores.blob_refs import input_keys, result_keys
 from router_core.stores.limits import EVENT_BYTES, EVENT_COUNT, TOMBSTONE_SECONDS
 from router_core.stores.outbox_row import webhook_url
-from router_core.stores.sqlite_claims import Admission, Claims, leaves_queue
+from router_core.stores.sqlite_claims import Claims
+from router_core.stores.sqlite_queues import Queues
 from router_core.stores.sqlite_rows import COLUMNS, INSERTS, MoveStatements, job_of
 
 __all__ = ["SqliteWrites", "needs_savepoint"]
@@ -47,9 +48,13 @@ class SqliteWrites:
 
     def __init__(self, clock: Clock, *, shared: bool) -> None:
         self._now = clock.now
-        self.admission = Admission(clock.monotonic, shared=shared)
-        self._claims = Claims(clock.now, self.admission)
+        self._queues = Queues(clock.monotonic, shared=shared)
+        self._claims = Claims(clock.now, self._queues)
         self._moves = MoveStatements()
+
+    def forget(self) -> None:
+        """Drop what is carried in memory: a transaction has failed."""
+        self._queues.forget()
 
     # --- records ----------------------------------------------------------------------------
 
@@ -60,7 +65,7 @@ class SqliteWrites:
             if earlier is not None:
                 return Added(earlier, replayed=True)
         if queue_limit is not None:
-            self.admission.admit(self.connection, job.route, queue_limit)
+            self._queues.admit(self.connection, job.route, queue_limit)
         keys = input_keys(job)
         sql, parameters = INSERTS.statement(job, bool(keys))
         try:
@@ -73,8 +78,7 @@ class SqliteWrites:
                 "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)",
                 (key.scope_hash, key.fingerprint, job.id, key.expires_at),
             )
-        if job.state is State.QUEUED or job.state is State.SCHEDULED:
-            self.admission.joined(job.route)
+        self._queues.added(job)
         return Added(job)
 
     def _earlier(self, key: IdempotencyKey) -> Job | None:
@@ -109,19 +113,14 @@ class SqliteWrites:
         if move.fence is not None and move.fence.job_id != job_id:
             return Moved(False, self._record(job_id))
         sql, parameters = self._moves.statement(job_id, move)
-        rows = self.connection.execute(sql, parameters).fetchall()
-        if not rows:
-            return Moved(False, self._record(job_id))
-        job = job_of(rows[0])
-        if move.to is None:
-            return Moved(True, job)
-        if move.to in TERMINAL:
-            self._ended(job)
-        if leaves_queue(move.frm, move.to):
-            self.admission.unsure(job.route)
-        elif move.to is State.QUEUED and State.SCHEDULED not in move.frm:
-            self.admission.joined(job.route)
-        return Moved(True, job)
+        applied = self.connection.execute(sql, parameters).rowcount > 0
+        # a second statement costs less than RETURNING this many columns, and is needed for a refusal anyway
+        job = self._record(job_id)
+        if job is not None and applied and move.to is not None:
+            if move.to in TERMINAL:
+                self._ended(job)
+            self._queues.moved(job, move.frm, move.to)
+        return Moved(applied, job)
 
     def _ended(self, job: Job) -> None:
         if job.webhook:
@@ -135,11 +134,9 @@ class SqliteWrites:
                     job.finished_at,
                 ),
             )
-        if job.result or job.result_ref:
-            keys = result_keys(job.result, job.result_ref)
-            if keys:
-                self._refer(job.id, keys)
-                self.connection.execute("UPDATE jobs SET has_blobs = 1 WHERE id = ?", (job.id,))
+        if job.result_ref:
+            self._refer(job.id, result_keys(job.result_ref))
+            self.connection.execute("UPDATE jobs SET has_blobs = 1 WHERE id = ?", (job.id,))
 
     def renew(self, fences: Sequence[Fence], lease: float) -> list[Renewal]:
         """Extend leases."""

@@ -92,7 +92,7 @@ class UpkeepContract:
         assert not (await store.events(job.id)).events
 
     async def test_a_purge_names_the_blobs_that_nobody_needs(self, store: Store, clock: FakeClock) -> None:
-        """Inputs, results and files inside both; a blob that another job shares is not named."""
+        """Inputs, files inside them, and results; not what another job shares, nor what a result says."""
         file = {"image": {"$file": {"key": "in-file"}}, "list": [{"$file": {"key": "shared"}}]}
         job = await running(store, clock, input=json.dumps(file).encode())
         other = await running(store, clock, input=b"", input_ref="big-input")
@@ -101,13 +101,13 @@ class UpkeepContract:
             job.fence, now=clock.now(), retention=5, attempts=b"", result_ref=b'{"key":"result"}'
         )
         await store.move(job.id, end)
-        inline = b'{"$file":{"key":"out-file"}}'
+        inline = b'{"$file":{"key":"said-by-the-function"}}'
         end = moves.succeed(other.fence, now=clock.now(), retention=5, attempts=b"", result=inline)
         await store.move(other.id, end)
         clock.advance(6)
         purged = await store.purge()
         assert purged.jobs == 2
-        assert sorted(purged.blobs) == ["big-input", "in-file", "out-file", "result"]
+        assert sorted(purged.blobs) == ["big-input", "in-file", "result"]
 
     async def test_delete_takes_ended_jobs_only(self, store: Store, clock: FakeClock) -> None:
         """It returns what it took and leaves a tombstone; open, unknown and deleted jobs give nothing."""
