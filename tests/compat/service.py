@@ -53,3 +53,7 @@ def fail(reason: str = "no cat in the picture") -> None:
 def hello(name: str = "world") -> dict[str, str]:
     """Answer at once."""
     return {"hello": name}
+
+
+if __name__ == "__main__":
+    router.start()
