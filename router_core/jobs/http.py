@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pydantic_core
@@ -60,7 +59,7 @@ async def accept(service: JobService, route: Route, request: Request, inputs: In
     Query: ``sync``, and ``cancel_on_disconnect=true`` to cancel when the caller of a sync wait goes away.
     """
     wish = read_wish(request)
-    options = replace(read_options(request.headers), method=request.method, request_id=request.id)
+    options = read_options(request.headers, method=request.method, request_id=request.id)
     content_type = request.headers.get("content-type", "")
     added = await service.submit(
         route, inputs, principal=request.principal, options=options, content_type=content_type

@@ -118,7 +118,7 @@ class JobRoutes:
 
     async def retry(self, request: Request) -> Response:
         """Run a failed, cancelled or expired job again, as a new job with the same input."""
-        options = read_options(request.headers)
+        options = read_options(request.headers, request_id=request.id)
         added = await self._service.retry(request.path_params["job_id"], request.principal, options)
         headers = [("location", self._service.location(added.job.id))]
         if added.replayed:

@@ -96,7 +96,7 @@ def scope_hash(principal: str, method: str, route: str, key: str) -> str:
     return digest.hexdigest()
 
 
-def read_options(headers: Headers) -> SubmitOptions:
+def read_options(headers: Headers, *, method: str = "POST", request_id: str = "") -> SubmitOptions:
     """Read the job headers of a request.
 
     ``Idempotency-Key``; ``X-Job-Priority`` (-100 to 100, higher runs earlier); ``X-Job-Delay`` and
@@ -104,7 +104,7 @@ def read_options(headers: Headers) -> SubmitOptions:
     Raises BadRequest, naming the header.
     """
     if not any(name in headers for name in _HEADERS):
-        return DEFAULT_OPTIONS
+        return SubmitOptions(method=method, request_id=request_id)
     key = _single(headers, "idempotency-key")
     if key == "":
         raise BadRequest("Idempotency-Key must be 1 to 255 printable ASCII characters", code="bad_key")
@@ -114,6 +114,8 @@ def read_options(headers: Headers) -> SubmitOptions:
         delay=_seconds(headers, "x-job-delay"),
         cancel_after=_seconds(headers, "cancel-after"),
         webhook=_single(headers, "x-webhook-url") or "",
+        method=method,
+        request_id=request_id,
     ).check()
 
 

@@ -114,6 +114,16 @@ async def test_a_refused_submission_leaves_no_blob() -> None:
     assert len(bench.blobs.kept) == 1
 
 
+async def test_a_replay_leaves_no_second_blob() -> None:
+    """What was written for the repetition is taken back; the first job keeps its own."""
+    bench = Bench()
+    options = SubmitOptions(key="k")
+    first = await bench.submit({"prompt": "x" * 50_000}, options=options)
+    again = await bench.submit({"prompt": "x" * 50_000}, options=options)
+    assert again.job.input_ref == first.job.input_ref
+    assert list(bench.blobs.kept) == [first.job.input_ref]
+
+
 async def test_a_dispatch_failure_names_the_job_and_keeps_it() -> None:
     """The record exists, marked for the sweeper; the retry with its key gets the same job."""
     bench = Bench(external=True)
