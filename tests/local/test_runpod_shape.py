@@ -491,6 +491,12 @@ async def test_runsync_lets_a_long_job_live_on(endpoint: Endpoint) -> None:
     assert (await endpoint.call("GET", f"status/{body['id']}"))["status"] == "COMPLETED"
 
 
+async def test_runsync_answers_at_once_when_too_many_wait_already() -> None:
+    """The status so far is a better answer than asking the store in a circle."""
+    body = await Endpoint(waiters=0).call("POST", "runsync", {"input": INPUT})
+    assert body["status"] == "IN_QUEUE"
+
+
 async def test_runsync_waits_longer_than_one_turn_of_the_service() -> None:
     """The limit for other waits bounds a turn, not the whole."""
     endpoint = Endpoint(sync_wait_max=0.05)
