@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,9 +54,15 @@ def settings_from(args: argparse.Namespace) -> Settings:
     )
 
 
+def _address(settings: Settings, tls: bool) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{'https' if tls else 'http'}://{host}:{settings.port}"
+
+
 def run(args: argparse.Namespace) -> int:
     """Serve."""
     from handlers.cli.exits import UsageError
+    from handlers.cli.output import say
     from handlers.loader import load
     from handlers.local.provider import serve
     from handlers.local.server import ServeOptions, run_app
@@ -71,5 +78,7 @@ def run(args: argparse.Namespace) -> int:
         allow_unauthenticated=args.allow_unauthenticated,
     )  # fmt: skip
     served = load(settings.app)
+    if sys.stderr.isatty():
+        say(f"{settings.app} on {_address(settings, bool(args.tls_cert))}, docs at /docs; Ctrl-C ends")
     # an App brings its own settings; a Router takes those of the command line
     return run_app(served, options) if isinstance(served, App) else serve(served, settings, options)

@@ -9,6 +9,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol, runtime_checkable
+from urllib.parse import unquote
 
 from router_core.http.media import DEFAULT_CONTENT_TYPE, File, safe_filename
 
@@ -128,6 +129,10 @@ def file_from_answer(body: bytes, headers: Mapping[str, str]) -> File:
 
 
 def _proposed(disposition: str) -> str:
+    """Read ``filename*`` (RFC 8187) or else ``filename``; whatever it is, it becomes no path."""
+    extended = re.search(r"filename\*\s*=\s*UTF-8'[^']*'([^\s;]+)", disposition, re.IGNORECASE)
+    if extended:
+        return safe_filename(unquote(extended[1]))
     match = re.search(r'filename="((?:[^"\\]|\\.)*)"|filename=([^\s;"]+)', disposition)
     return safe_filename(re.sub(r"\\(.)", r"\1", match[1] or match[2] or "")) if match else ""
 

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
 
 __all__ = ["Facade", "Portal", "chained", "forward", "iterated", "renewed", "shown"]
 
@@ -25,6 +25,8 @@ A = TypeVar("A")
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+_UNWIND: Final = 2.0
+"""Seconds that an interrupted call gets to clean up."""
 Closer = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -43,15 +45,18 @@ class Portal:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine to its end; an interrupt (Ctrl-C) cancels it. Raises RuntimeError when closed."""
+        ended = threading.Event()
         try:
-            future = self._submit(coroutine)
+            future = self._submit(coroutine, ended)
         except BaseException:
             coroutine.close()
             raise
         try:
             return future.result()
         except BaseException:
+            # let it clean up (take its bar off the screen) before the caller goes on
             future.cancel()
+            ended.wait(_UNWIND)
             raise
 
     def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
@@ -85,7 +90,7 @@ class Portal:
             return
         self.run(_awaited(closing))
 
-    def _submit(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+    def _submit(self, coroutine: Coroutine[Any, Any, T], ended: threading.Event) -> Future[T]:
         # under the guard, so that ``close`` comes before or after it, and never loses a call
         with self._guard:
             if self._closed:
@@ -96,7 +101,7 @@ class Portal:
             running = self._running
             if threading.current_thread() is running.thread:
                 raise RuntimeError("the synchronous client was called from its own event loop")
-            return asyncio.run_coroutine_threadsafe(_counted(coroutine, running.tasks), running.loop)
+            return asyncio.run_coroutine_threadsafe(_counted(coroutine, running.tasks, ended), running.loop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +119,17 @@ def _start() -> _Running:
     return _Running(loop, thread)
 
 
-async def _counted(coroutine: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]]) -> T:
+async def _counted(
+    coroutine: Coroutine[Any, Any, T], tasks: set[asyncio.Task[Any]], ended: threading.Event
+) -> T:
     task = asyncio.current_task()
     if task is not None:
         tasks.add(task)
         task.add_done_callback(tasks.discard)
-    return await coroutine
+    try:
+        return await coroutine
+    finally:
+        ended.set()
 
 
 class Facade(Generic[A]):

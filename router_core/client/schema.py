@@ -13,6 +13,8 @@ __all__ = ["Operation", "Schema"]
 _METHODS: Final = ("post", "get", "put", "patch", "delete")
 """In the order of preference where a path has several: what a function call most likely means first."""
 _MAX_DEPTH: Final = 8
+_PRODUCT_TAGS: Final = ("jobs", "system")
+"""Mark the routes that every service has: nobody who misspells a path means one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,8 @@ class Schema:
 
     def near(self, path: str) -> str:
         """Return a hint for a path that does not exist."""
-        return _near(path, self._paths)
+        own = {known: item for known, item in self._paths.items() if not _is_product(item)}
+        return _near(path, own or self._paths)
 
     def _read(self, path: str, method: str, operation: Mapping[str, Any]) -> Operation:
         places: dict[str, str] = {}
@@ -169,6 +172,13 @@ def _filled_in(operation: Operation, path: str) -> Operation:
     places = {name: place for name, place in operation.places.items() if place != "path"}
     order = tuple(name for name in operation.order if name in places)
     return replace(operation, path=path, places=places, order=order)
+
+
+def _is_product(item: Any) -> bool:
+    operations = item.values() if isinstance(item, Mapping) else ()
+    return any(
+        set(_PRODUCT_TAGS) & set(each.get("tags") or ()) for each in operations if isinstance(each, Mapping)
+    )
 
 
 def _is_job(operation: Mapping[str, Any], responses: Mapping[str, Any]) -> bool:

@@ -113,15 +113,27 @@ def test_answers_become_values_by_their_content_type(
     assert client.page() == value
 
 
-def test_a_file_answer_is_a_file_with_a_safe_name(fake: FakeService, client: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("disposition", "name"),
+    [
+        ('attachment; filename="../../evil.png"', "evil.png"),
+        ("attachment; filename=plain.png", "plain.png"),
+        (r'attachment; filename="a\"b.png"', 'a"b.png'),
+        ("inline; filename*=UTF-8''%E7%8C%AB%2F..%2Fcat.png", "cat.png"),
+        ("inline", "result.png"),
+    ],
+)
+def test_a_file_answer_is_a_file_with_a_safe_name(
+    fake: FakeService, client: Client, tmp_path: Path, disposition: str, name: str
+) -> None:
     """Whatever name the service proposes, it is no path."""
-    headers = {"content-type": "image/png", "content-disposition": 'attachment; filename="../../evil.png"'}
+    headers = {"content-type": "image/png", "content-disposition": disposition}
     fake.answers["GET /picture"] = Reply(200, b"\x89PNG", headers)
     file = client.picture()
     assert isinstance(file, File)
-    assert (file.filename, file.content_type) == ("evil.png", "image/png")
-    assert file.save(tmp_path).read_bytes() == b"\x89PNG"
-    assert (tmp_path / "evil.png").exists()
+    assert (file.filename, file.content_type) == (name, "image/png")
+    assert file.save(tmp_path) == tmp_path / name
+    assert (tmp_path / name).read_bytes() == b"\x89PNG"
 
 
 def test_base64_objects_in_results_become_files(fake: FakeService, client: Client) -> None:
