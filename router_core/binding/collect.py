@@ -17,7 +17,7 @@ from router_core.http.multipart import FORM_TYPE, MULTIPART_TYPE, parse_multipar
 if TYPE_CHECKING:
     from router_core.binding.plan import Plan
 
-__all__ = ["collect_input", "collect_request", "is_json"]
+__all__ = ["PLAIN_JSON", "collect_input", "collect_request"]
 
 _MISSING: Final[Any] = object()
 
@@ -57,10 +57,14 @@ def collect_input(plan: Plan, values: Mapping[str, Any], intake: Intake) -> Inpu
     return inputs
 
 
-def is_json(content_type: str) -> bool:
+PLAIN_JSON: Final = frozenset(
+    ("application/json", "application/json; charset=utf-8", "application/json;charset=utf-8")
+)
+"""How nearly every client writes it; any other spelling is looked at closely."""
+
+
+def _is_json(content_type: str) -> bool:
     """Return whether a content type is JSON: ``application/json`` or anything ``+json``."""
-    if content_type == "application/json":
-        return True
     media = content_type.partition(";")[0].strip().lower()
     return media == "application/json" or (media.startswith("application/") and media.endswith("+json"))
 
@@ -159,14 +163,14 @@ def _from_text(shape: Shape, text: Any, loc: Loc, problems: Problems) -> Any:
 def _body(plan: Plan, request: Request, intake: Intake, inputs: Inputs, problems: Problems) -> None:
     content_type = request.headers.get("content-type", "")
     media = content_type.partition(";")[0].strip().lower()
-    if is_json(content_type) and not plan.form_only:
+    if _is_json(content_type) and not plan.form_only:
         _check_charset(content_type)
         _json(plan, loads(request.body, intake.max_json_depth), inputs, problems)
     elif media == FORM_TYPE:
         _form(plan, parse_urlencoded(request.body, intake.form), inputs, problems)
     elif media == MULTIPART_TYPE:
         _form(plan, parse_multipart(request.body, content_type, intake.form), inputs, problems)
-    elif plan.file_param is not None and media and not is_json(content_type):
+    elif plan.file_param is not None and media and not _is_json(content_type):
         file = File(request.body, content_type=content_type)
         _put(inputs, plan.file_param, [file] if plan.file_param.multiple else file,
              ("body", plan.file_param.alias), problems)  # fmt: skip

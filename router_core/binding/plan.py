@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import ValidationError
 from typing_extensions import TypedDict
 
-from router_core.binding.collect import collect_input, collect_request, is_json
+from router_core.binding.collect import PLAIN_JSON, collect_input, collect_request
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Inputs, Intake, fetch_links
 from router_core.binding.returns import compile_returns
@@ -49,12 +49,12 @@ def compile_plan(
     has_body = bool(BODY_METHODS & set(methods)) or job
     signature = read_signature(func, path_names=names, has_body=has_body, job=job)
     where = location(func)
-    missing = names - {param.alias for param in signature.params.values() if param.source == "path"}
-    if missing:
+    plan = Plan(func, signature, where)
+    missing = names - {param.alias for param in plan.params if param.source == "path"}
+    if missing and "request" not in plan.slots:
         raise Misconfigured(
             f"{where}: the path {path!r} has {{{min(missing)}}}, which is no parameter of the function"
         )
-    plan = Plan(func, signature, where)
     if plan.body_params and not has_body and "DELETE" not in methods:
         raise Misconfigured(
             f"{where}: the parameter {plan.body_params[0].name!r} comes from the body, which "
@@ -174,7 +174,7 @@ class Plan:
         """Collect and validate in one go: at once where the body alone is enough, else awaitable."""
         if not self.params:
             return {}
-        if self._fast and not request.query and is_json(request.headers.get("content-type", "")):
+        if self._fast and not request.query and request.headers.get("content-type") in PLAIN_JSON:
             values = self._from_body(request.body, intake.max_json_depth)
             if values is not None:
                 return values

@@ -366,16 +366,19 @@ def _hints(func: Callable[..., Any], where: str) -> Mapping[str, Any]:
 
 
 def _local_names(func: Any) -> dict[str, Any]:
-    """Return what the function can see besides its module: its closure, and the frame that registers it."""
+    """Return what the function can see besides its module: the running functions around it, its closure."""
     names: dict[str, Any] = {}
-    frame = sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("router_core."):
+    code = getattr(func, "__code__", None)
+    frame = sys._getframe().f_back
+    while frame is not None and code is not None:
+        around = f"{frame.f_code.co_qualname}.<locals>."
+        if frame.f_code.co_filename == code.co_filename and code.co_qualname.startswith(around):
+            names = {**frame.f_locals, **names}  # the nearest comes first
         frame = frame.f_back
-    names.update(frame.f_locals)
-    code, closure = getattr(func, "__code__", None), getattr(func, "__closure__", None)
-    for name, cell in zip(getattr(code, "co_freevars", ()), closure or (), strict=False):
+    closure = getattr(func, "__closure__", None) or ()
+    for name, cell in zip(getattr(code, "co_freevars", ()), closure, strict=False):
         try:
             names[name] = cell.cell_contents
         except ValueError:
-            continue
+            continue  # defined after the function
     return names

@@ -17,6 +17,7 @@ DEFAULT_DEPTH: Final = 64
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.S)
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
 # what a float cannot hold: three digits of exponent, or more digits than the largest float has
 _OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
 
@@ -59,11 +60,11 @@ def check_value(value: Any, max_depth: int = DEFAULT_DEPTH) -> None:
 
 def _is_deeper(body: bytes, max_depth: int) -> bool:
     # Every pass takes the innermost pair of brackets away, so what is left after max_depth passes was deeper.
-    brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
+    brackets = _STRINGS.sub(b"", body).translate(_SQUARE, _NOT_BRACKETS)
     for _ in range(max_depth):
         if not brackets:
             return False
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     if not brackets:
         return False
     try:

@@ -25,6 +25,7 @@ _CONTENT_TYPE = re.compile(
     r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;\s*[\w!#$&^.+-]+=(?:[\w!#$&^.+/-]+|\"[^\"\\\r\n]*\"))*", re.A
 )
 _MAX_FILENAME: Final = 255
+_NO_FILE: Final = "not a file: the text is no URL, no data URI and no base64"
 _BASE64_PATTERN: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 
@@ -116,6 +117,14 @@ class File:
             raise ValueError("this URL was not fetched: URLs are not read here")
         if value[:5].lower() == "data:":
             return cls.from_data_uri(value)
+        return cls._parse_text(value)
+
+    @classmethod
+    def _parse_text(cls, value: str) -> File:
+        # Bare text may be anything, so it is taken for base64 only where it is exactly that: a path or a word
+        # that was meant otherwise should not become three bytes of noise.
+        if len(value) % 4 or "-" in value or "_" in value:
+            raise ValueError(_NO_FILE)
         return cls.from_base64(value)
 
     @classmethod
@@ -281,4 +290,4 @@ def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError("not a file: the text is no URL, no data URI and no base64") from None
+        raise ValueError(_NO_FILE) from None

@@ -168,7 +168,7 @@ def _allow(*leaves: _Leaf) -> str:
 
 
 def _options_route(path: str, allowed: str) -> Route:
-    def options() -> Response:
+    async def options() -> Response:
         return Response(204, (("allow", allowed),))
 
     return Route(
