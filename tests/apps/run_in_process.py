@@ -91,6 +91,15 @@ def leave(code: int = 3) -> None:
     os._exit(code)
 
 
+@router.route("/leave_orphan", isolation="process", max_attempts=1)
+def leave_orphan(path: str) -> None:
+    """Start a process, and die without it."""
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open(path, "w") as file:
+        file.write(f"{os.getpid()} {sleeper.pid}")
+    os._exit(1)
+
+
 @router.route("/quit_politely", isolation="process")
 def quit_politely() -> None:
     """Raise SystemExit, which is an error of the job."""

@@ -7,18 +7,21 @@ import json
 import math
 import threading
 import time
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from router_core.errors import StoreError
 from router_core.jobs.context import MAX_MESSAGE, JobCancelled, JobContext, JobProgress
 from router_core.jobs.job import State
+from router_core.jobs.journal import Journal
 from router_core.jobs.moves import Move
-from router_core.jobs.store import Moved
+from router_core.jobs.store import Moved, NewEvent
 from router_core.stores.memory import MemoryJobStore
-from tests.jobs.running import bench_of, route_of, running
+from tests.jobs.running import bench_of, eventually, route_of, running
 
 
 class Store(MemoryJobStore):
@@ -140,6 +143,58 @@ async def test_progress_flood_is_few_writes() -> None:
         record = await bench.until(await bench.submit("/flood"))
         assert store.writes <= 2 + (time.monotonic() - began)
         assert (record.progress, record.message) == (1.0, "at 99999")
+
+
+class Sink:
+    """Notes what a journal writes; fails as often as told."""
+
+    def __init__(self, failures: int = 0) -> None:
+        self.failures = failures
+        self.fractions: list[float] = []
+        self.types: list[str] = []
+
+    async def progress(self, fraction: float, message: str) -> None:
+        """Take progress."""
+        self.fractions.append(fraction)
+
+    async def events(self, events: Sequence[NewEvent]) -> None:
+        """Take events."""
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("away")
+        self.types += [event.type for event in events]
+
+    async def step(self, name: str, outcome: bytes) -> None:
+        """Take a step."""
+
+
+async def test_journal_keeps_its_pace() -> None:
+    """One write of progress per interval, however many updates and events there are."""
+    sink = Sink()
+    journal = Journal(asyncio.get_running_loop(), sink, progress_every=60.0, events_every=0.001)
+    for i in range(30):
+        journal.progress.update(i / 30)
+        journal.emit(NewEvent(str(i), b"1"))
+        await asyncio.sleep(0.003)
+    await journal.flush()
+    assert len(sink.fractions) == 1
+    assert sink.types == [str(i) for i in range(30)]
+
+
+async def test_journal_keeps_what_could_not_be_written() -> None:
+    """Events survive a sink that fails for a while, in order; after the end nothing is taken."""
+    sink = Sink(failures=2)
+    journal = Journal(asyncio.get_running_loop(), sink, progress_every=0.01, events_every=0.001)
+    for i in range(3):
+        journal.emit(NewEvent(str(i), b"1"))
+        await asyncio.sleep(0.01)
+    await eventually(lambda: len(sink.types) == 3)
+    await journal.flush()
+    journal.emit(NewEvent("late", b"1"))
+    journal.progress.update(1.0)
+    await asyncio.sleep(0.01)
+    assert sink.types == ["0", "1", "2"]
+    assert 1.0 not in sink.fractions
 
 
 async def test_progress_is_seen_while_it_runs() -> None:

@@ -351,7 +351,7 @@ async def test_drain_of_a_job_that_is_being_cancelled() -> None:
     async with running(route_of(deaf), grace=60.0) as bench:
         job_id = await bench.submit("/deaf")
         await bench.until(job_id, State.RUNNING)
-        await eventually(lambda: bench.runner.active[job.id].phase == "working")
+        await eventually(lambda: bench.runner.active[job_id].phase == "working")
         await bench.cancel(job_id)
         await bench.pool.drain(0.05)
         assert (await bench.record(job_id)).state is State.CANCELLED

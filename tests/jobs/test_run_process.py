@@ -146,6 +146,16 @@ async def test_poison_is_lost_after_three_crashes(route: str, word: str) -> None
         assert (await bench.until(await bench.submit("/in_thread"))).result == str(os.getpid()).encode()
 
 
+async def test_a_crash_leaves_no_orphans(tmp_path: Path) -> None:
+    """What a child had started dies with it, however it died."""
+    async with children("/leave_orphan") as (bench, _):
+        record = await bench.until(
+            await bench.submit("/leave_orphan", {"max_attempts": 1}, path=str(tmp_path / "pids"))
+        )
+        assert (record.state, record.reason) == (State.FAILED, "lost")
+        await gone(*pids_in(tmp_path / "pids"))
+
+
 async def test_errors_travel() -> None:
     """An error in a child is the job's error, with its traceback in the log and its retries counted."""
     async with children("/fail_in_child", "/quit_politely", "/no_json", backoff=0.01) as (bench, pool):
