@@ -124,12 +124,14 @@ class Bench:
     external: bool = False
     check_url: Callable[[str], Awaitable[object]] | None = None
     max_watches: int = 1000
+    records: Any = None
+    """The store, on the clock of this bench; None makes one in memory."""
     clock: FakeClock = field(default_factory=FakeClock)
     blobs: Blobs = field(default_factory=Blobs)
     seen: list[object] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.inner = MemoryJobStore(self.clock)
+        self.inner: Any = self.records or MemoryJobStore(self.clock)
         self.hub = Hub(max_watches=self.max_watches)
         self.events = Events(self.seen.append)
         self.store = WatchedStore(self.inner, self.hub, self.events)

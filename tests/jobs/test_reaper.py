@@ -132,7 +132,7 @@ async def test_a_worker_that_came_back_keeps_its_job() -> None:
     seen = await bench.inner.overdue()
 
     async def stale(limit: int = 100) -> Sequence[Job]:
-        return seen
+        return list(seen)
 
     store.overdue = stale  # type: ignore[method-assign]
     await bench.inner.renew([job.fence], 30)
