@@ -88,6 +88,9 @@ class Request:
     path_params: Mapping[str, str] = field(default_factory=dict)
     native: Mapping[str, Any] = field(default_factory=dict)
     """Raw platform data (ASGI scope, Lambda event); the core never looks inside."""
+    root: str = ""
+    """Where the app is mounted inside another (``/ai``, no slash at the end): ``path`` comes without it,
+    links that go out come with it."""
 
     def query_items(self) -> list[tuple[str, str]]:
         """Return the decoded query as pairs, duplicates and blank values included.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pydantic_core
 
-from router_core.errors import BadRequest
+from router_core.errors import BadRequest, Unavailable
 from router_core.http.media import File
 from router_core.http.message import Request, Response
 from router_core.jobs.job import Job, State
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_EMBEDDED",
     "accept",
-    "encode_shape",
     "job_response",
     "outcome_response",
     "poll_after",
@@ -61,11 +60,16 @@ async def accept(service: JobService, route: Route, request: Request, inputs: In
     wish = read_wish(request)
     options = read_options(request.headers, method=request.method, request_id=request.id)
     content_type = request.headers.get("content-type", "")
-    added = await service.submit(
-        route, inputs, principal=request.principal, options=options, content_type=content_type
-    )
+    try:
+        added = await service.submit(
+            route, inputs, principal=request.principal, options=options, content_type=content_type
+        )
+    except Unavailable as error:
+        if "job_id" in error.extra:  # it exists, only its queue does not know yet
+            error.headers["Location"] = location(service, request, error.extra["job_id"])
+        raise
     job = added.job
-    headers: list[Pair] = [("location", service.location(job.id))]
+    headers: list[Pair] = [("location", location(service, request, job.id))]
     if added.replayed:
         headers.append(("idempotency-replayed", "true"))
     if wish.wait is not None:
@@ -78,7 +82,12 @@ async def accept(service: JobService, route: Route, request: Request, inputs: In
     elif wish.background:
         headers.append(("preference-applied", "respond-async"))
     shape = "apipod" if "details_id=" in request.query else ""
-    return await job_response(service, job, status=202, headers=headers, shape=shape)
+    return await job_response(service, job, request, status=202, headers=headers, shape=shape)
+
+
+def location(service: JobService, request: Request, job_id: str) -> str:
+    """Return the address of a job."""
+    return f"{service.prefix(request.root)}/jobs/{job_id}"
 
 
 async def _wait(service: JobService, request: Request, job: Job, limit: float, wish: Wish) -> Job:
@@ -101,9 +110,8 @@ async def outcome_response(
     service: JobService, job: Job, request: Request, *, status: int = 200, headers: list[Pair] | None = None
 ) -> Response:
     """Return the result of a job as the plain call would; raises JobError when it ended without."""
-    location = service.location(job.id)
     if job.state is not State.SUCCEEDED:
-        error = job_error(job, location)
+        error = job_error(job, location(service, request, job.id))
         error.headers.update(headers or [])
         raise error
     data, content_type = await service.result(job)
@@ -116,13 +124,14 @@ async def outcome_response(
 
 
 async def job_response(
-    service: JobService, job: Job, *, status: int = 200, headers: list[Pair] | None = None, shape: str = ""
-) -> Response:
+    service: JobService, job: Job, request: Request, *, status: int = 200,
+    headers: list[Pair] | None = None, shape: str = "",
+) -> Response:  # fmt: skip
     """Return the job itself. ``shape="apipod"`` writes it as fastsdk reads it."""
     pairs = [_JSON, ("etag", f'"{job.version}"'), *(headers or [])]
     if not job.terminal:
         pairs.append(("retry-after", poll_after(service, job)))
-    body = await encode_shape(service, job, shape)
+    body = await _encoded(service, job, shape, service.prefix(request.root))
     return Response(status, tuple(pairs), body)
 
 
@@ -132,9 +141,8 @@ def poll_after(service: JobService, job: Job) -> str:
     return str(int(min(5.0, max(1.0, age / 10))))
 
 
-async def encode_shape(service: JobService, job: Job, shape: str) -> bytes:
-    """Return the body of a job in one of its shapes. Raises BadRequest for an unknown one."""
-    prefix, stream = service.prefix, service.streams(job)
+async def _encoded(service: JobService, job: Job, shape: str, prefix: str) -> bytes:
+    stream = service.streams(job)
     if not shape:
         return encode_job(job, prefix=prefix, stream=stream)
     if shape != "apipod":

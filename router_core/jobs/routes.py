@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import pydantic_core
@@ -14,13 +14,14 @@ from router_core.http.ndjson import NDJSON_TYPES
 from router_core.http.negotiate import best_match
 from router_core.http.sse import SSE_TYPE
 from router_core.jobs.events import ApipodFrames, Frames, JobStream, NdjsonFrames, SseFrames
-from router_core.jobs.http import job_response, outcome_response, poll_after, shape_of
+from router_core.jobs.http import job_response, location, outcome_response, poll_after, shape_of
 from router_core.jobs.job import Job, State
 from router_core.jobs.prefer import query_value
 from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
 from router_core.jobs.submission import read_options
 from router_core.jobs.wire import apipod_body, encode_job
+from router_core.routing.route import Route
 from router_core.types import ID_PATTERN
 
 __all__ = ["JobRoutes"]
@@ -55,6 +56,13 @@ class JobRoutes:
             ("POST", "/cancel/{job_id}", self.cancel, "Cancel a job"),
         ]
 
+    def at_routes(self, routes: Iterable[Route]) -> list[tuple[str, str, Handler, str]]:
+        """Return ``GET <path>?job_id=`` for each job route whose path does not serve GET already."""
+        routes = tuple(routes)
+        taken = {route.path for route in routes if "GET" in route.methods}
+        paths = [route.path for route in routes if route.kind == "job" and route.path not in taken]
+        return [("GET", path, self.by_query, "Read a job of this route") for path in dict.fromkeys(paths)]
+
     async def list(self, request: Request) -> Response:
         """List the caller's jobs, newest first.
 
@@ -63,7 +71,7 @@ class JobRoutes:
         """
         query = _list_query(request)
         page = await self._service.find(query, request.principal)
-        prefix = self._service.prefix
+        prefix = self._service.prefix(request.root)
         jobs = b",".join(
             encode_job(job, prefix=prefix, stream=self._service.streams(job)) for job in page.jobs
         )
@@ -89,7 +97,7 @@ class JobRoutes:
             if not job.terminal:
                 headers.append(("retry-after", poll_after(self._service, job)))
             return Response(304, tuple(headers))
-        return await job_response(self._service, job, shape=shape_of(request))
+        return await job_response(self._service, job, request, shape=shape_of(request))
 
     async def by_query(self, request: Request) -> Response:
         """Read a job at the address it was submitted to: ``GET <job route>?job_id=``."""
@@ -114,16 +122,16 @@ class JobRoutes:
         """Cancel a job: 200 when it is cancelled (also repeated), 202 while it is stopping, else 409."""
         job = await self._service.cancel(request.path_params["job_id"], request.principal)
         status = 200 if job.terminal else 202
-        return await job_response(self._service, job, status=status)
+        return await job_response(self._service, job, request, status=status)
 
     async def retry(self, request: Request) -> Response:
         """Run a failed, cancelled or expired job again, as a new job with the same input."""
         options = read_options(request.headers, request_id=request.id)
         added = await self._service.retry(request.path_params["job_id"], request.principal, options)
-        headers = [("location", self._service.location(added.job.id))]
+        headers = [("location", location(self._service, request, added.job.id))]
         if added.replayed:
             headers.append(("idempotency-replayed", "true"))
-        return await job_response(self._service, added.job, status=202, headers=headers)
+        return await job_response(self._service, added.job, request, status=202, headers=headers)
 
     async def delete(self, request: Request) -> Response:
         """Delete a job that has ended, with its input, its result and its events."""
@@ -137,9 +145,10 @@ class JobRoutes:
         when there is nothing left. ``event: truncated`` says how many events were dropped in between.
         """
         kind = best_match(request.headers.get("accept", ""), (SSE_TYPE, *NDJSON_TYPES)) or SSE_TYPE
+        prefix = self._service.prefix(request.root)
 
         def encode(job: Job) -> bytes:
-            return encode_job(job, prefix=self._service.prefix, stream=self._service.streams(job))
+            return encode_job(job, prefix=prefix, stream=self._service.streams(job))
 
         frames = SseFrames(encode) if kind == SSE_TYPE else NdjsonFrames(encode)
         return await self._follow(request, frames, kind)
@@ -148,7 +157,7 @@ class JobRoutes:
         """Follow the output of a job: unnamed events hold output, ``event: job`` the job, ``[DONE]`` ends."""
 
         def encode(job: Job) -> bytes:
-            prefix, stream = self._service.prefix, self._service.streams(job)
+            prefix, stream = self._service.prefix(request.root), self._service.streams(job)
             if shape == "apipod":
                 return pydantic_core.to_json(apipod_body(job, prefix=prefix, stream=stream))
             return encode_job(job, prefix=prefix, stream=stream)

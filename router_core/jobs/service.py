@@ -165,7 +165,7 @@ class JobService:
             raise Unavailable(
                 "the job is recorded and its queue cannot be told at the moment; it will be told again",
                 code="dispatch_failed", retry_after=10,
-                extra={"job_id": job.id}, headers={"Location": self.location(job.id)},
+                extra={"job_id": job.id},
             ) from error  # fmt: skip
         if not job.dispatch_pending:
             return job
@@ -177,18 +177,13 @@ class JobService:
 
     # -- read --------------------------------------------------------------------------------------
 
-    def location(self, job_id: str) -> str:
-        """Return the address of a job."""
-        return f"{self.prefix}/jobs/{job_id}"
-
     def note(self, note: Note) -> None:
         """Report something to the operator."""
         self._events.emit(note)
 
-    @property
-    def prefix(self) -> str:
-        """What stands before every link."""
-        return self.settings.server_url.rstrip("/")
+    def prefix(self, root: str = "") -> str:
+        """Return what stands before every link: the public address if set, else where the app is mounted."""
+        return self.settings.server_url.rstrip("/") or root
 
     def streams(self, job: Job) -> bool:
         """Return whether the function of a job yields output while it runs."""

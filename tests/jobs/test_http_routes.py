@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pydantic_core
@@ -15,6 +16,7 @@ from router_core.http.sse import ServerEvent, SseParser
 from router_core.jobs import moves
 from router_core.jobs.openapi import _OPERATIONS, describe
 from router_core.jobs.store import NewEvent
+from router_core.settings import Settings
 from tests.jobs.serving import ANN, BOB, Bench, all_of, data, until
 
 
@@ -202,6 +204,26 @@ async def test_a_job_is_read_at_its_routes_own_address() -> None:
     with pytest.raises(MethodNotAllowed) as caught:
         await bench.http.by_query(Request("GET", "/paint", principal=ANN))
     assert caught.value.headers == {"Allow": "POST"}
+
+
+async def test_each_job_route_gets_an_address_to_read_jobs_at() -> None:
+    """Unless its author serves GET there; plain calls get none."""
+    bench = Bench()
+    paint, words = bench.routes.values()
+    own = replace(words, methods=("GET",), kind="call")
+    plain = replace(paint, path="/plain", kind="call")
+    rows = bench.http.at_routes([paint, paint, words, own, plain])
+    assert [(method, path) for method, path, _, _ in rows] == [("GET", "/paint")]
+
+
+async def test_links_name_the_place_where_the_app_is_mounted() -> None:
+    """Inside another app below /ai; a public address in the settings wins."""
+    bench = Bench()
+    job = (await bench.submit()).job
+    request = Request("GET", "/jobs/x", principal=ANN, path_params={"job_id": job.id}, root="/ai")
+    assert data(await bench.http.get(request))["links"]["self"] == f"/ai/jobs/{job.id}"
+    named = Bench(settings=Settings(server_url="https://x.example/"), records=bench.inner)
+    assert data(await named.http.get(request))["links"]["self"] == f"https://x.example/jobs/{job.id}"
 
 
 def test_every_route_is_described_and_nothing_else() -> None:
