@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from router_core.http.media import File
 
-__all__ = ["OPAQUE", "Shape", "describe", "read_files", "strip_annotated", "unusable"]
+__all__ = ["OPAQUE", "Shape", "describe", "is_simple", "read_files", "strip_annotated", "unusable"]
 
 _LISTS: Final = (
     list,
@@ -163,6 +163,20 @@ def strip_annotated(annotation: Any) -> Any:
             annotation = annotation.__value__
         else:
             return annotation
+
+
+def is_simple(annotation: Any) -> bool:
+    """Return whether the type's own validator judges every value inside: texts, numbers, lists of them.
+
+    ``Any`` is not simple, nor is a model, whose configuration may let more through than strict JSON does.
+    """
+    kind = strip_annotated(annotation)
+    if kind in (str, int, float, bool, types.NoneType):
+        return True
+    origin = typing.get_origin(kind)
+    if origin not in (list, set, frozenset, tuple, *_UNIONS):
+        return origin is typing.Literal
+    return all(is_simple(arg) for arg in typing.get_args(kind) if arg is not Ellipsis)
 
 
 def unusable(annotation: Any) -> str:

@@ -88,6 +88,8 @@ def build_route(record: Record) -> Route:
     kind = _kind(record, bool(given), where)
     job = JobOptions(**given)
     _check_job(job, where)
+    if kind == "job" and not set(record.methods) - {"GET", "HEAD", "OPTIONS"}:
+        raise Misconfigured(f"{where}: a job is submitted by POST; GET reads jobs, so it cannot start one")
     plan = compile_plan(func, path=record.path, methods=record.methods, job=kind == "job")
     summary, description = _doc(func)
     return Route(

@@ -113,6 +113,8 @@ def test_misused_decorators_say_how_they_are_used() -> None:
     router = Router()
     with pytest.raises(Misconfigured, match="needs a path"):
         router.get(one)  # type: ignore[arg-type]
+    with pytest.raises(Misconfigured, match="submitted by POST"):
+        router.get("/x", job=True)(one)
     with pytest.raises(Misconfigured, match="FETCH"):
         router.route("/x", methods=["FETCH"])
     with pytest.raises(Misconfigured, match="function"):
