@@ -37,6 +37,7 @@ class Receiver:
     seen: list[tuple[Headers, bytes]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def url(self) -> str:
@@ -45,6 +46,9 @@ class Receiver:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request."""
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks.add(task)
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             pairs = Headers([tuple(line.split(": ", 1)) for line in head[1:] if line])  # type: ignore[misc]
@@ -72,6 +76,9 @@ async def receiving(**options: Any) -> AsyncIterator[Receiver]:
         yield receiver
     finally:
         server.close()
+        for task in receiver.tasks:
+            task.cancel()
+        await asyncio.gather(*receiver.tasks, return_exceptions=True)
 
 
 class World(Bench):
