@@ -92,12 +92,12 @@ function routePage({ method, path, operation }) {
     extra.length ? el("details", { class: "more" }, el("summary", {}, "Options"), ...extra.map((item) => item.node)) : null,
     problem, el("div", { class: "actions" }, send, copy));
   const kind = KINDS[operation["x-router-kind"]];
-  main.replaceChildren(
+  main.replaceChildren(...[
     el("div", { class: "head" }, el("span", { class: `method ${method}` }, method.toUpperCase()), el("h1", {}, path), kind ? el("span", { class: "tag" }, kind) : null, operation.deprecated ? el("span", { class: "state warn" }, "deprecated") : null),
     operation.summary ? el("p", { class: "lead" }, operation.summary) : null,
     operation.description && operation.description !== operation.summary ? el("p", { class: "about" }, operation.description.replaceAll("``", "")) : null,
     el("div", { class: "columns" }, el("section", { class: "card", "aria-label": "request" }, el("h2", {}, "Request"), body), el("section", { class: "card", "aria-label": "answer" }, el("h2", {}, "Answer"), panel)),
-  );
+  ].filter(Boolean));
   body.addEventListener("submit", (event) => { event.preventDefault(); run(method, path, form, operation, panel, send, problem); });
   copy.addEventListener("click", () => copyCurl(method, path, form, copy, problem));
 }

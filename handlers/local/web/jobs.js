@@ -8,7 +8,7 @@ export function jobsPage(main, signal) {
   const rows = el("tbody");
   const panel = el("div");
   const card = el("section", { class: "card", hidden: true }, el("h2", {}, "Job"), panel);
-  const table = el("table", {}, el("thead", {}, el("tr", {}, ...["Status", "Route", "Progress", "Created", "Job"].map((name) => el("th", { scope: "col" }, name)))), rows);
+  const table = el("table", {}, el("thead", {}, el("tr", {}, ...["Job", "Status", "Route", "Progress", "Created"].map((name) => el("th", { scope: "col" }, name)))), rows);
   const list = el("section", { class: "card" }, el("h2", {}, "Latest jobs", el("span", { class: "right" }, "renewed every 2 s")), el("div", { class: "scroll" }, table));
   main.replaceChildren(el("div", { class: "head" }, el("h1", {}, "Jobs")), el("p", { class: "about" }, "What you have submitted, newest first."), el("div", { class: "columns" }, list, card));
   let watched = new AbortController();
@@ -42,9 +42,9 @@ function message(text) {
 }
 
 function row(job, open) {
-  const button = el("button", { class: "plain", type: "button", "aria-label": `show job ${job.job_id}` }, el("code", {}, job.job_id.slice(0, 13), "…"));
+  const button = el("button", { class: "plain", type: "button", "aria-label": `show job ${job.job_id}` }, el("code", {}, "…", job.job_id.slice(-8)));
   button.addEventListener("click", () => open(job));
   const progress = job.status === "succeeded" ? 1 : job.progress || 0;
-  return el("tr", {}, el("td", {}, el("span", { class: `state ${tone(job.status)}` }, job.status)), el("td", {}, el("code", {}, job.route || "")),
-    el("td", {}, el("progress", { max: 1, value: progress, "aria-label": "progress" })), el("td", {}, new Date(job.created_at).toLocaleTimeString()), el("td", {}, button));
+  return el("tr", {}, el("td", {}, button), el("td", {}, el("span", { class: `state ${tone(job.status)}` }, job.status)), el("td", {}, el("code", {}, job.route || "")),
+    el("td", {}, el("progress", { max: 1, value: progress, "aria-label": "progress" })), el("td", {}, new Date(job.created_at).toLocaleTimeString()));
 }

@@ -1,7 +1,7 @@
 // Show what came back: pictures, sound, film, JSON, text, or a file to keep; streams as they come; jobs live.
 
 import { call, events } from "./api.js";
-import { blobUrl, el, pretty, seconds, size } from "./dom.js";
+import { blobUrl, el, seconds, size } from "./dom.js";
 
 const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
 const SHOWN = /^image\/(png|jpeg|gif|webp|avif|bmp)$/;
@@ -134,19 +134,29 @@ export async function followJob(panel, job, signal) {
   const view = jobView(job);
   panel.append(view.node);
   let current = job;
-  const update = (next) => { current = { ...current, ...next }; view.update(current); };
+  const update = (next) => {
+    if (!ENDED.has(current.status)) current = { ...current, ...next };
+    view.update(current);
+  };
   update(job);
+  const done = new AbortController();
+  const both = AbortSignal.any([signal, done.signal]);
+  // outputs come as events; state and progress come by asking for the next version of the record
+  live(current, update, view, both).catch(() => {});
+  let etag = "";
   while (!ENDED.has(current.status) && !signal.aborted) {
-    try {
-      await live(current, update, view, signal);
-    } catch {
-      if (signal.aborted) return;
+    const asking = etag ? call(`${current.links.self}?wait=20`, { signal: both, headers: { "If-None-Match": etag }, cache: "no-store" }) : call(current.links.self, { signal: both, cache: "no-store" });
+    // four pictures a second are enough, however often the record changes
+    const [answer] = await Promise.all([asking, new Promise((go) => setTimeout(go, 250))]);
+    if (answer.status === 304) continue;
+    if (!answer.ok) {
+      done.abort();
+      return showBody(panel, answer, "application/problem+json");
     }
-    if (ENDED.has(current.status)) break;
-    const answer = await call(`${current.links.self}?wait=10`, { signal });
-    if (!answer.ok) return showBody(panel, answer, "application/problem+json");
+    etag = answer.headers.get("ETag") || "";
     update(await answer.json());
   }
+  done.abort();
   if (signal.aborted) return;
   if (current.status === "succeeded") {
     const answer = await call(current.links.result, { signal });
@@ -157,12 +167,9 @@ export async function followJob(panel, job, signal) {
 }
 
 async function live(job, update, view, signal) {
-  const headers = { Accept: "text/event-stream" };
-  if (view.lastId) headers["Last-Event-ID"] = view.lastId;
-  const response = await call(job.links.events, { headers, signal });
+  const response = await call(job.links.events, { headers: { Accept: "text/event-stream" }, signal });
   if (!response.ok || response.status === 204) return;
   for await (const event of events(response)) {
-    if (event.id) view.lastId = event.id;
     if (event.type === "job") {
       const next = JSON.parse(event.data);
       update(next);
@@ -189,7 +196,7 @@ function jobView(job) {
   cancel.addEventListener("click", () => { cancel.disabled = true; call(job.links.cancel, { method: "POST" }); });
   const node = el("section", { "aria-label": "job" }, el("div", { class: "line", role: "status" }, state, el("span", {}, "job ", el("code", {}, job.job_id)), clock, cancel), bar, el("p", { class: "note" }, percent, text), out);
   return {
-    node, lastId: "",
+    node,
     update(now) {
       state.className = `state ${tone(now.status)}`;
       state.textContent = now.status;
@@ -207,5 +214,3 @@ function jobView(job) {
     },
   };
 }
-
-export { pretty };
