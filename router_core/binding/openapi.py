@@ -220,7 +220,7 @@ class _Operation:
         elif self.plan.form_only or (
             self.plan.lone is None and all(_is_flat(param.shape) for param in params)
         ):
-            content[FORM_TYPE] = {"schema": schema}
+            content[FORM_TYPE] = {"schema": schema if self.plan.lone else _without_null(schema)}
         return {"required": any(param.required for param in params), "content": content}
 
     def _object(self, params: Iterable[Param], *, files: bool) -> Json:
@@ -266,7 +266,15 @@ class _Operation:
 
 
 def _is_flat(shape: Shape) -> bool:
-    """Return whether a form can carry every value of the shape."""
-    if shape.many:
-        return shape.item is None or (shape.item.scalar and not shape.item.model)
-    return shape.scalar and not shape.model and shape.item is None
+    """Return whether a form carries values of the shape without doubt: one text each."""
+    return shape.scalar and not shape.many and not shape.model and shape.item is None
+
+
+def _without_null(schema: Json) -> Json:
+    """Leave null out of the alternatives of each property: a form has no way to write it."""
+    properties: Json = {}
+    for name, item in schema["properties"].items():
+        choices = [choice for choice in item.get("anyOf", ()) if choice != {"type": "null"}]
+        rest = {key: value for key, value in item.items() if key != "anyOf" and value is not None}
+        properties[name] = item if not choices else {**rest, "anyOf": choices}
+    return {**schema, "properties": properties}

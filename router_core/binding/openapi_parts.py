@@ -23,14 +23,6 @@ BUILTIN_PARAMETERS: Final[tuple[Json, ...]] = (
         "schema": {"type": "boolean", "default": False},
         "x-builtin": True,
     },
-    {
-        "name": "Idempotency-Key",
-        "in": "header",
-        "required": False,
-        "description": "The same key with the same request names the same job, however often it is sent.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-        "x-builtin": True,
-    },
 )
 """What every job route takes besides its function's parameters."""
 
@@ -116,7 +108,10 @@ COMPONENTS: Final[Json] = {
 PROBLEM_RESPONSES: Final[Json] = {"default": {"$ref": "#/components/responses/Problem"}}
 
 JOB_RESPONSE: Final[Json] = {
-    "description": "Accepted: the job",
+    "description": (
+        "Accepted: the job. A request with an `Idempotency-Key` header may be repeated: the same key with "
+        "the same request names the same job."
+    ),
     "headers": {
         "Location": {"description": "Where to read the job", "schema": {"type": "string"}},
         "Retry-After": {"description": "Seconds until it is worth asking", "schema": {"type": "string"}},

@@ -86,9 +86,9 @@ def encode_result(route: Route, value: Any) -> bytes:
 
 def is_stream(value: Any) -> bool:
     """Return whether a result is to be iterated: a generator or an async iterator."""
-    return isinstance(value, types.GeneratorType) or (
-        hasattr(value, "__anext__") and hasattr(value, "__aiter__")
-    )
+    # asked of the type: models answer for attributes that they do not have, at length
+    kind = type(value)
+    return kind is types.GeneratorType or (hasattr(kind, "__anext__") and hasattr(kind, "__aiter__"))
 
 
 def _response_json(response: Response) -> bytes:

@@ -131,7 +131,7 @@ class File:
     def _parse_object(cls, value: Mapping[Any, Any]) -> File:
         name = next((value[key] for key in NAME_KEYS if value.get(key) is not None), "")
         content = next((value[key] for key in CONTENT_KEYS if value.get(key) is not None), None)
-        content_type = value.get("content_type") or ""
+        content_type = "" if value.get("content_type") is None else value["content_type"]
         if not isinstance(content, str) or not isinstance(name, str) or not isinstance(content_type, str):
             raise ValueError("a file object holds `content` (base64 text), `file_name` and `content_type`")
         if content[:5].lower() == "data:":

@@ -142,7 +142,8 @@ async def test_bytes_are_the_content_of_a_file() -> None:
     "value",
     [
         "not base64!", "data:image/png;base64,***", "data:", {"content": 5}, {}, {"file_name": "x"}, 5, [1],
-        None, True, {"content": "Zm9v", "file_name": 7}, "file:///etc/passwd", "/etc/passwd", "ftp://x/y",
+        None, True, {"content": "Zm9v", "file_name": 7}, {"content": "Zm9v", "content_type": {}},
+        "file:///etc/passwd", "/etc/passwd", "ftp://x/y",
     ],
 )  # fmt: skip
 async def test_what_is_no_file_is_a_validation_error(value: Any) -> None:

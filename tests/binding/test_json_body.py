@@ -417,8 +417,8 @@ async def test_a_route_without_parameters_does_not_read_its_body() -> None:
 
 NAMES = ["name", "age", "score", "ok", "tags", "zz", "na\\u006de"]
 TEXTS = [
-    "1", "1.5", "true", "null", '"x"', '"age"', '"a:b"', '"\\\\"', "NaN", "Infinity", "-Infinity", "1e999", '["a"]',
-    '["age", "age"]', '{"k":1}', '{"k":1,"k":2}', "[NaN]", '":"', '"\\ud800"',
+    "1", "1.5", "true", "null", '"x"', '"age"', '"a:b"', '"\\\\"', "NaN", "Infinity", "-Infinity", "1e999",
+    '["a"]', '["age", "age"]', '{"k":1}', '{"k":1,"k":2}', "[NaN]", '":"', '"\\ud800"',
 ]  # fmt: skip
 
 
