@@ -29,6 +29,8 @@ _PATIENCE: Final = 5.0
 """A step counts as alive for three of these at least: another step may take a few seconds."""
 _PAGE: Final = 100
 _PURGE_PAGE: Final = 500
+_OLD_KEYS: Final = 100_000
+"""Blobs looked at in one search for orphans."""
 _PURGE_PAGES: Final = 10
 _PAGES: Final = 50
 """Pages of one step in one tick: the other steps have their turn, and the rest is done a second later."""
@@ -189,16 +191,19 @@ class Sweeper:
         inner = getattr(self._store, "inner", self._store)
         if not isinstance(inner, KnowsBlobs):
             return
-        old = await self._blobs.keys(self._clock.now() - ORPHAN_AGE)
-        orphans = await inner.unreferenced(old) if old else ()
-        for key in orphans:
-            await self._forget(key)
-        if orphans:
-            text = f"{len(orphans)} blobs without a record were deleted"
-            self._events.emit(Note("orphan_blobs", "info", text, {"count": len(orphans)}))
+        old = await self._blobs.keys(self._clock.now() - ORPHAN_AGE, _OLD_KEYS)
+        found = 0
+        for start in range(0, len(old), _PURGE_PAGE):
+            for key in await inner.unreferenced(old[start : start + _PURGE_PAGE]):
+                found += await self._forget(key)
+        if found:
+            text = f"{found} blobs without a record were deleted"
+            self._events.emit(Note("orphan_blobs", "info", text, {"count": found}))
 
-    async def _forget(self, key: str) -> None:
+    async def _forget(self, key: str) -> bool:
         try:
             await self._blobs.delete(key)
         except Exception as error:  # the next search for orphans finds it
             self._events.emit(Note("blob_left", "warning", f"blob {key} could not be deleted", error=error))
+            return False
+        return True
