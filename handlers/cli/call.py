@@ -67,9 +67,11 @@ def run(args: argparse.Namespace) -> int:
     """Call."""
     values = parse_items(args.items, args.file)
     url, path = split_target(args.path)
+    # to submit a job takes a moment however short the wait for it may be
+    patience = None if args.timeout is None else max(5.0, args.timeout)
     with connected(args, url) as client:
         endpoint = client.endpoint(path, method=args.method).options(
-            idempotency_key=args.key, priority=args.priority, delay=args.delay, timeout=args.timeout
+            idempotency_key=args.key, priority=args.priority, delay=args.delay, timeout=patience
         )
         outcome = endpoint.submit(**values) if args.delay else endpoint(**values)
         return _finish(args, client, outcome)

@@ -6,6 +6,7 @@ same names:
     UpstreamError
     ├── CannotConnect       nobody answers at that address; nothing was sent
     ├── ConnectionCut       the connection broke after sending: the service may have acted
+    ├── Silent              nothing came for too long (also an UpstreamTimeout and a TimeoutError)
     └── BadAnswer           the answer makes no sense: probably another program answers there
     JobError
     ├── JobFailed           the job's own error is in ``error``
@@ -21,7 +22,15 @@ from typing import Any, Final
 import pydantic_core
 
 from router_core import errors as tree
-from router_core.errors import HTTPError, JobError, RateLimited, RouterError, Unavailable, UpstreamError
+from router_core.errors import (
+    HTTPError,
+    JobError,
+    RateLimited,
+    RouterError,
+    Unavailable,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from router_core.http.message import Headers
 
 __all__ = [
@@ -31,6 +40,7 @@ __all__ = [
     "JobCancelled",
     "JobExpired",
     "JobFailed",
+    "Silent",
     "error_from",
     "retry_after",
 ]
@@ -49,6 +59,12 @@ class ConnectionCut(UpstreamError, ConnectionError):
     """The connection broke after the call was sent; whether the service acted on it is not known."""
 
     code = "connection_cut"
+
+
+class Silent(UpstreamTimeout, TimeoutError):
+    """Nothing came for too long; whether the service acted on the call is not known."""
+
+    code = "silent"
 
 
 class BadAnswer(UpstreamError):

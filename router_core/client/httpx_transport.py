@@ -7,9 +7,9 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
-from router_core.client.errors import CannotConnect, ConnectionCut
+from router_core.client.errors import CannotConnect, ConnectionCut, Silent
 from router_core.client.transport import Call, Reply
-from router_core.errors import Misconfigured, RouterError, UpstreamTimeout
+from router_core.errors import Misconfigured, RouterError
 from router_core.http.message import Headers
 
 try:
@@ -111,7 +111,7 @@ _MEANING: Final[tuple[tuple[tuple[type[Exception], ...], Callable[[str, str], Ro
     ),
     (
         (httpx.TimeoutException,),
-        lambda where, why: UpstreamTimeout(f"{where} was silent for too long"),
+        lambda where, why: Silent(f"{where} was silent for too long"),
     ),
     (
         (httpx.HTTPError, httpx.StreamError, OSError),

@@ -93,8 +93,8 @@ class Reply:
 class FakeService:
     """Serves from its own thread; ``faults["POST /predict"]`` is a list that is used up from the front.
 
-    A fault is a status (an empty problem), a ``Reply``, ``"refuse"`` (broken before anything happens) or
-    ``"lose"`` (the request is carried out and its answer is lost).
+    A fault is a status (an empty problem), a ``Reply``, ``"refuse"`` (broken before anything happens),
+    ``"lose"`` (the request is carried out and its answer is lost) or ``"hang"`` (silence for a moment).
     """
 
     def __init__(self) -> None:
@@ -176,16 +176,21 @@ class FakeService:
     # -- sockets -----------------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            seen = await _read(reader)
-            self.seen.append(seen)
-            await self._reply(seen, writer)
-        writer.close()
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                seen = await _read(reader)
+                self.seen.append(seen)
+                await self._reply(seen, writer)
+        finally:
+            writer.close()
 
     async def _reply(self, seen: Seen, writer: asyncio.StreamWriter) -> None:
         line = f"{seen.method} {seen.path}"
         fault = self.faults[line].pop(0) if self.faults[line] else None
         if fault == "refuse":
+            return
+        if fault == "hang":
+            await asyncio.sleep(0.5)
             return
         if isinstance(fault, Reply):
             reply = fault
@@ -210,8 +215,14 @@ class FakeService:
         self._loop.run_until_complete(start())
         self._loop.run_forever()
         self._server.close()
-        self._loop.run_until_complete(asyncio.sleep(0))
+        self._loop.run_until_complete(self._end())
         self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeService]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from router_core.client import CannotConnect, Client, File, Job, connect
+from router_core.client.files import as_upload
+from router_core.client.multipart import Multipart, Part
 from router_core.errors import Gone, KeyReused, Misconfigured, NotFound, QueueFull, ValidationFailed
 from tests.client.conftest import QUICK
 from tests.client.fake_service import FakeService, Reply, problem
@@ -195,6 +198,22 @@ def test_files_are_uploaded_whole_also_on_the_second_try(
     assert (b"piped" if kind == "pipe" else b"\r\n\r\ncontent\r\n") in first.body
     assert b'name="b"\r\n\r\n4\r\n' in first.body
     assert len(fake.jobs) == 1
+
+
+def test_a_form_is_what_its_header_says() -> None:
+    """Names that would end a header are escaped, and no sender of content can guess the boundary."""
+    parts = [Part('a"\r\nX: y', b"1"), Part("f", as_upload(File.from_bytes(b"2", 'n"ame.txt')))]
+    first, second = Multipart(parts), Multipart(parts)
+    assert first.boundary != second.boundary
+    body = b"".join(asyncio.run(_collected(first)))
+    assert len(body) == first.size
+    assert body.count(b"\r\nX: y") == 0
+    assert b'name="a%22%0D%0AX: y"' in body
+    assert b'filename="n%22ame.txt"' in body
+
+
+async def _collected(form: Multipart) -> list[bytes]:
+    return [chunk async for chunk in form.chunks()]
 
 
 def test_a_missing_file_fails_before_anything_is_sent(fake: FakeService, client: Client) -> None:

@@ -35,6 +35,14 @@ def test_an_answer_cut_in_its_body_is_asked_for_again(fake: FakeService, client:
     assert len(fake.jobs) == 1
 
 
+def test_a_silent_service_is_a_timeout(fake: FakeService, client: Client) -> None:
+    """A plain call is not repeated, as it may have been carried out."""
+    fake.faults["POST /add"] = ["hang"]
+    with pytest.raises(TimeoutError, match="silent for too long"):
+        client.add.options(timeout=0.05)(x=1, y=2)
+    assert len(fake.requests("POST /add")) == 1
+
+
 def test_two_calls_are_two_jobs(fake: FakeService, client: Client) -> None:
     """A key belongs to one call."""
     client.predict("x")
@@ -176,6 +184,10 @@ def test_the_policy_waits_as_asked_and_within_its_deadline() -> None:
     wait = policy.wait(asked, 1, 0.0)
     assert wait is not None
     assert 5.0 <= wait <= 5.5
+    assert policy.wait(RateLimited("x", retry_after=11, headers={"retry-after": "11"}), 1, 0.0) is not None
+    assert (
+        Retry(patience=10).wait(RateLimited("x", retry_after=11, headers={"retry-after": "11"}), 1, 0) is None
+    )
     now[0] = 16.0
     assert policy.wait(asked, 1, 0.0) is None
     assert policy.wait(CannotConnect("x"), 10, 16.0) is None
