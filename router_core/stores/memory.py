@@ -224,6 +224,11 @@ class MemoryJobStore:
             self._bury(job, self._now())
             return job
 
+    async def unreferenced(self, keys: Sequence[str]) -> Sequence[str]:
+        """Return those of the blob keys that no record names."""
+        with self._open_lock():
+            return [key for key in keys if not self._index.names_blob(key)]
+
     async def stats(self) -> StoreStats:
         """Count the open jobs."""
         with self._open_lock():

@@ -69,6 +69,10 @@ class MemoryIndex:
             del self._blob_users[key]
         return unused
 
+    def names_blob(self, key: str) -> bool:
+        """Return whether a record refers to the blob."""
+        return self._blob_users[key] > 0
+
     def newest_first(self, owner: str | None, before: str) -> list[str]:
         """Return ids lower than ``before`` (empty: all), highest last."""
         ids = self._ids if owner is None else self._by_owner.get(owner, [])

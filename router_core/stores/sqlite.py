@@ -179,6 +179,11 @@ class SqliteJobStore:
         job: Job | None = await self._write_lane.call(self._writer.ops.delete, job_id)
         return job
 
+    async def unreferenced(self, keys: Sequence[str]) -> Sequence[str]:
+        """Return those of the blob keys that no record names."""
+        rest: Sequence[str] = await self._read_lane.call(self._reader.ops.unreferenced, tuple(keys))
+        return rest
+
     async def stats(self) -> StoreStats:
         """Count the open jobs."""
         stats: StoreStats = await self._read_lane.call(self._reader.ops.stats)

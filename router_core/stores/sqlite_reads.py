@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from typing import Any, Final
 
 from router_core.clock import Clock
@@ -134,6 +135,11 @@ class SqliteReads:
                 if state is State.QUEUED:
                     oldest = min(oldest or since, since)
         return StoreStats(counts, oldest)
+
+    def unreferenced(self, keys: Sequence[str]) -> list[str]:
+        """Return those of the blob keys that no record names."""
+        named = "SELECT 1 FROM blob_refs WHERE key = ? LIMIT 1"
+        return [key for key in keys if self.connection.execute(named, (key,)).fetchone() is None]
 
     def deliveries(self, limit: int) -> list[Delivery]:
         """Return webhooks to send now."""

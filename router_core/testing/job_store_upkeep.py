@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from router_core.errors import StoreError
 from router_core.jobs import moves
 from router_core.jobs.job import Job, State, Tombstone
 from router_core.jobs.store import NewEvent, Store
+from router_core.jobs.sweeper import KnowsBlobs
 from router_core.testing.clock import FakeClock
 from router_core.testing.job_records import RETENTION, ROUTE, claim_one, ended, new_job, running
 
@@ -104,9 +106,14 @@ class UpkeepContract:
         inline = b'{"$file":{"key":"said-by-the-function"}}'
         end = moves.succeed(other.fence, now=clock.now(), retention=5, attempts=b"", result=inline)
         await store.move(other.id, end)
+        if isinstance(store, KnowsBlobs):
+            named = ["in-file", "shared", "big-input", "result", "orphan", "said-by-the-function"]
+            assert await store.unreferenced(named) == ["orphan", "said-by-the-function"]
         clock.advance(6)
         purged = await store.purge()
         assert purged.jobs == 2
+        if isinstance(store, KnowsBlobs):
+            assert sorted(await store.unreferenced(["shared", "in-file", "result"])) == ["in-file", "result"]
         assert sorted(purged.blobs) == ["big-input", "in-file", "result"]
 
     async def test_delete_takes_ended_jobs_only(self, store: Store, clock: FakeClock) -> None:
@@ -145,8 +152,6 @@ class UpkeepContract:
 
     async def test_the_second_close_does_nothing(self, store: Store, clock: FakeClock) -> None:
         """And what comes after it is refused as unavailable, not with a driver's error."""
-        from router_core.errors import StoreError
-
         await store.add(new_job(clock))
         await store.close()
         await store.close()
