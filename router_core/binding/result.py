@@ -86,9 +86,8 @@ def encode_result(route: Route, value: Any) -> bytes:
 
 def is_stream(value: Any) -> bool:
     """Return whether a result is to be iterated: a generator or an async iterator."""
-    # asked of the type: models answer for attributes that they do not have, at length
-    kind = type(value)
-    return kind is types.GeneratorType or (hasattr(kind, "__anext__") and hasattr(kind, "__aiter__"))
+    # isinstance and not hasattr: models answer for attributes that they do not have, at length
+    return isinstance(value, (types.GeneratorType, AsyncIterator))
 
 
 def _response_json(response: Response) -> bytes:

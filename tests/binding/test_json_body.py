@@ -415,7 +415,7 @@ async def test_a_route_without_parameters_does_not_read_its_body() -> None:
     assert await bound(router_with("/t", take), json_request("/t", b"{broken")) == {}
 
 
-NAMES = ["name", "age", "score", "ok", "tags", "zz", "na\\u006de"]
+NAMES = ["name", "age", "score", "ok", "tags", "zz", "na\\u006de", '\\"name']
 TEXTS = [
     "1", "1.5", "true", "null", '"x"', '"age"', '"a:b"', '"\\\\"', "NaN", "Infinity", "-Infinity", "1e999",
     '["a"]', '["age", "age"]', '{"k":1}', '{"k":1,"k":2}', "[NaN]", '":"', '"\\ud800"',
