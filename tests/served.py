@@ -18,6 +18,8 @@ __all__ = ["Served", "free_port", "served"]
 ROOT = Path(__file__).parent.parent
 _START = 30.0
 _STOP = 40.0
+_LOG = 5_000
+"""Characters of a log that a failure shows: its end."""
 
 
 class Served:
@@ -31,8 +33,8 @@ class Served:
 
     @property
     def log(self) -> str:
-        """What it has written so far."""
-        return self._log.read_text(encoding="utf-8", errors="replace")
+        """The end of what it has written so far."""
+        return self._log.read_text(encoding="utf-8", errors="replace")[-_LOG:]
 
     def stop(self, sig: int = signal.SIGTERM) -> int:
         """Ask it to end and return its exit code."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import pytest
 from PIL import Image, ImageChops
 
 from examples.app import router
+from examples.image import router as image_router
+from router_core import Settings
 from router_core.client import Client, File, JobFailed, connect
 from router_core.errors import ValidationFailed
 from router_core.testing.client import TestClient
@@ -66,6 +70,41 @@ def test_image_through_the_test_client(in_process: TestClient) -> None:
         assert answer.status == 200
         assert answer.header("content-type") == "image/png"
         assert answer.content == by_upload.read()
+
+
+@pytest.fixture
+def photo_url(tmp_path: Path) -> Iterator[str]:
+    """A server on this machine that holds one photograph."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-type", "image/jpeg")
+            self.end_headers()
+            self.wfile.write(small_photo().read())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/small.jpg"
+        server.shutdown()
+        thread.join()
+
+
+def test_image_by_url(in_process: TestClient, photo_url: str) -> None:
+    """A picture is fetched from its URL, but not from this machine unless that is allowed."""
+    body = {"image": photo_url, "operation": "enhance"}
+    refused = in_process.post("/image/process", json=body)
+    assert refused.status == 422
+    assert refused.value["errors"][0]["type"] == "file_url", refused.value
+    trusting = Settings(jobs="memory://", blobs="memory://", allow_private_urls=True)
+    with TestClient(image_router, settings=trusting) as client:
+        answer = client.post("/process", query={"sync": "true"}, json=body)
+    assert answer.status == 200
+    assert opened(File.from_bytes(answer.content)).size == (160, 120)
 
 
 def test_unreadable_picture_is_refused_before_it_is_a_job(in_process: TestClient) -> None:
