@@ -6,8 +6,8 @@
     ...
     log.close()
 
-Inside somebody else's process (mounted in FastAPI) use ``EventLogger`` instead: it hands events to the
-``logging`` module, whatever the host has made of it.
+``EventLogger`` hands events to the ``logging`` module instead, whatever somebody else's process (FastAPI with
+an app mounted in it) has made of it. An installed ``Log`` silences it, so that an app may always have one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from router_core.telemetry.lines import LEVELS, json_line, text_line, to_fields
 
 __all__ = ["EventLogger", "Log", "level_of"]
 
+_EVENTS: Final = "router_core.events"
+_SILENT: Final = logging.CRITICAL + 1
 _CAPACITY: Final = 10_000
 _BATCH: Final = 500
 _QUIET: Final = frozenset({"/health", "/health/ready", "/health/detailed", "/metrics"})
@@ -45,12 +47,12 @@ def level_of(event: object) -> int:
 
 
 class EventLogger:
-    """Listener that hands events to a logger of the logging module."""
+    """Listener that hands events to a logger of the logging module, by default ``router_core.events``."""
 
     __slots__ = ("_logger",)
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
-        self._logger = logger or logging.getLogger("router_core")
+        self._logger = logger or logging.getLogger(_EVENTS)
 
     def __call__(self, event: object) -> None:
         """Log one event."""
@@ -108,6 +110,7 @@ class Log:
             self._replaced = (root.handlers[:], root.level)
         root.handlers[:] = [self._handler]
         root.setLevel(self._level)
+        logging.getLogger(_EVENTS).setLevel(_SILENT)
         # what uvicorn says at info (started, waiting, finished) our own events say already
         logging.getLogger("uvicorn").setLevel(max(self._level, logging.WARNING))
 
@@ -117,6 +120,7 @@ class Log:
             root = logging.getLogger()
             root.handlers[:], level = self._replaced
             root.setLevel(level)
+            logging.getLogger(_EVENTS).setLevel(logging.NOTSET)
             self._replaced = None
         self._closed = True
         self._wake.set()

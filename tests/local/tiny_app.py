@@ -141,7 +141,7 @@ def served(
 
     async def main() -> None:
         task = asyncio.create_task(server.serve([sock]))
-        while not server.started and not task.done():
+        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.005)
         ready.set()
         await task
@@ -173,7 +173,9 @@ def one_answer(sock: socket.socket) -> bytes:
         received += _more(sock)
     head, _, body = received.partition(b"\r\n\r\n")
     length = next(
-        int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")
+        int(line.split(b":")[1])
+        for line in head.split(b"\r\n")
+        if line.lower().startswith(b"content-length:")
     )
     while len(body) < length:
         body += _more(sock)

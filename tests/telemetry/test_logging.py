@@ -262,3 +262,13 @@ def test_event_logger_speaks_to_a_host(caplog: pytest.LogCaptureFixture) -> None
     assert "POST /p 200" in caplog.records[0].message
     assert caplog.records[0].router["request_id"] == "r-1"  # type: ignore[attr-defined]
     assert caplog.records[1].exc_info is not None
+
+
+def test_an_installed_log_silences_the_event_logger(log: Log, sink: Sink) -> None:
+    """Nothing is said twice; afterwards it speaks again."""
+    events = Events(EventLogger(), log)
+    log.install()
+    events.emit(REQUEST)
+    log.close()
+    assert len(sink.entries()) == 1
+    assert logging.getLogger("router_core.events").level == logging.NOTSET
