@@ -242,6 +242,9 @@ class _Operation:
         if route.kind == "job":
             responses["202"] = JOB_RESPONSE
             responses["200"] = {"description": "The result, if it was waited for", **self._content()}
+        elif route.internal and not self._content():
+            responses["2XX"] = {"description": "The answer"}  # the product's own handlers choose the status
+            responses["3XX"] = {"description": "Nothing has changed, or it is elsewhere"}
         else:
             responses[str(route.status)] = {"description": "The result", **self._content()}
         if self.plan.params:

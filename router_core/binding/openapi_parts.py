@@ -105,7 +105,10 @@ COMPONENTS: Final[Json] = {
     },
 }
 
-PROBLEM_RESPONSES: Final[Json] = {"default": {"$ref": "#/components/responses/Problem"}}
+PROBLEM_RESPONSES: Final[Json] = {
+    "4XX": {"$ref": "#/components/responses/Problem"},
+    "5XX": {"$ref": "#/components/responses/Problem"},
+}
 
 JOB_RESPONSE: Final[Json] = {
     "description": (
