@@ -15,17 +15,18 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from handlers.local.asgi_head import Head, read_head
 from handlers.local.asgi_send import Sender
+from handlers.local.eager import first_step, resumed
 from router_core.errors import PayloadTooLarge, RequestTimeout, RouterError, Unavailable
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
 from router_core.middleware.headers import SECURITY_HEADERS
 from router_core.settings import Settings
 from router_core.telemetry.events import Events, Note, RequestDone
-from router_core.types import new_id
+from router_core.types import Counted
 
 __all__ = ["TIMED", "Application", "AsgiApp"]
 
@@ -65,7 +66,7 @@ class Application(Protocol):
 class AsgiApp:
     """Serve an app over ASGI; give it to any ASGI server or mount it in another ASGI framework."""
 
-    __slots__ = ("_admit", "_app", "_lock", "_sender", "_settings", "_started", "start_error")
+    __slots__ = ("_admit", "_app", "_ids", "_lock", "_sender", "_settings", "_started", "start_error")
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -73,6 +74,7 @@ class AsgiApp:
         self._admit: Callable[[Request], Awaitable[int | None]] | None = getattr(app, "admit", None)
         """Judges a request before a large body is read: ``Stack.admit``."""
         self._sender = Sender(app.events)
+        self._ids = Counted()
         self._started = False
         self.start_error: Exception | None = None
         """What kept the app from starting, if anything did."""
@@ -154,7 +156,7 @@ class AsgiApp:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         head: Head | None = None
         try:
-            head = read_head(scope, self._settings)
+            head = read_head(scope, self._settings, self._ids)
             if not head.has_body:
                 request = head.request(scope, b"")
             else:
@@ -182,11 +184,17 @@ class AsgiApp:
             raise _too_large(limit)
         extensions = scope.get("extensions")
         if extensions is not None and TIMED in extensions:
-            return await _read_all(head, receive, limit, None)
+            return await _read_all(head, receive, limit)
+        reading = _read_all(head, receive, limit)
+        done, step = first_step(reading)
+        if done:
+            return cast(
+                "bytes | None", step
+            )  # it came with its head, as most do: a timer costs more than that
         seconds = self._settings.body_timeout
         try:
-            async with asyncio.timeout(seconds) as timer:
-                return await _read_all(head, receive, limit, timer)
+            async with asyncio.timeout(seconds) as head.timer:
+                return await resumed(reading, step)
         except TimeoutError:
             raise RequestTimeout(f"the request body did not arrive within {seconds:g} seconds") from None
 
@@ -195,7 +203,7 @@ class AsgiApp:
     ) -> None:
         """Answer a request that cannot be understood or taken, and let the connection go."""
         started = perf_counter()
-        request_id = head.request_id if head is not None else new_id()
+        request_id = head.request_id if head is not None else self._ids.new()
         error.headers.setdefault("Connection", "close")
         response = problem_response(error, request_id=request_id)
         response = response.with_headers(("x-request-id", request_id), *SECURITY_HEADERS)
@@ -217,7 +225,7 @@ class AsgiApp:
         )
 
 
-async def _read_all(head: Head, receive: Receive, limit: int, timer: asyncio.Timeout | None) -> bytes | None:
+async def _read_all(head: Head, receive: Receive, limit: int) -> bytes | None:
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         # the common case: it came in one piece
@@ -228,7 +236,7 @@ async def _read_all(head: Head, receive: Receive, limit: int, timer: asyncio.Tim
         return body
     parts: list[bytes] = []
     size = 0
-    start = None if timer is None else timer.when()
+    start: float | None = None
     while message["type"] != "http.disconnect":
         head.unread = message.get("more_body", False)
         part = message.get("body", b"")
@@ -238,8 +246,10 @@ async def _read_all(head: Head, receive: Receive, limit: int, timer: asyncio.Tim
         parts.append(part)
         if not head.unread:
             return b"".join(parts)
-        if timer is not None and start is not None:
-            timer.reschedule(start + size * BODY_SECONDS_PER_BYTE)
+        timer = head.timer
+        if timer is not None:
+            start = timer.when() if start is None else start
+            timer.reschedule((start or 0.0) + size * BODY_SECONDS_PER_BYTE)
         message = await receive()
     return None
 

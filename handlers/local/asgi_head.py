@@ -6,6 +6,7 @@ another one.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from itertools import chain
@@ -15,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 from router_core.errors import BadRequest, HeadersTooLarge, HTTPError, NotFound
 from router_core.http.message import Headers, Request
 from router_core.settings import Settings
-from router_core.types import ANONYMOUS, new_id
+from router_core.types import ANONYMOUS, Counted
 
 __all__ = ["MAX_HEADERS", "MAX_TARGET", "Head", "LazyHeaders", "read_head"]
 
@@ -50,21 +51,42 @@ class LazyHeaders(Headers):
         raise AttributeError(name)
 
     def __getitem__(self, name: str) -> str:
-        return self._fields[name.lower().encode("latin-1", "replace")].decode("latin-1")
+        return self._fields[_KEYS.get(name) or _key(name)].decode("latin-1")
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower().encode("latin-1", "replace") in self._fields
+        return isinstance(name, str) and (_KEYS.get(name) or _key(name)) in self._fields
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the first value of ``name``."""
-        value = self._fields.get(name.lower().encode("latin-1", "replace"))
+        value = self._fields.get(_KEYS.get(name) or _key(name))
         return default if value is None else value.decode("latin-1")
+
+
+def _key(name: str) -> bytes:
+    return name.lower().encode("latin-1", "replace")
+
+
+_KEYS: Final = {
+    name: name.encode()
+    for name in ("accept", "content-type", "host", "idempotency-key", "origin", "prefer", "sec-fetch-site")
+}
+"""Those that are looked up in every request."""
 
 
 class Head:
     """What is known before the body is read."""
 
-    __slots__ = ("_headers", "_path", "_query", "body_limit", "has_body", "length", "request_id", "unread")
+    __slots__ = (
+        "_headers",
+        "_path",
+        "_query",
+        "body_limit",
+        "has_body",
+        "length",
+        "request_id",
+        "timer",
+        "unread",
+    )
 
     def __init__(
         self,
@@ -83,6 +105,8 @@ class Head:
         self.has_body = has_body
         self.unread = has_body
         """Whether some of the body is still to come."""
+        self.timer: asyncio.Timeout | None = None
+        """Limits how long the body may take, from its first wait on."""
         self.body_limit = body_limit
         self.request_id = request_id
 
@@ -101,10 +125,11 @@ class Head:
             ANONYMOUS,
             {},
             scope,
+            scope.get("root_path", "").rstrip("/"),
         )
 
 
-def read_head(scope: MutableMapping[str, Any], settings: Settings) -> Head:
+def read_head(scope: MutableMapping[str, Any], settings: Settings, ids: Counted) -> Head:
     """Return the head; raises the error to answer with when the request cannot be taken."""
     raw = scope["headers"]
     if not isinstance(raw, list):
@@ -123,7 +148,7 @@ def read_head(scope: MutableMapping[str, Any], settings: Settings) -> Head:
     path = _path(scope)
 
     given = fields.get(b"x-request-id")
-    request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else new_id()
+    request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else ids.new()
 
     size = fields.get(b"content-length")
     if size is None:

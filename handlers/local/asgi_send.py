@@ -101,13 +101,13 @@ class Sender:
         for pair in response.headers:
             encoded = cache.get(pair)
             if encoded is None:
-                encoded = _encode(pair)
+                encoded = (b"x-request-id", _value(pair)) if pair[0] == "x-request-id" else _encode(pair)
                 if encoded[0] in _OURS:
                     if encoded[0] == b"transfer-encoding" or (body and isinstance(body, bytes)):
                         continue
                     if not body and not is_head:
                         continue
-                elif len(cache) < _CACHE_SIZE and len(pair[1]) <= 128:
+                elif pair[0] != "x-request-id" and len(cache) < _CACHE_SIZE and len(pair[1]) <= 128:
                     cache[pair] = encoded
             headers.append(encoded)
         if isinstance(body, bytes) and response.status not in _BODILESS and (body or not is_head):
@@ -208,12 +208,17 @@ class _Guard:
 
 
 def _encode(pair: tuple[str, str]) -> tuple[bytes, bytes]:
-    name, value = pair
+    name = pair[0]
     if not _NAME.match(name):
         raise ValueError(f"{name!r} is not a header name")
+    return name.lower().encode("ascii"), _value(pair)
+
+
+def _value(pair: tuple[str, str]) -> bytes:
+    name, value = pair
     if _BAD_VALUE.search(value):
         raise ValueError(f"the value of the header {name!r} holds a control character")
-    return name.lower().encode("ascii"), value.encode("latin-1")
+    return value.encode("latin-1")
 
 
 async def _slices(body: bytes) -> AsyncIterator[bytes]:
