@@ -23,6 +23,7 @@ from router_core.errors import Misconfigured
 from router_core.http.message import Request, Response
 from router_core.jobs.inputs import load
 from router_core.jobs.isolation import ChildPool
+from router_core.jobs.openapi import describe
 from router_core.jobs.reaper import Reaper
 from router_core.jobs.routes import JobRoutes
 from router_core.jobs.runner import Runner
@@ -239,9 +240,16 @@ class _Build:
 
     def product_routes(self, core: Core, health: Health) -> list[Route]:
         """Return the routes that every service has."""
+        handlers = JobRoutes(core.service)
         jobs = [
-            product_route(method, path, handler, summary, tags=("jobs",))
-            for method, path, handler, summary in JobRoutes(core.service).table()
+            product_route(
+                method, path, handler, summary, tags=("jobs",), meta={"openapi": describe(method, path)}
+            )
+            for method, path, handler, summary in handlers.table()
+        ]
+        jobs += [
+            product_route(method, path, handler, summary, in_schema=False)
+            for method, path, handler, summary in handlers.at_routes(self.own)
         ]
 
         async def document(request: Request) -> Response:

@@ -284,6 +284,7 @@ def _describe(error: BaseException, options: JobOptions, prefix: str = "") -> di
     return {
         "type": failure.type, "message": prefix + failure.message, "retryable": failure.retryable,
         "reason": failure.reason.value, "retry_after": failure.retry_after,
+        "status": failure.status, "code": failure.code,
         "trace": trace.encode("utf-8", "replace").decode(),
     }  # fmt: skip
 

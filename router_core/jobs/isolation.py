@@ -295,6 +295,7 @@ def _failure(data: Mapping[str, Any]) -> Failure:
     return Failure(
         type=data["type"], message=data["message"], retryable=data["retryable"],
         reason=Reason(data["reason"]), retry_after=data["retry_after"], trace=data["trace"],
+        status=data["status"], code=data["code"],
     )  # fmt: skip
 
 

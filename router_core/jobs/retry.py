@@ -39,6 +39,9 @@ class Failure:
     """error, timeout, lost (its process died), result_too_large, released or cancel."""
     retry_after: float = 0.0
     """Seconds that the other side asked to wait."""
+    status: int = 0
+    """HTTP status and code of an error that has them, for callers who wait; 0 and empty otherwise."""
+    code: str = ""
     ours: bool = False
     """The machinery failed, not the function: retried even where errors are not."""
     error: BaseException | None = None
@@ -48,9 +51,10 @@ class Failure:
 
     def body(self, attempt: int) -> bytes:
         """Return what callers see."""
-        return pydantic_core.to_json(
-            {"type": self.type, "message": self.message, "attempt": attempt, "retryable": self.retryable}
-        )
+        body = {"type": self.type, "message": self.message, "attempt": attempt, "retryable": self.retryable}
+        if self.status:
+            body |= {"status": self.status, "code": self.code}
+        return pydantic_core.to_json(body)
 
 
 def failure_of(error: BaseException, options: JobOptions) -> Failure:
@@ -63,6 +67,8 @@ def failure_of(error: BaseException, options: JobOptions) -> Failure:
         message=_text(error),
         retryable=is_retryable(error, options),
         retry_after=retry_after if isinstance(retry_after, (int, float)) and retry_after > 0 else 0.0,
+        status=error.status if isinstance(error, RouterError) else 0,
+        code=error.code if isinstance(error, RouterError) else "",
         ours=isinstance(error, StoreError),
         error=error,
     )

@@ -127,6 +127,7 @@ def _dispatch(dispatch: Dispatch) -> Handle:
                 request.principal if principal is None else principal,
                 params,
                 request.native,
+                request.root,
             )
         return dispatch(request, match.route)
 

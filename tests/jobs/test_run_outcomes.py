@@ -128,7 +128,8 @@ async def test_whatever_is_raised_fails_the_job_only(route: str, kind: str, name
     record = await b.run(route, kind=kind)
     assert (record.state, record.reason) == (State.FAILED, "error")
     body = error_of(record)
-    assert set(body) == {"type", "message", "attempt", "retryable"}
+    known = {"type", "message", "attempt", "retryable"}
+    assert set(body) == (known | {"status", "code"} if kind == "http" else known)
     assert (body["type"], body["attempt"]) == (name, 1)
     assert not b.runner.active
     (note,) = b.noted("job_error")
