@@ -13,7 +13,7 @@ from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-from router_core.errors import BadRequest, HeadersTooLarge, HTTPError, NotFound
+from router_core.errors import BadRequest, HeadersTooLarge, HTTPError, NotFound, UnsupportedMedia
 from router_core.http.message import Headers, Request
 from router_core.settings import Settings
 from router_core.types import ANONYMOUS, Counted
@@ -160,6 +160,11 @@ def read_head(scope: MutableMapping[str, Any], settings: Settings, ids: Counted)
             raise BadRequest("Content-Length is not a number")
         length = int(size)
         has_body = length > 0
+    if has_body and fields.get(b"content-encoding", b"identity").lower() != b"identity":
+        # not unpacked: a few bytes can become gigabytes, and a client has to ask for it
+        raise UnsupportedMedia(
+            "bodies are read as they are, without a coding", headers={"Accept-Encoding": "identity"}
+        )
     limit = settings.max_body_bytes
     if has_body and settings.max_upload_bytes > limit:
         media = fields.get(b"content-type")

@@ -132,6 +132,18 @@ async def test_body_limits(headers: Any, pieces: list[Message], status: int) -> 
         assert [event.status for event in app.seen if isinstance(event, RequestDone)] == [status]
 
 
+@pytest.mark.parametrize(
+    ("coding", "status"),
+    [(b"gzip", 415), (b"br", 415), (b"x", 415), (b"identity, gzip", 415), (b"Identity", 200)],
+)
+async def test_packed_bodies_are_refused(coding: bytes, status: int) -> None:
+    """They are not unpacked, and so not read as if they were plain."""
+    headers = [(b"content-length", b"2"), (b"content-encoding", coding)]
+    peer = await call(TinyApp(), scope("POST", headers=headers), body(b"{}"))
+    assert peer.status == status
+    assert (peer.header(b"accept-encoding") == b"identity") is (status == 415)
+
+
 async def test_the_limit_of_a_route_wins() -> None:
     """A route may take more than the settings say, and its caller is asked for first."""
     app = TinyApp(max_body_bytes=10)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
-from handlers.local.asgi import AsgiApp
+from handlers.local.asgi import Application, AsgiApp
 from handlers.local.limits import Limits
 from handlers.local.server import LocalServer, ServeOptions, make_config
 from router_core.errors import MethodNotAllowed, NotFound
@@ -125,7 +125,11 @@ class Chunks:
 
 @contextmanager
 def served(
-    app: TinyApp, *, limits: Limits | None = None, protocol: Any = None, options: ServeOptions | None = None
+    app: Application,
+    *,
+    limits: Limits | None = None,
+    protocol: Any = None,
+    options: ServeOptions | None = None,
 ) -> Iterator[int]:
     """Serve the app in a thread; yields the port."""
     config = make_config(AsgiApp(app), app, options or ServeOptions())
