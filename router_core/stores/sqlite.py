@@ -102,8 +102,9 @@ class SqliteJobStore:
         with self._guard:
             self._closed = True
             if self._opened:
-                self._write_lane.stop()
+                # the writer is the last to close the file, which folds the log into it
                 self._read_lane.stop()
+                self._write_lane.stop()
             self._lock.release()
 
     # --- JobStore ---------------------------------------------------------------------------
@@ -190,8 +191,8 @@ class SqliteJobStore:
         return stats
 
     async def ping(self) -> None:
-        """Write something; raises StoreError if that fails."""
-        await self._write_lane.call(self._writer.ops.ping)
+        """Write something; raises StoreError if that fails, or if the file was removed or replaced."""
+        await self._write_lane.call(self._writer.ping)
 
     # --- Outbox -----------------------------------------------------------------------------
 

@@ -45,6 +45,7 @@ class SqliteWriter:
         self._connection: sqlite3.Connection | None = None
         self._brief = False
         self._batches = 0
+        self._inode = 0
 
     def open(self) -> None:
         """Open the file and bring it to the current schema; raises Misconfigured or StoreError."""
@@ -63,6 +64,7 @@ class SqliteWriter:
                 ) from error
             raise told from error
         self._use(connection)
+        self._inode = os.stat(self._path).st_ino
 
     def close(self) -> None:
         """Close the file; the last connection also folds the log into it."""
@@ -70,6 +72,16 @@ class SqliteWriter:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
+
+    def ping(self) -> None:
+        """Write into the file that bears our name: a removed one goes on working until it is lost."""
+        try:
+            inode = os.stat(self._path).st_ino
+        except OSError as error:
+            raise StoreError(f"the file of the job store is gone: {error.strerror}") from error
+        if inode != self._inode:
+            raise StoreError("the file of the job store was replaced; restart this process")
+        self.ops.ping()
 
     def run_batch(self, ops: Sequence[Op]) -> None:
         """Do all operations in one transaction; if it cannot be committed, each of them has failed."""
