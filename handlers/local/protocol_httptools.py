@@ -37,6 +37,7 @@ __all__ = ["StrictHttpToolsProtocol"]
 _IDLE, _HEAD, _BODY = range(3)
 _EXTENSIONS: Final[dict[str, Any]] = {TIMED: {}}
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
+_UPGRADING: Final = frozenset({b"upgrade", b"http2-settings"})
 _CHUNK_OVERHEAD: Final = 64 * 1024
 _HARD_CAP: Final = 1.25
 
@@ -60,6 +61,8 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         self._got = 0
         """Body bytes among them."""
         self._body_since = 0.0
+        self._upgrading = False
+        """The head that was just parsed asks for another protocol."""
         self._deaf = False
         """Nothing more is read: the connection ends with the answer that is under way."""
 
@@ -115,11 +118,10 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
             return
         self._fed += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # no protocol to switch to: the request is answered as it is, what follows it is not HTTP
-            self._deafen()
-            return
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._feed_without_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(
@@ -134,6 +136,26 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
             self._in_body()
         else:
             self._in_head()
+
+    def _feed_without_upgrade(self, rest: bytes) -> None:
+        """Parse a request again as if it had not asked for another protocol.
+
+        There is none here, and a server may ignore the wish. llhttp would drop the body: Java's client, for
+        one, sends ``Upgrade: h2c`` with everything.
+        """
+        lines = [
+            self.parser.get_method() + b" " + self.url + b" HTTP/" + self.parser.get_http_version().encode()
+        ]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token for token in value.split(b",") if token.strip().lower() not in _UPGRADING]
+                if tokens:
+                    lines.append(name + b": " + b",".join(tokens))
+            elif name not in _UPGRADING:
+                lines.append(name + b": " + value)
+        self._upgrading = False
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", rest]))
 
     def _in_head(self) -> None:
         if self._fed > self._limits.max_head_bytes:
@@ -169,6 +191,9 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Refuse what llhttp lets through, then hand over."""
         self._check()
+        if self.parser.should_upgrade():
+            self._upgrading = True
+            return
         self._phase = _BODY
         self._fed = self._got = 0
         if len(self.connections) > self._limits.max_connections:
@@ -182,6 +207,8 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """End a request."""
+        if self._upgrading:
+            return
         self._phase = _IDLE
         self._fed = 0
         super().on_message_complete()
