@@ -73,13 +73,27 @@ def run_python(block: Block, service: Served | None) -> None:
 
 @pytest.mark.process
 def test_readme_can_be_followed_word_by_word(tmp_path: Path) -> None:
-    """Run the shell blocks of the README in order; files are saved, and servers started, where it says so."""
+    """From the photograph to a service of one's own."""
     folder = folder_for(tmp_path)
     (folder / ".venv").mkdir()
     (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    follow(ROOT / "README.md", folder)
+    assert png_size(folder / "cup.png") == (1800, 1200)
+    assert png_size(folder / "drawing.png") == (600, 400)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("name", ["first-service.md", "streaming.md"])
+def test_page_can_be_followed(name: str, tmp_path: Path) -> None:
+    """The same for pages that build a service of their own."""
+    follow(ROOT / "docs" / name, folder_for(tmp_path))
+
+
+def follow(page: Path, folder: Path) -> None:
+    """Run the shell blocks of a page in order; save files and start servers where it says so."""
     with ExitStack() as running:
         service: Served | None = None
-        for block in blocks(ROOT / "README.md", "sh", "python"):
+        for block in blocks(page, "sh", "python"):
             if block.file:
                 (folder / block.file).write_text(block.code, encoding="utf-8")
             if block.language != "sh" or block.not_run:
@@ -91,8 +105,6 @@ def test_readme_can_be_followed_word_by_word(tmp_path: Path) -> None:
                 continue
             assert service is not None, block.where
             run_shell(block, service, folder)
-    assert png_size(folder / "cup.png") == (1800, 1200)
-    assert png_size(folder / "drawing.png") == (600, 400)
 
 
 @pytest.mark.process
