@@ -190,6 +190,14 @@ async def test_paths_are_never_repaired(raw: bytes, status: int) -> None:
     assert peer.status == status, peer.body
 
 
+async def test_an_escaped_slash_does_not_name_another_route() -> None:
+    """What is in front of us may have judged the path by its segments."""
+    app = TinyApp({("GET", "/jobs/1"): echo})
+    assert (await call(app, scope(path="/jobs/1", raw_path=b"/jobs/1"))).status == 200
+    for raw in (b"/jobs%2F1", b"/jobs%2f1", b"/%6aobs%2F1"):
+        assert (await call(app, scope(path="/jobs/1", raw_path=raw))).status == 404
+
+
 @pytest.mark.parametrize(
     "more",
     [

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from handlers.local import asgi_send
 from handlers.local.limits import Limits
 from handlers.local.protocol_h11 import StrictH11Protocol
 from handlers.local.protocol_httptools import StrictHttpToolsProtocol
@@ -145,24 +146,28 @@ def test_a_reader_that_takes_nothing_is_cut_off(whole: bool) -> None:
         _wait_for(lambda: any(isinstance(event, Note) for event in app.seen))
 
 
-def test_a_slow_but_steady_reader_is_served() -> None:
-    """What is taken counts, not how long it takes in all."""
+@pytest.mark.parametrize("piece", [256 * 1024, 64_000_000])
+def test_a_slow_but_steady_reader_is_served(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is taken counts, not how long it takes in all; also where an app hands over everything at once."""
+    monkeypatch.setattr(asgi_send, "_SLICE", piece)
+    whole = 24_000_000
 
     async def big(_request: Request) -> Response:
-        return Response(200, (), b"x" * 8_000_000)
+        return Response(200, (), b"x" * whole)
 
     app = TinyApp({("GET", "/big"): big})
     got = 0
-    limits = Limits(stall_timeout=1.0)
+    limits = Limits(stall_timeout=0.5)
     with (
         served(app, limits=limits) as port,
         socket.create_connection(("127.0.0.1", port), timeout=10) as sock,
     ):
         sock.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        while chunk := sock.recv(131_072):
+        # twice the time limit, in many steps
+        while chunk := sock.recv(1_000_000):
             got += len(chunk)
-            time.sleep(0.02)
-    assert got > 8_000_000
+            time.sleep(len(chunk) / whole)
+    assert got > whole
 
 
 def test_slow_bodies_do_not_hold_up_others() -> None:

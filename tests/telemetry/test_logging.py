@@ -272,3 +272,13 @@ def test_an_installed_log_silences_the_event_logger(log: Log, sink: Sink) -> Non
     log.close()
     assert len(sink.entries()) == 1
     assert logging.getLogger("router_core.events").level == logging.NOTSET
+
+
+def test_what_our_events_say_is_not_said_again_by_the_server(log: Log, sink: Sink) -> None:
+    """uvicorn complains about a stream that we have ended and reported; its other errors are kept."""
+    log.install()
+    logging.getLogger("uvicorn.error").error("ASGI callable returned without completing response.")
+    logging.getLogger("uvicorn.error").error("something else")
+    logging.getLogger("uvicorn.error").info("Started server process [1]")
+    log.close()
+    assert [entry["message"] for entry in sink.entries()] == ["something else"]
