@@ -12,9 +12,16 @@ export function setApiKey(value) {
   else sessionStorage.removeItem(KEY);
 }
 
-// Links that the service gives are absolute paths of its own, without the prefix it is mounted under.
+// Paths of the description do not know the prefix that the service is mounted under.
 export function at(path) {
   return new URL(path.replace(/^\/+/, ""), base);
+}
+
+// Links in an answer do; only those to this origin are followed, and get the key.
+export function link(path) {
+  const url = new URL(path, location.href);
+  if (url.origin !== location.origin) throw new Error("a link to another origin");
+  return url;
 }
 
 export function call(path, options = {}) {

@@ -1,6 +1,6 @@
 // Show what came back: pictures, sound, film, JSON, text, or a file to keep; streams as they come; jobs live.
 
-import { call, events } from "./api.js";
+import { call, events, link } from "./api.js";
 import { blobUrl, el, seconds, size } from "./dom.js";
 
 const ENDED = new Set(["succeeded", "failed", "cancelled", "expired"]);
@@ -145,7 +145,7 @@ export async function followJob(panel, job, signal) {
   live(current, update, view, both).catch(() => {});
   let etag = "";
   while (!ENDED.has(current.status) && !signal.aborted) {
-    const asking = etag ? call(`${current.links.self}?wait=20`, { signal: both, headers: { "If-None-Match": etag }, cache: "no-store" }) : call(current.links.self, { signal: both, cache: "no-store" });
+    const asking = etag ? call(link(`${current.links.self}?wait=20`), { signal: both, headers: { "If-None-Match": etag }, cache: "no-store" }) : call(link(current.links.self), { signal: both, cache: "no-store" });
     // four pictures a second are enough, however often the record changes
     const [answer] = await Promise.all([asking, new Promise((go) => setTimeout(go, 250))]);
     if (answer.status === 304) continue;
@@ -159,7 +159,7 @@ export async function followJob(panel, job, signal) {
   done.abort();
   if (signal.aborted) return;
   if (current.status === "succeeded") {
-    const answer = await call(current.links.result, { signal });
+    const answer = await call(link(current.links.result), { signal });
     await showBody(panel, answer, (answer.headers.get("Content-Type") || "").split(";")[0]);
   } else if (current.error) {
     panel.append(el("div", { class: "problem", role: "alert" }, el("strong", {}, current.error.type || current.status), current.error.message || ""));
@@ -167,7 +167,7 @@ export async function followJob(panel, job, signal) {
 }
 
 async function live(job, update, view, signal) {
-  const response = await call(job.links.events, { headers: { Accept: "text/event-stream" }, signal });
+  const response = await call(link(job.links.events), { headers: { Accept: "text/event-stream" }, signal });
   if (!response.ok || response.status === 204) return;
   for await (const event of events(response)) {
     if (event.type === "job") {
@@ -193,7 +193,7 @@ function jobView(job) {
   const out = el("pre", { hidden: true, class: "wait" });
   const clock = el("span");
   const cancel = el("button", { class: "plain", type: "button" }, "Cancel");
-  cancel.addEventListener("click", () => { cancel.disabled = true; call(job.links.cancel, { method: "POST" }); });
+  cancel.addEventListener("click", () => { cancel.disabled = true; call(link(job.links.cancel), { method: "POST" }); });
   const node = el("section", { "aria-label": "job" }, el("div", { class: "line", role: "status" }, state, el("span", {}, "job ", el("code", {}, job.job_id)), clock, cancel), bar, el("p", { class: "note" }, percent, text), out);
   return {
     node,
