@@ -5,11 +5,13 @@ The name is that of the interface it serves; FastAPI itself is not needed.
 
 from __future__ import annotations
 
+import os
 import socket
 from typing import TYPE_CHECKING, Any
 
 from handlers.local.server import ServeOptions, check_exposure, make_config, run_app, run_worker
 from router_core.errors import Misconfigured
+from router_core.jobs.failpoints import arm
 from router_core.settings import Settings
 from router_core.telemetry.logging import Log
 
@@ -35,6 +37,7 @@ def serve(router: Any, settings: Settings, options: ServeOptions | None = None) 
     """
     options = options or ServeOptions()
     check_exposure(settings, options)
+    arm(os.environ)
     app = build(router, settings)
     if options.workers > 1:
         return _serve_many(app, settings, options)

@@ -114,7 +114,8 @@ class Response:
     @classmethod
     def json(cls, value: Any, status: int = 200, headers: Iterable[tuple[str, str]] = ()) -> Response:
         """Build a JSON answer; ``value`` may hold anything that pydantic can encode."""
-        return cls(status, (("content-type", "application/json"), *headers), pydantic_core.to_json(value))
+        body = pydantic_core.to_json(value, inf_nan_mode="null")
+        return cls(status, (("content-type", "application/json"), *headers), body)
 
     @classmethod
     def text(

@@ -109,8 +109,8 @@ def retry(fence: Fence, *, now: float, not_before: float, rank: float, attempts:
 
 
 def crash(
-    fence: Fence, *, now: float, retention: float, not_before: float, rank: float, attempts: bytes, error: bytes,
-    lost: bool,
+    fence: Fence, *, now: float, retention: float, not_before: float, rank: float, attempts: bytes,
+    error: bytes, lost: bool,
 ) -> Move:  # fmt: skip
     """Running -> retrying, or failed(lost): the process that ran the function died, its worker lives.
 

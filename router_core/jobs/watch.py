@@ -187,6 +187,11 @@ class WatchedStore:
         self.hub = hub
         self._events = events
 
+    @property
+    def multi_process(self) -> bool:
+        """Whether several processes may use the store at once."""
+        return bool(getattr(self.inner, "multi_process", False))
+
     async def add(
         self, job: Job, *, queue_limit: int | None = None, key: IdempotencyKey | None = None
     ) -> Added:

@@ -8,10 +8,10 @@ from typing import Any, Final
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.result import is_stream, to_response
+from router_core.binding.stream import StreamBody
 from router_core.http.message import Request, Response
 from router_core.jobs.context import JobContext
 from router_core.jobs.http import accept, wants_job
-from router_core.jobs.routes import JobRoutes
 from router_core.jobs.service import JobService
 from router_core.routing.route import Route
 from router_core.telemetry.events import Events, Note
@@ -25,11 +25,10 @@ _NOTHING: Final[Mapping[str, Any]] = {}
 class Dispatch:
     """Binds a request to the function of its route and turns what comes back into an answer."""
 
-    __slots__ = ("_events", "_intake", "_jobs", "_scope", "_service")
+    __slots__ = ("_events", "_intake", "_scope", "_service")
 
     def __init__(self, service: JobService, intake: Intake, scope: DependencyScope, events: Events) -> None:
         self._service = service
-        self._jobs = JobRoutes(service)
         self._intake = intake
         self._scope = scope
         """Values of app-wide dependencies, and where sync functions run."""
@@ -43,11 +42,17 @@ class Dispatch:
         bound = plan.bind(request, self._intake)
         values = bound if isinstance(bound, dict) else await bound
         injected = _injected(plan.slots, request) if plan.slots else _NOTHING
-        if plan.depends:
-            return await self._with_dependencies(request, route, values, injected)
-        # the app's scope holds nothing of this request; it only says where sync functions run
-        value = await plan.call(values, injected, self._scope)
-        return self._respond(route, value, request)
+        try:
+            if plan.depends:
+                return await self._with_dependencies(request, route, values, injected)
+            # the app's scope holds nothing of this request; it only says where sync functions run
+            value = await plan.call(values, injected, self._scope)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # raised in a task it would end the event loop, and the server with it
+            raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
+        if is_stream(value):
+            return await self._stream(route, value, request)
+        return to_response(route, value, request)
 
     async def _with_dependencies(
         self, request: Request, route: Route, values: dict[str, Any], injected: Mapping[str, Any]
@@ -55,30 +60,31 @@ class Dispatch:
         scope = DependencyScope(app=self._scope, run_sync=self._scope.run_sync)
         try:
             value = await route.plan.call(values, injected, scope)
-            response = self._respond(route, value, request, scope.aclose)
+            if is_stream(value):
+                # the stream outlives this call: its end is when the dependencies are cleaned up
+                return await self._stream(route, value, request, scope.aclose)
+            response = to_response(route, value, request)
         except BaseException as error:
             await scope.aclose(error)
             raise
-        if not is_stream(value):
-            await scope.aclose()
+        await scope.aclose()
         return response
 
-    def _respond(
+    async def _stream(
         self, route: Route, value: Any, request: Request, on_close: OnClose | None = None
     ) -> Response:
         def on_error(error: BaseException) -> None:
             fields = {"request_id": request.id, "route": route.key}
             self._events.emit(Note("stream_failed", "error", "a stream ended with an error", fields, error))
 
-        if not is_stream(value):
-            return to_response(route, value, request)
-        return to_response(
+        response = to_response(
             route, value, request, on_close=on_close, on_error=on_error, run_sync=self._scope.run_sync
         )
+        if isinstance(response.body, StreamBody):
+            await response.body.prime()  # an error before the first item still chooses the status
+        return response
 
     async def _accept(self, request: Request, route: Route) -> Response:
-        if request.method in ("GET", "HEAD") and route.kind == "job":
-            return await self._jobs.by_query(request)
         inputs = await route.plan.collect(request, self._intake)
         return await accept(self._service, route, request, inputs)
 

@@ -60,6 +60,8 @@ class SqliteJobStore:
                 "use a Python with SQLite 3.51.3 or newer, or leave exclusive unset"
             )
         self._exclusive = has_wal_reset_bug() if exclusive is None else exclusive
+        self.multi_process = not self._exclusive
+        """Whether several processes may have the file open at once."""
         clock = clock or SystemClock()
         self._lock = FileLock(self._path)
         self._writer = SqliteWriter(self._path, SqliteWrites(clock, shared=not self._exclusive), busy)
