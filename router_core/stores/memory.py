@@ -35,6 +35,8 @@ from router_core.stores.outbox_row import webhook_url
 __all__ = ["MemoryJobStore"]
 
 _MIB: Final = 1024 * 1024
+_RETRY_WINDOW: Final = 256
+"""Among how many due retries, earliest first, the best rank is looked for: bounds the cost of a claim."""
 
 
 class MemoryJobStore:
@@ -209,10 +211,11 @@ class MemoryJobStore:
             blobs, self._evicted_blobs = self._evicted_blobs, []
             for job in expired:
                 blobs += self._bury(job, now)
-            for job_id in [i for i, grave in self._tombstones.items() if grave.expires_at <= now][:limit]:
-                del self._tombstones[job_id]
-            for scope in [s for s, (key, _) in self._keys.items() if key.expires_at <= now][:limit]:
-                del self._keys[scope]
+            # both stand in the order in which they end, near enough: a late one goes with its neighbours
+            while self._tombstones and next(iter(self._tombstones.values())).expires_at <= now:
+                self._tombstones.popitem(last=False)
+            while self._keys and next(iter(self._keys.values()))[0].expires_at <= now:
+                self._keys.popitem(last=False)
             return Purged(len(expired), blobs)
 
     async def delete(self, job_id: str) -> Job | None:
@@ -297,11 +300,15 @@ class MemoryJobStore:
 
     def _best(self, route: str, free: int, now: float) -> list[Job]:
         jobs = self._index.jobs
+
+        def ready(job_id: str) -> bool:
+            return _ready(jobs[job_id], now)
+
         found: list[str] = []
-        for by_route in (self._index.ready, self._index.retrying):
-            agenda = by_route.get(route)
-            if agenda:
-                found += agenda.pick(free, wanted=lambda job_id: _ready(jobs[job_id], now))
+        if route in self._index.ready:
+            found += self._index.ready[route].pick(free, wanted=ready)
+        if route in self._index.retrying:
+            found += self._index.retrying[route].pick(_RETRY_WINDOW, until=lambda at: at > now, wanted=ready)
         return sorted((jobs[job_id] for job_id in found), key=lambda job: job.rank)[: max(0, free)]
 
     def _take(self, claim: Claim, job: Job, now: float) -> Job:

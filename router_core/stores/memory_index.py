@@ -84,7 +84,7 @@ class MemoryIndex:
         if job.state is State.QUEUED:
             self.ready.setdefault(job.route, Agenda()).put(job.id, job.rank)
         elif job.state is State.RETRYING:
-            self.retrying.setdefault(job.route, Agenda()).put(job.id, job.rank)
+            self.retrying.setdefault(job.route, Agenda()).put(job.id, job.not_before)
             self.retry_due.put(job.id, job.not_before)
         elif job.state is State.SCHEDULED:
             self.scheduled.put(job.id, job.not_before)

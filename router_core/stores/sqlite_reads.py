@@ -9,27 +9,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from router_core.clock import Clock
-from router_core.jobs.job import OPEN, Event, Job, State, Tombstone
+from router_core.jobs.job import Event, Job, State, Tombstone
 from router_core.jobs.store import Delivery, EventPage, JobQuery, Page, StoreStats
 from router_core.stores.limits import TOMBSTONE_SECONDS
-from router_core.stores.sqlite_rows import COLUMNS, LATER, NO_BODY, job_of
+from router_core.stores.sqlite_listing import OPEN_SOURCES, find
+from router_core.stores.sqlite_rows import COLUMNS, LATER, job_of
 
 __all__ = ["SqliteReads"]
 
 _BY_ID: Final = f"SELECT {COLUMNS} FROM jobs WHERE id = ?"
-_RARE: Final = frozenset({State.CANCELLED, State.EXPIRED, State.FAILED})
-_RARE_SQL: Final = "state IN ('cancelled', 'expired', 'failed')"
-_SCAN: Final = 10_000
-"""How many records one page of a listing may look at. A filter without an index of its own then returns a
-short page with a cursor instead of holding up everybody's polls."""
-_BY_STATE: Final = {
-    State.QUEUED: "INDEXED BY jobs_ready WHERE state = 'queued'",
-    State.SCHEDULED: f"INDEXED BY jobs_later WHERE {LATER} AND state = 'scheduled'",
-    State.RETRYING: f"INDEXED BY jobs_later WHERE {LATER} AND state = 'retrying'",
-    State.RUNNING: "INDEXED BY jobs_lease WHERE lease_until > 0 AND state = 'running'",
-    State.CANCELLING: "INDEXED BY jobs_lease WHERE lease_until > 0 AND state = 'cancelling'",
-}
-"""How to find the jobs of an open state without looking at those that have ended."""
 
 
 class SqliteReads:
@@ -68,25 +56,9 @@ class SqliteReads:
         ).fetchall()
         return EventPage(tuple(Event(*row) for row in rows), first if first <= last else 0, last)
 
-    # --- listing ----------------------------------------------------------------------------
-
     def find(self, query: JobQuery) -> Page:
         """Return one page of records, newest first."""
-        limit = max(1, query.limit)
-        sql, parameters, bounded = _listing(query, limit, self._now())
-        jobs = [job_of(row) for row in self.connection.execute(sql, parameters).fetchall()]
-        if len(jobs) > limit:
-            return Page(tuple(jobs[:limit]), jobs[limit - 1].id)
-        return Page(tuple(jobs), self._rest(query) if bounded else "")
-
-    def _rest(self, query: JobQuery) -> str:
-        """Return the cursor behind the records that a bounded listing looked at, or nothing at the end."""
-        owner = "" if query.owner is None else "AND owner = :owner"
-        row = self.connection.execute(
-            f"SELECT id FROM jobs WHERE id < :cursor {owner} ORDER BY id DESC LIMIT 1 OFFSET {_SCAN - 1}",
-            {"owner": query.owner, "cursor": query.cursor or "~"},
-        ).fetchone()
-        return "" if row is None else str(row[0])
+        return find(self.connection, query, self._now())
 
     # --- upkeep -----------------------------------------------------------------------------
 
@@ -126,7 +98,7 @@ class SqliteReads:
         """Count the open jobs."""
         counts: dict[tuple[str, State], int] = {}
         oldest = 0.0
-        for state, source in _BY_STATE.items():
+        for state, source in OPEN_SOURCES.items():
             rows = self.connection.execute(
                 f"SELECT route, count(*), min(max(created_at, not_before)) FROM jobs {source} GROUP BY route"
             ).fetchall()
@@ -152,36 +124,3 @@ class SqliteReads:
 
     def _jobs(self, sql: str, parameters: tuple[Any, ...]) -> list[Job]:
         return [job_of(row) for row in self.connection.execute(sql, parameters).fetchall()]
-
-
-def _listing(query: JobQuery, limit: int, now: float) -> tuple[str, dict[str, Any], bool]:
-    """Return SQL, parameters, and whether the query looks at a bounded number of records."""
-    parameters = {
-        "owner": query.owner, "route": query.route, "cursor": query.cursor or "~", "limit": limit + 1,
-        "now": now,
-    }  # fmt: skip
-    wanted = "id < :cursor AND (expires_at = 0 OR expires_at > :now)"
-    wanted += "" if query.owner is None else " AND owner = :owner"
-    wanted += " AND route = :route" if query.route else ""
-    order = "ORDER BY id DESC LIMIT :limit"
-    if query.states and query.states <= OPEN:
-        parts = [
-            f"SELECT {NO_BODY} FROM jobs {_BY_STATE[state]} AND {wanted}" for state in sorted(query.states)
-        ]
-        return f"SELECT * FROM ({' UNION ALL '.join(parts)}) {order}", parameters, False
-    states = (
-        " AND state IN ({})".format(", ".join(f"'{s.value}'" for s in sorted(query.states)))
-        if query.states
-        else ""
-    )
-    if query.owner is not None and not query.route and query.states and query.states <= _RARE:
-        index = "INDEXED BY jobs_owner_ended"
-        return (
-            f"SELECT {NO_BODY} FROM jobs {index} WHERE {_RARE_SQL} AND {wanted}{states} {order}",
-            parameters,
-            False,
-        )
-    index = "jobs_id" if query.owner is None else "jobs_owner"
-    owner = "" if query.owner is None else "AND owner = :owner"
-    inner = f"SELECT * FROM jobs INDEXED BY {index} WHERE id < :cursor {owner} ORDER BY id DESC LIMIT {_SCAN}"
-    return f"SELECT {NO_BODY} FROM ({inner}) WHERE {wanted}{states} {order}", parameters, True
