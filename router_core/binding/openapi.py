@@ -214,8 +214,11 @@ class _Operation:
             if self.plan.lone
             else self._object(params, files=False)
         )
-        content: Json = {} if self.plan.form_only else {"application/json": {"schema": schema}}
-        if any(param.is_file for param in params):
+        has_files = any(param.is_file for param in params)
+        # fastsdk sends JSON, in which a file on disk has no place, wherever exactly "application/json" is listed
+        json_type = "application/json; charset=utf-8" if has_files else "application/json"
+        content: Json = {} if self.plan.form_only else {json_type: {"schema": schema}}
+        if has_files:
             content[MULTIPART_TYPE] = {"schema": self._object(params, files=True)}
         elif self.plan.form_only or (
             self.plan.lone is None and all(_is_flat(param.shape) for param in params)

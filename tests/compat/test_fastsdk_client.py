@@ -38,7 +38,6 @@ def test_files_come_back_as_media(seen: dict[str, Any], way: str) -> None:
     assert seen[way]["file"] == ["loud.txt", "text/plain", "HELLO " * 100]
 
 
-@pytest.mark.xfail(reason="the OpenAPI document offers JSON for uploads, which fastsdk prefers to multipart")
 def test_files_are_uploaded_from_disk(seen: dict[str, Any]) -> None:
     """Given a path, the client reads and sends the file: as multipart, or within the input."""
     assert seen["uploaded"] == ["FROM DISK " * 20] * 2
