@@ -19,6 +19,9 @@ Loc = tuple[str | int, ...]
 
 _PARALLEL: Final = 4
 """Downloads at once for one call."""
+_MAX_PROBLEMS: Final = 100
+_MAX_FILES: Final = 1000
+"""Items of a list that holds files: each becomes an object before the list can be validated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,8 @@ class Problems:
     errors: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, loc: Loc, kind: str, message: str) -> None:
+        if len(self.errors) >= _MAX_PROBLEMS:
+            self.raise_any()  # enough to mend for now
         self.errors.append({"loc": list(loc), "type": kind, "msg": message})
 
     def raise_any(self) -> None:
@@ -80,6 +85,9 @@ def to_files(shape: Shape, value: Any, loc: Loc, inputs: Inputs, problems: Probl
     if shape.file and not (shape.many and isinstance(value, list)) and _looks_like_file(shape, value):
         return _to_file(value, loc, problems)
     if isinstance(value, list) and shape.many and shape.item is not None:
+        if shape.item.file and len(value) > _MAX_FILES:
+            problems.add(loc, "too_long", f"a list holds at most {_MAX_FILES} files")
+            return value
         return _each(shape.item, list(value), list(enumerate(value)), loc, inputs, problems)
     if isinstance(value, dict):
         children = {key: shape.fields.get(key, shape.item) for key in value}

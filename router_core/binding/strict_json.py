@@ -5,22 +5,28 @@ from __future__ import annotations
 import json
 import math
 import re
+from array import array
+from itertools import accumulate
 from typing import Any, Final
 
 import pydantic_core
 
 from router_core.errors import BadRequest
 
-__all__ = ["DEFAULT_DEPTH", "check_value", "loads"]
+__all__ = ["DEFAULT_DEPTH", "check_value", "is_finite", "loads"]
 
 DEFAULT_DEPTH: Final = 64
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.S)
 _KEY_ENDS = re.compile(rb'"[ \t\r\n]*:')
 _NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
-_SQUARE: Final = bytes.maketrans(b"{}", b"[]")
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""What a bracket does to the depth, as signed bytes."""
+_BLOCK: Final = 64 * 1024
+_CONFIRMED: Final = 1024 * 1024
+"""Up to this size a body that looks too deep is parsed, to tell a deep one from an unbalanced one."""
 # what a float cannot hold: three digits of exponent, or more digits than the largest float has
-_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|[0-9]{309}")
+_OVERFLOW = re.compile(rb"[0-9][eE]\+?[0-9]{3}|(?<![0-9])[0-9]{309}")
 
 
 def loads(body: bytes, max_depth: int = DEFAULT_DEPTH) -> Any:
@@ -44,6 +50,11 @@ def loads(body: bytes, max_depth: int = DEFAULT_DEPTH) -> Any:
     return value
 
 
+def is_finite(body: bytes) -> bool:
+    """Return False where a JSON text might hold a number that is none, or none that a float can hold."""
+    return b"NaN" not in body and b"Infinity" not in body and _OVERFLOW.search(body) is None
+
+
 def check_value(value: Any, max_depth: int = DEFAULT_DEPTH) -> None:
     """Hold a JSON value that somebody else has parsed to the same rules, as far as they still show."""
     try:
@@ -57,14 +68,17 @@ def check_value(value: Any, max_depth: int = DEFAULT_DEPTH) -> None:
 
 
 def _is_deeper(body: bytes, max_depth: int) -> bool:
-    # Every pass takes the innermost pair of brackets away, so what is left after max_depth passes was deeper.
-    brackets = _STRINGS.sub(b"", body).translate(_SQUARE, _NOT_BRACKETS)
-    for _ in range(max_depth):
-        if not brackets:
-            return False
-        brackets = brackets.replace(b"[]", b"")
-    if not brackets:
+    steps = array("b", _STRINGS.sub(b"", body).translate(_STEPS, _NOT_BRACKETS))
+    depth = 0
+    for start in range(0, len(steps), _BLOCK):
+        depths = list(accumulate(steps[start : start + _BLOCK], initial=depth))
+        if max(depths) > max_depth:
+            break
+        depth = depths[-1]
+    else:
         return False
+    if len(body) > _CONFIRMED:
+        return True
     try:
         pydantic_core.from_json(body)
     except ValueError as exc:
