@@ -228,12 +228,16 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
                     raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
                 if value.strip().lower() != b"chunked":
                     raise HTTPError(501, "the only transfer coding is chunked", code="transfer_coding")
-        if self.url[:1] != b"/":
-            self._check_target(hosts[0] if hosts else b"")
-        elif b"#" in self.url:
-            raise BadRequest("a request target has no fragment")
+        self._check_target(hosts[0] if hosts else b"")
 
     def _check_target(self, host: bytes) -> None:
+        if len(self.url) > self._limits.max_head_bytes:
+            # it came in one piece; llhttp would call a target of 64 KiB malformed
+            raise HeadersTooLarge("request line and headers are too large")
+        if self.url[:1] == b"/":
+            if b"#" in self.url:
+                raise BadRequest("a request target has no fragment")
+            return
         if self.url == b"*" and self.parser.get_method() == b"OPTIONS":
             return
         absolute = _ABSOLUTE.match(self.url)
