@@ -29,7 +29,8 @@ def load(target: str, folder: str | None = None) -> Router | App:
 
     ``folder`` (default: the working directory) is searched first. The attribute may be a function without
     parameters that makes one, written with or without ``()``. ``path/to/file.py`` is accepted for the module,
-    and without an attribute ``router``, ``app`` and ``create_app`` are tried.
+    and without an attribute ``router``, ``app`` and ``create_app`` are tried. A ``router.start()`` at the end
+    of the module does nothing meanwhile.
     Raises Misconfigured with one line that says what to change.
     """
     name, _, attribute = target.strip().partition(":")
@@ -69,10 +70,13 @@ def _dotted(name: str) -> str:
 
 
 def _module(name: str, folder: str) -> ModuleType:
+    from router_core.routing.router import loading
+
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        return importlib.import_module(name)
+        with loading():
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             hint = _near(error.name.rpartition(".")[2], _modules(folder))
@@ -121,8 +125,11 @@ def _is_factory(value: Any, target: str) -> bool:
 
 
 def _made(factory: Any, target: str, folder: str) -> Any:
+    from router_core.routing.router import loading
+
     try:
-        return factory()
+        with loading():
+            return factory()
     except (Exception, SystemExit) as error:
         raise Misconfigured(f"calling {target} failed: {_where(error, folder)}") from error
 

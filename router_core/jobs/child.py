@@ -40,6 +40,7 @@ from router_core.jobs.runner import decode_steps, slots_of
 from router_core.jobs.settle import MAX_RESULT
 from router_core.jobs.store import NewEvent
 from router_core.routing.route import JobOptions, Route
+from router_core.routing.router import Router, loading
 
 __all__ = ["main"]
 
@@ -86,9 +87,14 @@ class _Service:
         self._writer: asyncio.StreamWriter | None = None
 
     def live(self) -> None:
-        """Run the loop; its end is the end of the process and of everything that it started."""
+        """Run the loop; its end is the end of the process and of everything that it started.
+
+        A ``router.start()`` at the end of whatever is imported here is a no-op: this process serves its
+        worker only.
+        """
         try:
-            asyncio.run(self._serve())
+            with loading():
+                asyncio.run(self._serve())
         except BaseException:
             traceback.print_exc()
         finally:
@@ -180,16 +186,18 @@ class _Service:
                 if isinstance(value, Awaitable):
                     await value
 
-    def _route(self, key: str, address: Address) -> Route:
+    def _route(self, data: Mapping[str, Any]) -> Route:
+        key, address = data["route"], Address.from_dict(data["address"])
         route = self._routes.get(key)
         if route is None:
             module = _load(address)
             func: Any = module
             for name in address.qualname.split("."):
                 func = getattr(func, name)
+            path, methods = data["path"], tuple(data["methods"])
+            plan = compile_plan(func, path=path, methods=methods, job=True)
             options = JobOptions(isolation="process")
-            plan = compile_plan(func, path="/", methods=("POST",), job=True)
-            route = self._routes[key] = Route(key, ("POST",), "/", func, plan, "job", options)
+            route = self._routes[key] = Route(key, methods, path, func, plan, "job", options)
         return route
 
     # --- one job
@@ -199,7 +207,7 @@ class _Service:
         journal = Journal(loop, _PipeSink(self), progress_every=0.1, events_every=0.02)
         options = JobOptions()
         try:
-            route = self._route(frame.data["route"], Address.from_dict(frame.data["address"]))
+            route = self._route(frame.data)
             options = route.job
             result = await self._call(route, frame, journal)
             if len(result) > MAX_RESULT:
@@ -300,8 +308,7 @@ def _deliver(future: asyncio.Future[Any], value: Any, error: BaseException | Non
 
 @functools.cache
 def _load(address: Address) -> types.ModuleType:
-    """Import the module; a script runs under another name than ``__main__``, so that it does not serve."""
-    _never_serve()
+    """Import the module; a script runs under another name than ``__main__``, as in a spawned process."""
     if not address.script:
         return importlib.import_module(address.module)
     module = types.ModuleType("__mp_main__")
@@ -310,19 +317,7 @@ def _load(address: Address) -> types.ModuleType:
     return module
 
 
-def _never_serve() -> None:
-    """Make ``router.start()`` at the end of a script a no-op here: this process serves its worker only."""
-    from router_core.routing.router import Router
-
-    def start(self: Router, **overrides: Any) -> None:
-        """Do nothing."""
-
-    Router.start = start  # type: ignore[method-assign]
-
-
 def _find_router(modules: Sequence[types.ModuleType], attribute: str) -> Any:
-    from router_core.routing.router import Router
-
     named = getattr(modules[0], attribute, None) if attribute else None
     if isinstance(named, Router):
         return named

@@ -245,8 +245,9 @@ class ChildPool:
         job = run.job
         deadline = run.context.deadline if run.context is not None else None
         about = {
-            "job_id": job.id, "owner": job.owner, "attempt": job.attempt, "route": route.key,
-            "deadline": deadline, "request_id": job.request_id, "address": address_of(route.func).as_dict(),
+            "job_id": job.id, "owner": job.owner, "attempt": job.attempt, "request_id": job.request_id,
+            "route": route.key, "path": route.path, "methods": route.methods, "deadline": deadline,
+            "address": address_of(route.func).as_dict(),
         }  # fmt: skip
         child.send("job", {**about, **packed}, [job.steps or b"{}", *blobs])
         if run.stopped is not None:

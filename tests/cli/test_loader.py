@@ -34,6 +34,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "loaded_broken.py").write_text("import json\n\njson.loads('{')\n")
     (tmp_path / "loaded_syntax.py").write_text("x = 1\ndef (:\n")
     (tmp_path / "loaded_needs.py").write_text("import no_such_library\n")
+    (tmp_path / "loaded_starts.py").write_text(
+        SERVICE + "def make():\n    router.start()\n    return router\nrouter.start()\n"
+    )
     (tmp_path / "loaded_exit.py").write_text("raise SystemExit('bye')\n")
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield str(tmp_path)
@@ -78,3 +81,14 @@ def test_every_way_to_get_it_wrong_is_one_line(folder: str, target: str, said: s
     with pytest.raises(Misconfigured, match=said) as caught:
         load(target, folder)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["loaded_starts:router", "loaded_starts:make"])
+def test_a_start_in_the_module_does_not_start_anything(
+    folder: str, target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that serves itself when it is run can be served, or looked at, by name as well."""
+    monkeypatch.setenv("EXECUTION_PROVIDER", "nobody")  # what starts here fails, rather than serve for ever
+    assert isinstance(load(target, folder), Router)
+    with pytest.raises(Misconfigured, match="nobody"):
+        Router().start()

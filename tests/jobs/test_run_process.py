@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import time
@@ -19,6 +20,8 @@ from router_core.http.media import File
 from router_core.jobs.inputs import dump
 from router_core.jobs.isolation import ChildPool
 from router_core.jobs.job import Job, State
+from router_core.routing.route import Route
+from router_core.routing.router import loading
 from router_core.telemetry.events import Events, Note
 from tests.apps import run_in_process as app
 from tests.jobs.running import Bench, eventually, running
@@ -30,8 +33,15 @@ ROUTES = {route.key: route for route in app.router.routes}
 
 @asynccontextmanager
 async def children(*keys: str, grace: float = 0.3, **options: Any) -> AsyncIterator[tuple[Bench, ChildPool]]:
-    """Run a pool whose process routes have real children; all of them are gone at the end."""
+    """Run routes of the app, with other options, in real children."""
     routes = [replace(ROUTES[key], job=replace(ROUTES[key].job, **options)) for key in keys]
+    async with child_pool(*routes, grace=grace) as made:
+        yield made
+
+
+@asynccontextmanager
+async def child_pool(*routes: Route, grace: float = 0.3) -> AsyncIterator[tuple[Bench, ChildPool]]:
+    """Run a pool whose process routes have real children; all of them are gone at the end."""
     notes: list[Note] = []
     pool = ChildPool(
         routes={route.key: route for route in routes},
@@ -169,6 +179,17 @@ async def test_errors_travel() -> None:
         record = await bench.until(await bench.submit("/no_json", {"max_attempts": 1}))
         assert record.state is State.FAILED
         assert all(alive(pid) for pid in pool.pids)
+
+
+async def test_a_child_knows_a_function_under_another_path_and_starts_no_server() -> None:
+    """The router that the child finds serves it elsewhere, so it is compiled anew, with the real path."""
+    with loading():
+        served = importlib.import_module("tests.apps.run_and_start")
+    (route,) = served.router.routes
+    moved = replace(route, key="PUT /v2/double/{n}", path="/v2/double/{n}", methods=("PUT",))
+    async with child_pool(moved) as (bench, _pool):
+        record = await bench.until(await bench.submit(moved.key, n=21))
+        assert (record.state, record.result) == (State.SUCCEEDED, b"42"), record.error
 
 
 async def test_files_go_in_and_out() -> None:
