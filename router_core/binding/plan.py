@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NotRequired, Required
 
@@ -22,12 +21,13 @@ from typing_extensions import TypedDict
 
 from router_core.binding.collect import PLAIN_JSON, collect_input, collect_request
 from router_core.binding.depends import DependencyScope
+from router_core.binding.fail_fast import LARGE, fail_fast
 from router_core.binding.inputs import Inputs, Intake, fetch_links
 from router_core.binding.returns import compile_returns
-from router_core.binding.shapes import is_simple, read_files
+from router_core.binding.shapes import is_simple, read_files, tells_keys
 from router_core.binding.signature import BODY_METHODS, Param, Signature, location, read_signature, target_of
 from router_core.binding.stream import iterate_in_threads
-from router_core.binding.strict_json import loads
+from router_core.binding.strict_json import is_finite, loads
 from router_core.errors import Misconfigured, RouterError, ValidationFailed
 from router_core.http.message import Request
 from router_core.routing.path import parse_path
@@ -68,9 +68,10 @@ class Plan:
     """How to call one function from a request or from a job's input."""
 
     __slots__ = (
-        "_copied", "_fast", "_keys", "_validator", "_whole", "body_params", "depends", "file_param",
-        "form_only", "func", "has_files", "injected", "is_async", "is_generator", "lone", "own", "params",
-        "reads_headers", "reads_query", "result", "returns", "slots", "where",
+        "_adapter", "_copied", "_fast", "_lone_key", "_simple", "_stopping", "_validator", "_whole",
+        "body_params", "depends", "direct", "file_param", "form_only", "func", "has_files", "injected",
+        "is_async", "is_generator", "lone", "own", "params", "reads_headers", "reads_query", "result",
+        "returns", "slots", "where",
     )  # fmt: skip
 
     def __init__(self, func: Callable[..., Any], signature: Signature, where: str) -> None:
@@ -89,6 +90,8 @@ class Plan:
         async_generator = inspect.isasyncgenfunction(inner)
         self.is_generator = async_generator or inspect.isgeneratorfunction(inner)
         self.is_async = async_generator or inspect.iscoroutinefunction(inner)
+        self.direct = self.is_async and not self.is_generator and not self.injected and not self.depends
+        """The function can be awaited with the validated values as they are; ``call`` does nothing more."""
         self.result = compile_returns(signature.returns, streams=self.is_generator, where=where)
         """Encodes what the function returns, or each item that it yields."""
         self.body_params = tuple(param for param in self.params if param.source in ("body", "form"))
@@ -107,7 +110,10 @@ class Plan:
         self._compile()
 
     def _compile(self) -> None:
-        self._validator = _arguments(self.params, self.where)
+        self._adapter = _arguments(self.params, self.where)
+        self._validator: Any = self._adapter.validator
+        self._stopping: Any = None
+        """The same for large bodies, made when the first one comes."""
         self._fast = (
             bool(self.params)
             and len(self.body_params) == len(self.params)
@@ -116,16 +122,18 @@ class Plan:
             and (self.lone is not None or all(param.source == "body" for param in self.params))
         )
         self._whole: Any = None
-        self._keys: re.Pattern[bytes] | None = None
+        self._lone_key = b""
+        self._simple = False
         if not self._fast:
             return
         if self.lone is not None:
             self._whole = TypeAdapter(self.lone.annotation).validator
+            self._lone_key = b'"' + self.lone.alias.encode() + b'"'
+            self._simple = tells_keys(self.lone.annotation)
         elif any(param.alias != param.name for param in self.params):
             self._fast = False
-        elif all(is_simple(param.annotation) for param in self.params):
-            names = b"|".join(re.escape(param.name.encode()) for param in self.params)
-            self._keys = re.compile(rb'"(' + names + rb')"[ \t\r\n]*:')
+        else:
+            self._simple = all(is_simple(param.annotation) for param in self.params)
 
     # --- reading ---
 
@@ -157,9 +165,8 @@ class Plan:
                 values = self._validator.validate_python(dict(inputs))
             else:
                 # as JSON, so that a strict model reads a date alike from a body, a query and a job record
-                values = self._validator.validate_json(
-                    pydantic_core.to_json(inputs, inf_nan_mode="constants")
-                )
+                text = pydantic_core.to_json(inputs, inf_nan_mode="constants")
+                values = self._for_size(len(text)).validate_json(text)
         except ValidationError as exc:
             raise self._failed(exc, getattr(inputs, "locs", {})) from None
         except (ValueError, UnicodeError) as exc:
@@ -167,6 +174,13 @@ class Plan:
                 errors=[{"loc": ["body"], "type": "unicode", "msg": str(exc)[:200]}]
             ) from None
         return self._filled(values)
+
+    def _for_size(self, size: int) -> Any:
+        if size < LARGE:
+            return self._validator
+        if self._stopping is None:
+            self._stopping = fail_fast(self._adapter)
+        return self._stopping
 
     def bind(
         self, request: Request, intake: Intake = _DEFAULT_INTAKE
@@ -188,28 +202,23 @@ class Plan:
         if body.count(b"{") + body.count(b"[") > max_depth:
             return None
         try:
-            if not self._is_plain(body):
-                loads(body, max_depth)
-            if self._whole is None:
-                values: dict[str, Any] = self._validator.validate_json(body)
-                return self._filled(values)
+            # As many colons as fields were read: then nothing was given twice, and nothing else was there.
+            # A text may hold a colon, too, and values may be objects: then a slower parser looks.
             lone = self.lone
-            if lone is None or b'"' + lone.alias.encode() + b'"' in body:
+            if self._whole is None or lone is None:
+                values: dict[str, Any] = self._for_size(len(body)).validate_json(body)
+                if not self._simple or body.count(b":") != len(values):
+                    loads(body, max_depth)
+                return self._filled(values) if self._copied else values
+            if len(body) >= LARGE or self._lone_key in body:
                 return None
-            return {lone.name: self._whole.validate_json(body)}
+            model = self._whole.validate_json(body)
+            fields = len(model.__pydantic_fields_set__) if self._simple else -1
+            if body.count(b":") != fields or not is_finite(body):
+                loads(body, max_depth)
+            return {lone.name: model}
         except (ValidationError, RouterError):
             return None
-
-    def _is_plain(self, body: bytes) -> bool:
-        """Return whether the validator alone will notice everything that strict JSON forbids.
-
-        As many colons as known keys, each at most once: then nothing is given twice. A text may hold a colon,
-        and a key an escape: then a slower parser looks.
-        """
-        if self._keys is None:
-            return False
-        keys = self._keys.findall(body)
-        return len(keys) == body.count(b":") and len(set(keys)) == len(keys)
 
     def _filled(self, values: dict[str, Any]) -> dict[str, Any]:
         for param in self._copied:
@@ -297,7 +306,7 @@ def _marked_default(func: Callable[..., Any], param: Param) -> bool:
     )
 
 
-def _arguments(params: tuple[Param, ...], where: str) -> Any:
+def _arguments(params: tuple[Param, ...], where: str) -> TypeAdapter[Any]:
     fields: dict[str, Any] = {}
     for param in params:
         annotation = read_files(param.annotation) if param.shape.has_files else param.annotation
@@ -318,4 +327,4 @@ def _arguments(params: tuple[Param, ...], where: str) -> Any:
     make: Any = TypedDict  # its fields are known at run time only, which no type checker follows
     arguments = make("Arguments", fields)
     arguments.__pydantic_config__ = ConfigDict(extra="ignore", allow_inf_nan=False)
-    return TypeAdapter(arguments).validator
+    return TypeAdapter(arguments)

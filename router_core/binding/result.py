@@ -54,6 +54,8 @@ def to_response(
     of the call are cleaned up there); for anything but a stream it is left to the caller. ``on_error`` is
     told of an error after the stream has begun, which the caller sees as an error event.
     """
+    if type(value) is route.plan.result.kind:
+        return Response(route.status, _JSON, route.plan.result.encode(value))
     if isinstance(value, Response):
         return value
     if is_stream(value):

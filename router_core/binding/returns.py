@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import pydantic_core
 from pydantic import (
+    BaseModel,
     ConfigDict,
     PydanticSchemaGenerationError,
     PydanticUndefinedAnnotation,
@@ -45,10 +46,12 @@ class InvalidResult(RouterError):
 class Returns:
     """Checks results against the return annotation and encodes them."""
 
-    __slots__ = ("_serializer", "_validator", "adapter", "where")
+    __slots__ = ("_serializer", "_validator", "adapter", "kind", "where")
 
-    def __init__(self, adapter: TypeAdapter[Any] | None, where: str) -> None:
+    def __init__(self, adapter: TypeAdapter[Any] | None, where: str, kind: Any = None) -> None:
         self.adapter = adapter
+        self.kind: type | None = kind if _is_object(kind) else None
+        """A model: what is exactly of this class is sent as JSON, without asking what else it could be."""
         self.where = where
         self._validator = None if adapter is None else adapter.validator
         self._serializer = None if adapter is None else adapter.serializer
@@ -87,13 +90,17 @@ def compile_returns(annotation: Any, *, streams: bool, where: str) -> Returns:
     if kind in _FREE or kind in _STREAMS or (isinstance(kind, type) and issubclass(kind, Response)):
         return Returns(None, where)
     try:
-        return Returns(_adapter(annotation), where)
+        return Returns(_adapter(annotation), where, kind)
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation, PydanticUserError, TypeError) as exc:
         name = getattr(kind, "__name__", kind)
         raise Misconfigured(
             f"{where}: the return annotation {name} cannot be written as JSON; return a model, a File, "
             f"a Response, or leave the annotation out ({str(exc).partition(chr(10))[0]})"
         ) from exc
+
+
+def _is_object(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel) and not issubclass(kind, abc.AsyncIterator)
 
 
 def _adapter(annotation: Any) -> TypeAdapter[Any]:

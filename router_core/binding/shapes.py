@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import typing_extensions
-from pydantic import BaseModel, BeforeValidator
+from pydantic import BaseModel, BeforeValidator, RootModel
 
 from router_core.http.media import File
 
-__all__ = ["OPAQUE", "Shape", "describe", "is_simple", "read_files", "strip_annotated", "unusable"]
+__all__ = ["OPAQUE", "Shape", "describe", "is_simple", "read_files", "strip_annotated", "tells_keys",
+           "unusable"]  # fmt: skip
 
 _LISTS: Final = (
     list,
@@ -177,6 +178,27 @@ def is_simple(annotation: Any) -> bool:
     if origin not in (list, set, frozenset, tuple, *_UNIONS):
         return origin is typing.Literal
     return all(is_simple(arg) for arg in typing.get_args(kind) if arg is not Ellipsis)
+
+
+def tells_keys(annotation: Any) -> bool:
+    """Return whether the type is a model whose set of given fields is that of the keys in the JSON.
+
+    Not so where code of the author's may add to it.
+    """
+    if not isinstance(annotation, type) or not issubclass(annotation, BaseModel):
+        return False
+    own_schema = any("__get_pydantic_core_schema__" in vars(kind) for kind in _until(annotation, BaseModel))
+    return not (
+        own_schema
+        or issubclass(annotation, RootModel)
+        or annotation.__pydantic_decorators__.model_validators
+        or annotation.__pydantic_custom_init__
+        or annotation.__pydantic_post_init__
+    )
+
+
+def _until(kind: type, end: type) -> list[type]:
+    return [one for one in kind.__mro__ if one not in end.__mro__]
 
 
 def unusable(annotation: Any) -> str:

@@ -45,12 +45,15 @@ class Dispatch:
         try:
             if plan.depends:
                 return await self._with_dependencies(request, route, values, injected)
-            # the app's scope holds nothing of this request; it only says where sync functions run
-            value = await plan.call(values, injected, self._scope)
+            if plan.direct:
+                value = await plan.func(**values)
+            else:
+                # the app's scope holds nothing of this request; it only says where sync functions run
+                value = await plan.call(values, injected, self._scope)
         except (SystemExit, KeyboardInterrupt) as error:
             # raised in a task it would end the event loop, and the server with it
             raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
-        if is_stream(value):
+        if type(value) is not plan.result.kind and is_stream(value):
             return await self._stream(route, value, request)
         return to_response(route, value, request)
 

@@ -9,10 +9,10 @@ from typing import Any
 from router_core.errors import Misconfigured, RouterError, StoreError
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
-from router_core.middleware.exchange import Exchange, Handle, Layer
+from router_core.middleware.exchange import Exchange
 from router_core.telemetry.events import Events, Note
 
-__all__ = ["ExceptionHandler", "errors_layer"]
+__all__ = ["Errors", "ExceptionHandler"]
 
 ExceptionHandler = Callable[[Request, Any], Any]
 """Called with the request and the exception, sync or async. Returns a Response, a RouterError (answered as
@@ -21,29 +21,27 @@ a problem), None (the default answer), or any other value (answered as JSON with
 _INTERNAL_DETAIL = "the service failed; the request id leads to the reason in its log"
 
 
-def errors_layer(handlers: Mapping[type[BaseException], ExceptionHandler], events: Events) -> Layer:
-    """Turn exceptions into problem+json, the author's handlers first."""
+class Errors:
+    """Turns exceptions into problem+json, the author's handlers first."""
 
-    def layer(inner: Handle) -> Handle:
-        async def errors(exchange: Exchange) -> Response:
+    __slots__ = ("_events", "_handlers")
+
+    def __init__(self, handlers: Mapping[type[BaseException], ExceptionHandler], events: Events) -> None:
+        self._handlers = handlers
+        self._events = events
+
+    async def answer(self, raised: Exception, exchange: Exchange) -> Response:
+        """Return the answer for what was raised."""
+        exchange.error = raised
+        handler = _handler_for(self._handlers, raised) if self._handlers else None
+        if handler is not None:
             try:
-                return await inner(exchange)
-            except Exception as error:
-                raised = error
-            exchange.error = raised
-            handler = _handler_for(handlers, raised) if handlers else None
-            if handler is not None:
-                try:
-                    answer = await _handled(handler, exchange.request, raised)
-                except Exception as second:
-                    raised, answer = second, None
-                if answer is not None:
-                    return answer
-            return _answer(raised, exchange, events)
-
-        return errors
-
-    return layer
+                answer = await _handled(handler, exchange.request, raised)
+            except Exception as second:
+                raised, answer = second, None
+            if answer is not None:
+                return answer
+        return _answer(raised, exchange, self._events)
 
 
 def _handler_for(

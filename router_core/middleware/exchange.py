@@ -11,7 +11,7 @@ from router_core.types import Principal
 if TYPE_CHECKING:
     from router_core.routing.route import Route
 
-__all__ = ["Authenticator", "Dispatch", "Exchange", "Handle", "Layer", "Match", "Matcher"]
+__all__ = ["Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher"]
 
 
 class Match(Protocol):
@@ -56,5 +56,5 @@ class Exchange:
 
 Dispatch = Callable[[Request, "Route"], Awaitable[Response]]
 """Bind, run, and turn the result into an answer; errors are raised."""
-Handle = Callable[[Exchange], Awaitable[Response]]
-Layer = Callable[[Handle], Handle]
+Gate = Callable[[Exchange], Awaitable[None] | None]
+"""Raises what refuses a request; an awaitable where it has to wait to find out."""

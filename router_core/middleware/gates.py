@@ -1,4 +1,4 @@
-"""The layers that let a request pass or refuse it: Host, Origin, authentication, scopes."""
+"""The layers that let a request pass or refuse it: Host, Origin, the route, authentication, scopes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from router_core.errors import BadRequest, Forbidden
-from router_core.http.message import Response
-from router_core.middleware.exchange import Authenticator, Exchange, Handle, Layer
+from router_core.middleware.exchange import Authenticator, Exchange, Gate, Matcher
 from router_core.settings import Settings
 from router_core.types import Principal
 
-__all__ = ["LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_layer", "host_layer", "is_loopback",
-           "origin_layer", "scopes_layer"]  # fmt: skip
+__all__ = ["LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_gate", "host_gate", "is_loopback",
+           "match_gate", "origin_gate", "scopes_gate"]  # fmt: skip
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 STRANGER: Final = Principal("anonymous", frozenset(), "anonymous")
@@ -48,7 +47,7 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
 _LOCAL: Final = frozenset({"fastapi", "local"})
 
 
-def host_layer(hosts: frozenset[str]) -> Layer:
+def host_gate(hosts: frozenset[str]) -> Gate:
     """Refuse requests that name another host. ``.example.com`` in ``hosts`` allows its subdomains."""
     suffixes = tuple(name for name in hosts if name.startswith("."))
     known: set[str] = set(hosts)
@@ -57,19 +56,15 @@ def host_layer(hosts: frozenset[str]) -> Layer:
         name = _host_name(value)
         return name in hosts or (bool(suffixes) and name.endswith(suffixes))
 
-    def layer(inner: Handle) -> Handle:
-        def host(exchange: Exchange) -> Awaitable[Response]:
-            value = exchange.request.headers.get("host")
-            if value is not None and value not in known:
-                if not allowed(value):
-                    raise BadRequest("this service does not answer to that Host name", code="unknown_host")
-                if len(known) < 64:  # the same few names come with every request
-                    known.add(value)
-            return inner(exchange)
+    def host(exchange: Exchange) -> None:
+        value = exchange.request.headers.get("host")
+        if value is not None and value not in known:
+            if not allowed(value):
+                raise BadRequest("this service does not answer to that Host name", code="unknown_host")
+            if len(known) < 64:  # the same few names come with every request
+                known.add(value)
 
-        return host
-
-    return layer
+    return host
 
 
 def _host_name(value: str) -> str:
@@ -80,27 +75,24 @@ def _host_name(value: str) -> str:
     return value.partition(":")[0]
 
 
-def origin_layer(settings: Settings) -> Layer:
+def origin_gate(settings: Settings) -> Gate:
     """Refuse writes that a page of another site has a browser send.
 
     Browsers put Origin (and Sec-Fetch-Site) on such requests, other clients leave them out.
     """
     public = urlsplit(settings.server_url).netloc.lower() if settings.server_url else ""
 
-    def layer(inner: Handle) -> Handle:
-        def origin(exchange: Exchange) -> Awaitable[Response]:
-            request = exchange.request
-            if request.method not in _READS:
-                value = request.headers.get("origin")
-                if value is not None and not _same_site(value, request.headers.get("host", ""), public):
-                    raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
-                if value is None and request.headers.get("sec-fetch-site") == "cross-site":
-                    raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
-            return inner(exchange)
+    def origin(exchange: Exchange) -> None:
+        request = exchange.request
+        if request.method not in _READS:
+            headers = request.headers
+            value = headers.get("origin")
+            if value is not None and not _same_site(value, headers.get("host", ""), public):
+                raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
+            if value is None and headers.get("sec-fetch-site") == "cross-site":
+                raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
 
-        return origin
-
-    return layer
+    return origin
 
 
 def _same_site(origin: str, host: str, public: str) -> bool:
@@ -111,38 +103,44 @@ def _same_site(origin: str, host: str, public: str) -> bool:
     return bool(named) and named in (host.strip().lower(), public)
 
 
-def authenticate_layer(authenticator: Authenticator) -> Layer:
+def match_gate(table: Matcher) -> Gate:
+    """Find the route; raises NotFound or MethodNotAllowed."""
+    find = table.match
+
+    def match(exchange: Exchange) -> None:
+        request = exchange.request
+        exchange.match = find(request.method, request.path)
+
+    return match
+
+
+def authenticate_gate(authenticator: Authenticator) -> Gate:
     """Find out who is asking, unless the route is open to everybody."""
 
-    def layer(inner: Handle) -> Handle:
-        async def authenticate(exchange: Exchange) -> Response:
-            match = exchange.match
-            if match is not None and match.route.public:
-                exchange.principal = STRANGER
-            else:
-                exchange.principal = await authenticator.authenticate(exchange.request)
-            return await inner(exchange)
+    async def ask(exchange: Exchange) -> None:
+        exchange.principal = await authenticator.authenticate(exchange.request)
 
-        return authenticate
+    def authenticate(exchange: Exchange) -> Awaitable[None] | None:
+        match = exchange.match
+        if match is not None and match.route.public:
+            exchange.principal = STRANGER
+            return None
+        return ask(exchange)
 
-    return layer
+    return authenticate
 
 
-def scopes_layer() -> Layer:
+def scopes_gate() -> Gate:
     """Require the scopes of the route."""
 
-    def layer(inner: Handle) -> Handle:
-        def scopes(exchange: Exchange) -> Awaitable[Response]:
-            match, principal = exchange.match, exchange.principal
-            if match is None or principal is None:
-                raise RuntimeError("scopes are judged after matching and authentication")
-            for scope in match.route.scopes:
-                if not principal.may(scope):
-                    raise Forbidden(
-                        f"this needs the scope {scope!r}", code="scope_missing", extra={"scope": scope}
-                    )
-            return inner(exchange)
+    def scopes(exchange: Exchange) -> None:
+        match, principal = exchange.match, exchange.principal
+        if match is None or principal is None:
+            raise RuntimeError("scopes are judged after matching and authentication")
+        for scope in match.route.scopes:
+            if not principal.may(scope):
+                raise Forbidden(
+                    f"this needs the scope {scope!r}", code="scope_missing", extra={"scope": scope}
+                )
 
-        return scopes
-
-    return layer
+    return scopes

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from router_core.http.message import Response
-from router_core.middleware.exchange import Exchange, Handle, Layer
 
-__all__ = ["SECURITY_HEADERS", "headers_layer"]
+__all__ = ["SECURITY_HEADERS", "with_headers"]
 
 SECURITY_HEADERS: Final[tuple[tuple[str, str], ...]] = (
     # a JSON answer that quotes its input must not be sniffed into a page
@@ -22,24 +21,13 @@ SECURITY_HEADERS: Final[tuple[tuple[str, str], ...]] = (
 _NAMES: Final = frozenset(name for name, _ in SECURITY_HEADERS)
 
 
-def headers_layer() -> Layer:
+def with_headers(response: Response, request_id: str) -> Response:
     """Add the security headers, each unless the answer brings its own (the docs page has its own policy)."""
-
-    def layer(inner: Handle) -> Handle:
-        async def headers(exchange: Exchange) -> Response:
-            response = await inner(exchange)
-            own = [pair[0] for pair in response.headers if pair[0] in _NAMES or pair[0].lower() in _NAMES]
-            if own:
-                present = {name.lower() for name in own}
-                added = tuple(pair for pair in SECURITY_HEADERS if pair[0] not in present)
-            else:
-                added = SECURITY_HEADERS
-            return Response(
-                response.status,
-                (*response.headers, *added, ("x-request-id", exchange.request.id)),
-                response.body,
-            )
-
-        return headers
-
-    return layer
+    given = response.headers
+    added = SECURITY_HEADERS
+    for name, _ in given:
+        if name in _NAMES or name.lower() in _NAMES:
+            present = {name.lower() for name, _ in given}
+            added = tuple(pair for pair in SECURITY_HEADERS if pair[0] not in present)
+            break
+    return Response(response.status, (*given, *added, ("x-request-id", request_id)), response.body)

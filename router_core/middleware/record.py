@@ -9,11 +9,11 @@ from time import perf_counter
 from typing import Final
 
 from router_core.http.message import Request, Response
-from router_core.middleware.exchange import Exchange, Handle, Layer
+from router_core.middleware.exchange import Exchange
 from router_core.telemetry.events import Events, RequestDone
 from router_core.types import new_id
 
-__all__ = ["record_layer", "request_id"]
+__all__ = ["identified", "recorded", "request_id"]
 
 _GIVEN: Final = re.compile(r"[A-Za-z0-9._-]{1,128}\Z")
 
@@ -23,28 +23,19 @@ def request_id(given: str | None) -> str:
     return given if given is not None and _GIVEN.match(given) else new_id()
 
 
-def record_layer(events: Events) -> Layer:
-    """Report every answer; a stream when its last byte was handed over or its reader went away."""
+def identified(request: Request) -> Request:
+    """Return the request with an id, where its adapter gave it none."""
+    return replace(request, id=request_id(request.headers.get("x-request-id")))
 
-    def layer(inner: Handle) -> Handle:
-        async def record(exchange: Exchange) -> Response:
-            started = perf_counter()
-            if not exchange.request.id:
-                exchange.request = replace(
-                    exchange.request, id=request_id(exchange.request.headers.get("x-request-id"))
-                )
-            response = await inner(exchange)
-            body = response.body
-            if isinstance(body, bytes):
-                _report(events, exchange, response, started, len(body), False)
-                return response
-            return Response(
-                response.status, response.headers, _Recorded(body, events, exchange, response, started)
-            )
 
-        return record
-
-    return layer
+def recorded(events: Events, exchange: Exchange, response: Response, started: float) -> Response:
+    """Report an answer; a stream when its last byte was handed over or its reader went away."""
+    body = response.body
+    if isinstance(body, bytes):
+        _report(events, exchange, response, started, len(body), False)
+        return response
+    stream = _Recorded(body, events, exchange, response, started)
+    return Response(response.status, response.headers, stream)
 
 
 def _report(

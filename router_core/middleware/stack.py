@@ -11,26 +11,33 @@
     dispatch      binding, the function, its result
 
 Layers that are not configured are left out when the stack is built, so that they cost nothing.
+
+Nested functions would cost a coroutine each, and most of the layers have nothing to wait for. So the three
+outermost are written into ``Stack.handle`` itself; those from host to scopes, the gates, can only let a
+request pass or raise, and are called one after the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from time import perf_counter
 
 from router_core.http.message import Request, Response
-from router_core.middleware.errors import ExceptionHandler, errors_layer
-from router_core.middleware.exchange import Authenticator, Dispatch, Exchange, Handle, Layer, Matcher
+from router_core.middleware.errors import Errors, ExceptionHandler
+from router_core.middleware.exchange import Authenticator, Dispatch, Exchange, Gate, Match, Matcher
 from router_core.middleware.gates import (
     allowed_hosts,
-    authenticate_layer,
-    host_layer,
-    origin_layer,
-    scopes_layer,
+    authenticate_gate,
+    host_gate,
+    match_gate,
+    origin_gate,
+    scopes_gate,
 )
-from router_core.middleware.headers import headers_layer
-from router_core.middleware.record import record_layer
+from router_core.middleware.headers import with_headers
+from router_core.middleware.record import identified, recorded
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
+from router_core.types import Principal
 
 __all__ = ["Stack", "build_stack"]
 
@@ -38,16 +45,37 @@ __all__ = ["Stack", "build_stack"]
 class Stack:
     """The compiled layers: ``handle`` answers a request, ``admit`` judges one whose body is still to come."""
 
-    __slots__ = ("_gates", "_handle", "layers")
+    __slots__ = ("_dispatch", "_errors", "_events", "_gates", "layers")
 
-    def __init__(self, layers: Sequence[tuple[str, Layer]], dispatch: Dispatch) -> None:
-        self.layers = (*[name for name, _ in layers], "dispatch")
-        self._handle = _compose([layer for _, layer in layers], _dispatch(dispatch))
-        self._gates = _compose([layer for name, layer in layers if name in _GATES], _admitted)
+    def __init__(
+        self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events
+    ) -> None:
+        self.layers = ("record", "headers", "errors", *[name for name, _ in gates], "dispatch")
+        self._gates = tuple(gate for _, gate in gates)
+        self._dispatch = dispatch
+        self._errors = errors
+        self._events = events
 
     async def handle(self, request: Request) -> Response:
         """Answer; errors are answers too."""
-        return await self._handle(Exchange(request))
+        started = perf_counter()
+        if not request.id:
+            request = identified(request)
+        exchange = Exchange(request)
+        try:
+            for gate in self._gates:
+                waiting = gate(exchange)
+                if waiting is not None:
+                    await waiting
+            match, principal = exchange.match, exchange.principal
+            if match is None:
+                raise RuntimeError("the match layer is missing")
+            if principal is not None or match.path_params:
+                request = _informed(request, principal, match)
+            response = await self._dispatch(request, match.route)
+        except Exception as error:
+            response = await self._errors.answer(error, exchange)
+        return recorded(self._events, exchange, with_headers(response, request.id), started)
 
     async def admit(self, request: Request) -> int | None:
         """Raise what ``handle`` would answer before it looks at the body.
@@ -56,11 +84,11 @@ class Stack:
         the body limit of the route, or None where the settings decide.
         """
         exchange = Exchange(request)
-        await self._gates(exchange)
+        for gate in self._gates:
+            waiting = gate(exchange)
+            if waiting is not None:
+                await waiting
         return None if exchange.match is None else exchange.match.route.max_body_bytes
-
-
-_GATES = frozenset({"host", "origin", "match", "authenticate", "scopes"})
 
 
 def build_stack(
@@ -74,68 +102,29 @@ def build_stack(
 ) -> Stack:
     """Put the layers that are configured into their order."""
     hosts = allowed_hosts(settings)
-    layers: list[tuple[str, Layer | None]] = [
-        ("record", record_layer(events)),
-        ("headers", headers_layer()),
-        ("errors", errors_layer(exception_handlers or {}, events)),
-        ("host", host_layer(hosts) if hosts else None),
-        ("origin", origin_layer(settings)),
-        ("match", _match_layer(table)),
-        ("authenticate", authenticate_layer(authenticator) if authenticator is not None else None),
-        ("scopes", scopes_layer() if authenticator is not None else None),
+    gates: list[tuple[str, Gate | None]] = [
+        ("host", host_gate(hosts) if hosts else None),
+        ("origin", origin_gate(settings)),
+        ("match", match_gate(table)),
+        ("authenticate", authenticate_gate(authenticator) if authenticator is not None else None),
+        ("scopes", scopes_gate() if authenticator is not None else None),
     ]
-    return Stack([(name, layer) for name, layer in layers if layer is not None], dispatch)
+    configured = [(name, gate) for name, gate in gates if gate is not None]
+    return Stack(configured, dispatch, Errors(exception_handlers or {}, events), events)
 
 
-def _compose(layers: Sequence[Layer], innermost: Handle) -> Handle:
-    handle = innermost
-    for layer in reversed(layers):
-        handle = layer(handle)
-    return handle
-
-
-def _match_layer(table: Matcher) -> Layer:
-    def layer(inner: Handle) -> Handle:
-        def match(exchange: Exchange) -> Awaitable[Response]:
-            request = exchange.request
-            exchange.match = table.match(request.method, request.path)
-            return inner(exchange)
-
-        return match
-
-    return layer
-
-
-def _dispatch(dispatch: Dispatch) -> Handle:
-    def run(exchange: Exchange) -> Awaitable[Response]:
-        match = exchange.match
-        if match is None:
-            raise RuntimeError("the match layer is missing")
-        request = exchange.request
-        principal = exchange.principal
-        params = match.path_params
-        if principal is not None or params:
-            request = Request(
-                request.method,
-                request.path,
-                request.query,
-                request.headers,
-                request.body,
-                request.id,
-                request.client,
-                request.scheme,
-                request.principal if principal is None else principal,
-                params,
-                request.native,
-                request.root,
-            )
-        return dispatch(request, match.route)
-
-    return run
-
-
-async def _admitted(_exchange: Exchange) -> Response:
-    return _NOTHING
-
-
-_NOTHING = Response(204)
+def _informed(request: Request, principal: Principal | None, match: Match) -> Request:
+    return Request(
+        request.method,
+        request.path,
+        request.query,
+        request.headers,
+        request.body,
+        request.id,
+        request.client,
+        request.scheme,
+        request.principal if principal is None else principal,
+        match.path_params,
+        request.native,
+        request.root,
+    )

@@ -49,26 +49,34 @@ class Counter:
         self.name = name
         self.text = text
         self.labels = labels
-        self._values: dict[Labels, float] = {}
+        self._cells: dict[Labels, list[float]] = {}
         self._lock = threading.Lock()
 
     def add(self, labels: Labels = (), amount: float = 1.0) -> None:
         """Add to one series."""
-        values = self._values
         with self._lock:
-            if labels in values:
-                values[labels] += amount
-            else:
-                key = labels if len(values) < MAX_SERIES else ("other",) * len(labels)
-                values[key] = values.get(key, 0.0) + amount
+            self._cell(labels)[0] += amount
+
+    def cell(self, labels: Labels) -> list[float]:
+        """Return where the sum of one series stands, for somebody who adds to it alone and often."""
+        with self._lock:
+            return self._cell(labels)
+
+    def _cell(self, labels: Labels) -> list[float]:
+        cell = self._cells.get(labels)
+        if cell is None:
+            key = labels if len(self._cells) < MAX_SERIES else ("other",) * len(labels)
+            cell = self._cells.setdefault(key, [0.0])
+        return cell
 
     def value(self, labels: Labels = ()) -> float:
         """Return one series' sum."""
-        return self._values.get(labels, 0.0)
+        cell = self._cells.get(labels)
+        return 0.0 if cell is None else cell[0]
 
     def lines(self) -> Iterable[str]:
         """Return the sample lines."""
-        for labels, value in sorted(self._values.copy().items()):
+        for labels, (value,) in sorted(self._cells.copy().items()):
             yield f"{self.name}{_labels(self.labels, labels)} {_number(value)}"
 
 
@@ -80,17 +88,12 @@ class Gauge(Counter):
     def set(self, value: float, labels: Labels = ()) -> None:
         """Set one series."""
         with self._lock:
-            key = (
-                labels
-                if labels in self._values or len(self._values) < MAX_SERIES
-                else ("other",) * len(labels)
-            )
-            self._values[key] = value
+            self._cell(labels)[0] = value
 
     def replace(self, values: Mapping[Labels, float]) -> None:
         """Set all series at once; those not named disappear."""
         with self._lock:
-            self._values = dict(list(values.items())[:MAX_SERIES])
+            self._cells = {labels: [value] for labels, value in list(values.items())[:MAX_SERIES]}
 
 
 class Histogram:
@@ -111,16 +114,21 @@ class Histogram:
     def observe(self, value: float, labels: Labels = ()) -> None:
         """Count one value."""
         with self._lock:
-            series = self._series.get(labels)
-            if series is None:
-                series = self._new(labels)
+            series = self._cell(labels)
             series[bisect_left(self._buckets, value)] += 1
             series[-1] += value
 
-    def _new(self, labels: Labels) -> list[float]:
-        key = labels if len(self._series) < MAX_SERIES else ("other",) * len(labels)
-        # one count for each bucket, one beyond the last, and the sum
-        return self._series.setdefault(key, [0.0] * (len(self._buckets) + 2))
+    def cell(self, labels: Labels) -> list[float]:
+        """Return the counts of one series, one for each bucket and one beyond the last, and their sum."""
+        with self._lock:
+            return self._cell(labels)
+
+    def _cell(self, labels: Labels) -> list[float]:
+        series = self._series.get(labels)
+        if series is None:
+            key = labels if len(self._series) < MAX_SERIES else ("other",) * len(labels)
+            series = self._series.setdefault(key, [0.0] * (len(self._buckets) + 2))
+        return series
 
     def count(self, labels: Labels = ()) -> float:
         """Return how many values one series has."""
@@ -163,6 +171,9 @@ class Metrics:
         self.oldest_queued = Gauge("router_oldest_queued_seconds", "Age of the job that has waited longest.")
         self.store_up = Gauge("router_store_up", "1 when the record store answers.")
         self.ready = Gauge("router_ready", "1 when the service takes work.")
+        self._cells: dict[tuple[str, str, int], tuple[list[float], list[float], list[float]]] = {}
+        """What a request of this method, route and status adds to, so that it is looked up once."""
+        self._lock = threading.Lock()
         self._all: list[Counter | Histogram] = [
             self.requests, self.request_seconds, self.response_bytes, self.disconnects, self.job_moves,
             self.job_wait, self.job_run, self.notes, self.jobs, self.oldest_queued, self.store_up, self.ready,
@@ -181,14 +192,31 @@ class Metrics:
             handler(self, event)
 
     def _request(self, event: RequestDone) -> None:
-        method = event.method if event.method in _METHODS else "other"
-        route = event.route
-        self.requests.add((method, route, str(event.status)))
-        self.request_seconds.observe(event.seconds, (route,))
-        if event.bytes_out:
-            self.response_bytes.add((route,), event.bytes_out)
-        if event.disconnected:
+        method, _, route, status, seconds, _, _, _, _, bytes_out, disconnected = event
+        cells = self._cells.get((method, route, status))
+        if cells is None:
+            cells = self._find_cells(method, route, status)
+        count, times, sent = cells
+        with self._lock:
+            count[0] += 1.0
+            times[bisect_left(BUCKETS, seconds)] += 1
+            times[-1] += seconds
+            sent[0] += bytes_out
+        if disconnected:
             self.disconnects.add((route,))
+
+    def _find_cells(
+        self, method: str, route: str, status: int
+    ) -> tuple[list[float], list[float], list[float]]:
+        known = method if method in _METHODS else "other"
+        cells = (
+            self.requests.cell((known, route, str(status))),
+            self.request_seconds.cell((route,)),
+            self.response_bytes.cell((route,)),
+        )
+        if known == method and len(self._cells) < MAX_SERIES:
+            self._cells[method, route, status] = cells
+        return cells
 
     def _moved(self, event: JobMoved) -> None:
         self.job_moves.add((event.route, event.move, event.state))

@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import TypedDict
 
 from router_core.binding.inputs import Intake
@@ -152,6 +152,56 @@ async def test_a_bad_body_is_the_callers_error(body: bytes, code: str | None) ->
         await bound(router, json_request("/five", body))
     assert caught.value.status in (400, 422)
     assert code is None or caught.value.code == code
+
+
+class Filled(BaseModel):
+    """Adds to what it is given, so that its fields do not tell what was in the body."""
+
+    name: str
+    price: float = 1.0
+    extra: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def fill(cls, data: dict[str, Any]) -> dict[str, Any]:
+        """Add a field."""
+        return {**data, "extra": 1}
+
+
+class Priced(BaseModel):
+    """May hold infinity, as models may unless they say otherwise."""
+
+    name: str
+    price: float = 1.0
+    inner: Item | None = None
+
+
+@pytest.mark.parametrize("model", [Filled, Priced])
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"name":"a","name":"b"}', "duplicate_key"),
+        (b'{"name":"a","price":1,"pric\\u0065":2}', "duplicate_key"),
+        (b'{"name":"a","inner":{"name":"b","name":"c"}}', "duplicate_key"),
+        (b'{"name":"a","price":NaN}', "invalid_json"),
+        (b'{"name":"a","price":-Infinity}', "invalid_json"),
+        (b'{"name":"a","price":1e999}', "invalid_json"),
+        (b'{"name":"a","price":1E+0999}', "invalid_json"),
+        (b'{"name":"a","price":' + b"9" * 400 + b".0}", "invalid_json"),
+    ],
+)
+async def test_a_model_is_read_as_strictly(model: type[BaseModel], body: bytes, code: str) -> None:
+    """Also where the model itself would take more than strict JSON."""
+
+    def take(order: Any) -> None:
+        """Take a model."""
+
+    take.__annotations__["order"] = model
+    with pytest.raises(BadRequest) as caught:
+        await bound(router_with("/t", take), json_request("/t", body))
+    assert caught.value.code == code
+    found = await bound(router_with("/t", take), json_request("/t", b'{"name":"a:b"}'))
+    assert found["order"].name == "a:b"
 
 
 async def test_all_wrong_fields_are_named_at_once() -> None:
