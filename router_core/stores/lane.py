@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from queue import SimpleQueue
 from typing import Any, Final
 
@@ -36,16 +36,18 @@ class Op:
         self.error: BaseException | None = None
 
 
+RunBatch = Callable[[Sequence[Op]], Iterable[Sequence[Op]]]
+
+
 class Lane:
     """Feeds whatever has gathered while the last batch ran to ``run_batch`` as the next batch.
 
-    ``run_batch`` sets ``result`` or ``error`` of every op and does not raise; it and ``at_end`` run in the
+    ``run_batch`` sets ``result`` or ``error`` of every op and yields the ops that may be answered, in one or
+    more groups, each op once; it does not raise. It and ``at_end`` run in the
     lane's thread. Callers in the same loop get the answers of a batch in one wake-up.
     """
 
-    def __init__(
-        self, name: str, run_batch: Callable[[Sequence[Op]], None], at_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, name: str, run_batch: RunBatch, at_end: Callable[[], None]) -> None:
         self._run_batch = run_batch
         self._at_end = at_end
         self._queue: SimpleQueue[Op | None] = SimpleQueue()
@@ -95,8 +97,8 @@ class Lane:
                 op = queue.get()
             ended = op is None
             if batch:
-                self._run_batch(batch)
-                _answer(batch)
+                for done in self._run_batch(batch):
+                    _answer(done)
         self._at_end()
 
 

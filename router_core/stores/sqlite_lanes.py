@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from router_core.stores.lane import Op
 from router_core.stores.sqlite_file import connect_reader, connect_writer, translate
 from router_core.stores.sqlite_reads import SqliteReads
 from router_core.stores.sqlite_schema import migrate
-from router_core.stores.sqlite_writes import SqliteWrites, needs_savepoint
+from router_core.stores.sqlite_writes import SqliteWrites, needs_savepoint, needs_sync
 
 __all__ = ["SqliteReader", "SqliteWriter"]
 
@@ -45,6 +45,7 @@ class SqliteWriter:
         self._connection: sqlite3.Connection | None = None
         self._brief = False
         self._batches = 0
+        self._sync = ""
         self._inode = 0
 
     def open(self) -> None:
@@ -83,10 +84,23 @@ class SqliteWriter:
             raise StoreError("the file of the job store was replaced; restart this process")
         self.ops.ping()
 
-    def run_batch(self, ops: Sequence[Op]) -> None:
+    def run_batch(self, ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
+        """Do the operations in at most two transactions: first those that need not be on the disk before
+        they are answered, so that work can begin while the disk is busy with the others."""
+        soft = [op for op in ops if not needs_sync(op.run, op.args)]
+        if soft:
+            self._transact(soft, "NORMAL")
+            yield soft
+            if len(soft) == len(ops):
+                return
+            ops = [op for op in ops if needs_sync(op.run, op.args)]
+        self._transact(ops, "FULL")
+        yield ops
+
+    def _transact(self, ops: Sequence[Op], sync: str) -> None:
         """Do all operations in one transaction; if it cannot be committed, each of them has failed."""
         try:
-            connection = self._begin()
+            connection = self._begin(sync)
             for op in ops:
                 self._run(connection, op)
             connection.execute("COMMIT")
@@ -104,12 +118,15 @@ class SqliteWriter:
             if self._batches % _LOOK_AFTER == 0:
                 self._bound_log(connection)
 
-    def _begin(self) -> sqlite3.Connection:
+    def _begin(self, sync: str) -> sqlite3.Connection:
         connection = self._connection
         if connection is None:
             connection = connect_writer(self._path, busy=_BRIEF)
             self._use(connection)
             self._brief = True
+        if sync != self._sync:
+            connection.execute(f"PRAGMA synchronous = {sync}")
+            self._sync = sync
         connection.execute("BEGIN IMMEDIATE")
         if self._brief:
             self._wait_for_locks(self._busy)
@@ -159,6 +176,7 @@ class SqliteWriter:
 
     def _use(self, connection: sqlite3.Connection) -> None:
         self._connection = self.ops.connection = connection
+        self._sync = "FULL"
 
     def _wait_for_locks(self, seconds: float) -> None:
         if self._connection is not None:
@@ -193,8 +211,8 @@ class SqliteReader:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
 
-    def run_batch(self, ops: Sequence[Op]) -> None:
-        """Do all operations on one snapshot; it holds every write that was answered before they came."""
+    def run_batch(self, ops: Sequence[Op]) -> Iterator[Sequence[Op]]:
+        """Do all operations on one snapshot, which holds every write that was answered before they came."""
         try:
             connection = self._connected()
             connection.execute("BEGIN")
@@ -214,6 +232,7 @@ class SqliteReader:
                 op.error = StoreError(told.detail, retry_after=told.retry_after)
                 op.error.__cause__ = error
             self.close()
+        yield ops
 
     def _connected(self) -> sqlite3.Connection:
         if self._connection is None:

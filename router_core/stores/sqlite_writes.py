@@ -24,7 +24,7 @@ from router_core.stores.sqlite_claims import Claims
 from router_core.stores.sqlite_queues import Queues
 from router_core.stores.sqlite_rows import COLUMNS, INSERTS, MoveStatements, job_of
 
-__all__ = ["SqliteWrites", "needs_savepoint"]
+__all__ = ["SqliteWrites", "needs_savepoint", "needs_sync"]
 
 _BY_ID: Final = f"SELECT {COLUMNS} FROM jobs WHERE id = ?"
 _RENEW: Final = (
@@ -250,3 +250,14 @@ def needs_savepoint(run: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     if name == "move":
         return args[1].to in TERMINAL
     return name in ("append", "purge", "delete")
+
+
+def needs_sync(run: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    """Return whether an operation has to be on the disk before it is answered.
+
+    What says that a worker has a job and how far it is need not be: a process that is killed loses none of
+    it, as the log is with the kernel. Only when the whole machine goes down may the last moments be missing,
+    and then the job is still there, queued, and runs again, which is what becomes of it anyway.
+    """
+    name = run.__name__
+    return not (name in ("claim", "renew", "append") or (name == "move" and args[1].name == "progress"))
