@@ -1,7 +1,8 @@
 """A job followed live: its stored events and what becomes of it, as SSE or NDJSON, resumable.
 
-Events keep the numbers the store gave them. Snapshots of the job (``event: job``) are sent between them
-without a number, so that resuming from the last number repeats nothing. The last one, with the terminal
+Events keep the numbers the store gave them. Snapshots of the job (``event: job``) are sent between them, when
+its state, progress or message has changed, without a number, so that resuming from the last number repeats
+nothing. The last one, with the terminal
 state, has the number after the last event: who resumes from it is told that there is nothing left (204).
 """
 
@@ -31,8 +32,6 @@ _PAGE: Final = 100
 class Frames:
     """How items are written; each method returns bytes, possibly none."""
 
-    every_progress = False
-    """Whether a snapshot is sent when only the progress changes (otherwise: when the state does)."""
     heartbeat = b""
 
     def snapshot(self, job: Job, seq: int = 0) -> bytes:
@@ -74,9 +73,7 @@ class SseFrames(Frames):
 
 
 class ApipodFrames(SseFrames):
-    """Server-sent events as fastsdk reads them: output is unnamed, progress comes as ``event: job``."""
-
-    every_progress = True
+    """Server-sent events as fastsdk reads them: output is unnamed, other events are left out."""
 
     def event(self, event: Event) -> bytes:
         """Write output only; progress is in the snapshots."""
@@ -180,10 +177,9 @@ class _Follower:
             self._watch.__exit__()
 
     def _face(self) -> tuple[Any, ...]:
+        """Return what a snapshot is sent for; a record takes progress at most once a second."""
         job = self._job
-        if self._frames.every_progress:
-            return (job.state, job.attempt, job.progress, job.message)
-        return (job.state, job.attempt)
+        return (job.state, job.attempt, job.progress, job.message)
 
     async def _page(self) -> bytes:
         """Return the next events that the record says there are, and a word about those that are gone."""

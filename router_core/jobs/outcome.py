@@ -55,7 +55,7 @@ def job_error(job: Job, location: str) -> JobError:
     if error:
         extra["error"] = error
     detail = str(error.get("message") or "") or _DETAILS.get(job.state, "the job failed")
-    return _Ended(status, detail, code=code, extra=extra, headers={"Location": location})
+    return _Ended(status, detail, code=code, extra=extra, headers={"location": location})
 
 
 _DETAILS: Final = {

@@ -27,7 +27,7 @@ from router_core.types import ID_PATTERN
 __all__ = ["JobRoutes"]
 
 MAX_PAGE: Final = 200
-_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?\Z")
+_SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,30})?(?:[eE]-?[0-9]{1,3})?\Z")
 _NUMBER: Final = re.compile(r"[0-9]{1,12}\Z")
 _STREAM_HEADERS: Final = (("cache-control", "no-store"), ("x-accel-buffering", "no"))
 
@@ -139,7 +139,7 @@ class JobRoutes:
         return Response(204)
 
     async def events(self, request: Request) -> Response:
-        """Follow a job: its state first, then its events as they happen, its end last.
+        """Follow a job: its state first, then its progress and events as they happen, its end last.
 
         SSE, or NDJSON where ``Accept`` prefers it. Resume with ``Last-Event-ID`` or ``?starting_after=``: 204
         when there is nothing left. ``event: truncated`` says how many events were dropped in between.
@@ -201,7 +201,7 @@ def _wait_seconds(request: Request) -> float:
     text = query_value(request, "wait")
     if text is None:
         return 0.0
-    if not _SECONDS.match(text):
+    if not _SECONDS.match(text) or float(text) >= 1_000_000:
         raise BadRequest("wait must be a number of seconds")
     return float(text)
 

@@ -146,7 +146,8 @@ async def test_a_failed_sync_call_is_a_problem(
     assert (answer.status, body["status"], body["code"]) == (status, status, code)
     assert answer.header("content-type") == PROBLEM_TYPE
     assert body["error"]["message"] == body["detail"] == error["message"]
-    assert answer.header("location") == f"/jobs/{body['job_id']}"
+    locations = [value for name, value in answer.headers if name.lower() == "location"]
+    assert locations == [f"/jobs/{body['job_id']}"]
 
 
 async def test_a_job_cancelled_during_a_sync_call_is_409() -> None:

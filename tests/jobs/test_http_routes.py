@@ -281,6 +281,37 @@ async def test_a_job_is_followed_live() -> None:
     assert bench.hub.waiting == 0
 
 
+@pytest.mark.parametrize("accept", ["text/event-stream", "application/x-ndjson"])
+async def test_progress_is_followed_without_a_number(accept: str) -> None:
+    """A snapshot comes for a new fraction and for a new message; the numbers are those of the events."""
+    bench = Bench()
+    claimed = await bench.claim((await bench.submit()).job.id)
+    answer = await bench.call("GET", f"/jobs/{claimed.id}/events", headers={"accept": accept})
+    assert not isinstance(answer.body, bytes)
+    seen: list[tuple[str, int, Any]] = []
+
+    async def read() -> None:
+        assert not isinstance(answer.body, bytes)
+        chunk = await asyncio.wait_for(anext(answer.body), 5)
+        if accept == "text/event-stream":
+            seen.extend((e.event, int(e.id or 0), pydantic_core.from_json(e.data)) for e in parsed(chunk))
+        else:
+            lines = map(pydantic_core.from_json, chunk.splitlines())
+            seen.extend((line["event"], line.get("id", 0), line["data"]) for line in lines)
+
+    await read()
+    for fraction, message in ((0.5, ""), (0.5, "half"), (0.75, "half")):
+        await bench.progress(claimed, fraction, message)
+        await read()
+    await bench.say(claimed, "a")
+    await read()
+    await bench.succeed(claimed)
+    await read()
+    assert [(name, number) for name, number, _ in seen] == [("job", 0)] * 4 + [("output", 1), ("job", 2)]
+    faces = [(body["progress"], body.get("message", "")) for name, _, body in seen if name == "job"]
+    assert faces[:4] == [(0.0, ""), (0.5, ""), (0.5, "half"), (0.75, "half")]
+
+
 async def _talked(bench: Bench, count: int) -> str:
     claimed = await bench.claim((await bench.submit()).job.id)
     await bench.say(claimed, *range(count))
