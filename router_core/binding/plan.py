@@ -238,7 +238,8 @@ class Plan:
         for error in exc.errors(include_url=False, include_context=False, include_input=False):
             name, *rest = error["loc"] or ("",)
             loc = [*prefixes.get(str(name), ("body", name)), *rest]
-            errors.append({"loc": loc, "type": error["type"], "msg": error["msg"]})
+            message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+            errors.append({"loc": loc, "type": error["type"], "msg": message})
         return ValidationFailed(errors=errors)
 
     def _place(self, param: Param) -> tuple[str, ...]:

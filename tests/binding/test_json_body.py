@@ -13,7 +13,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import TypedDict
 
 from router_core.binding.inputs import Intake
@@ -213,6 +213,39 @@ async def test_all_wrong_fields_are_named_at_once() -> None:
     assert [error["loc"] for error in errors] == [["body", "name"], ["body", "age"], ["body", "tags", 0]]
     assert {error["type"] for error in errors} == {"missing", "int_parsing", "string_type"}
     assert "secret" not in json.dumps(errors)
+
+
+class Even(BaseModel):
+    count: int
+    half: int = 0
+
+    @field_validator("count")
+    @classmethod
+    def _even(cls, count: int) -> int:
+        if count % 2:
+            raise ValueError("count must be even")
+        return count
+
+    @field_validator("half")
+    @classmethod
+    def _whole(cls, half: int) -> int:
+        if half < 0:
+            raise AssertionError("half of what?")
+        return half
+
+
+async def test_an_authors_own_check_speaks_in_the_authors_words() -> None:
+    """Without the words that pydantic puts before them."""
+
+    def take(item: Even) -> None:
+        """Take a model with validators."""
+
+    with pytest.raises(ValidationFailed) as caught:
+        await bound(router_with("/t", take), json_request("/t", {"count": 3, "half": -1}))
+    assert caught.value.errors == [
+        {"loc": ["body", "count"], "type": "value_error", "msg": "count must be even"},
+        {"loc": ["body", "half"], "type": "assertion_error", "msg": "half of what?"},
+    ]
 
 
 async def test_the_number_of_reported_errors_is_bounded() -> None:
