@@ -38,16 +38,23 @@ coverage: .venv/.stamp-dev ## Run the tests and print the branches they miss
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 
-bench: .venv/.stamp-dev ## Measure speed, memory and import time
+bench: .venv/.stamp-dev .venv-peers/.stamp ## Measure speed, memory and import time against others
 	.venv/bin/python -m benchmarks
 
 soak: .venv/.stamp-dev ## Run the long chaos tests
 	.venv/bin/python -m pytest -m soak tests/soak -n 0 --timeout 3600
 
 clean: ## Remove .venv, caches and build output
-	rm -rf .venv build dist .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-peers build dist .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Other job queues, measured beside ours. They are large, and some pin what we pin otherwise: a venv of their own.
+.venv-peers/.stamp: benchmarks/peers/requirements.txt
+	@test -x .venv-peers/bin/python || "$(PYTHON)" -m venv .venv-peers
+	@echo "installing the measured peers into .venv-peers (once, some minutes) ..."
+	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@touch $@
 
 # Serving needs few packages, developing needs many: a newcomer's first `make run` waits only for the few.
 .venv/.stamp-run: pyproject.toml constraints.txt

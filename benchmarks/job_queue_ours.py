@@ -12,6 +12,7 @@ import sys
 import time
 
 from router_core import Principal, Router, Settings, build_app
+from router_core.binding.inputs import Inputs
 
 _JOBS = 8000
 router = Router()
@@ -44,7 +45,7 @@ async def main(path: str, mode: str) -> None:
         await app.parts.store.open()
         for start in range(0, _JOBS, 500):
             await asyncio.gather(
-                *(service.submit(route, {"n": n}, principal=me) for n in range(start, start + 500))
+                *(service.submit(route, Inputs({"n": n}), principal=me) for n in range(start, start + 500))
             )
         started = time.perf_counter()
         await app.start()
@@ -55,7 +56,7 @@ async def main(path: str, mode: str) -> None:
 
         async def submitter() -> None:
             for n in range(_JOBS // 10):
-                added = await service.submit(route, {"n": n}, principal=me)
+                added = await service.submit(route, Inputs({"n": n}), principal=me)
                 await service.wait(added.job.id, me, 30)
 
         await asyncio.gather(*(submitter() for _ in range(10)))

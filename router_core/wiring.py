@@ -77,16 +77,16 @@ def _memory_jobs(_url: str, _settings: Settings, clock: Clock) -> Any:
     return MemoryJobStore(clock)
 
 
-def _file_blobs(url: str, _settings: Settings, _clock: Clock) -> Any:
+def _file_blobs(url: str, _settings: Settings, clock: Clock) -> Any:
     from router_core.blobs.file import FileBlobStore
 
-    return FileBlobStore(_file_path(url))
+    return FileBlobStore(_file_path(url), clock)
 
 
-def _memory_blobs(_url: str, _settings: Settings, _clock: Clock) -> Any:
+def _memory_blobs(_url: str, _settings: Settings, clock: Clock) -> Any:
     from router_core.blobs.memory import MemoryBlobStore
 
-    return MemoryBlobStore()
+    return MemoryBlobStore(clock)
 
 
 _JOBS: Mapping[str, Factory] = {"sqlite": _sqlite, "memory": _memory_jobs}
