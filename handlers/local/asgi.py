@@ -28,7 +28,7 @@ from router_core.settings import Settings
 from router_core.telemetry.events import Events, Note, RequestDone
 from router_core.types import Counted
 
-__all__ = ["TIMED", "Application", "AsgiApp"]
+__all__ = ["SMALL", "TIMED", "Application", "AsgiApp"]
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -36,7 +36,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 TIMED: Final = "router_core.timed"
 """Scope extension of a server that holds bodies to their time limit itself, which saves a timer a request."""
-_SMALL: Final = 64 * 1024
+SMALL: Final = 64 * 1024
 """A body up to this size is read before anything is asked about its sender."""
 BODY_SECONDS_PER_BYTE: Final = 1 / 65536
 """A large body may take longer than the limit as long as it keeps coming at 64 KiB/s."""
@@ -99,6 +99,21 @@ class AsgiApp:
     def app(self) -> Application:
         """The app that is served."""
         return self._app
+
+    @property
+    def started(self) -> bool:
+        """Whether requests can be handed to the app."""
+        return self._started
+
+    @property
+    def ids(self) -> Counted:
+        """Where the ids of requests come from."""
+        return self._ids
+
+    @property
+    def sender(self) -> Sender:
+        """What sends its answers."""
+        return self._sender
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -177,7 +192,7 @@ class AsgiApp:
     async def _read(self, scope: Scope, head: Head, receive: Receive) -> bytes | None:
         """Return the whole body, or None when the peer has gone."""
         limit = head.body_limit
-        if self._admit is not None and not 0 < head.length <= _SMALL:
+        if self._admit is not None and not 0 < head.length <= SMALL:
             own = await self._admit(head.request(scope, b""))
             limit = limit if own is None else own
         if head.length > limit:

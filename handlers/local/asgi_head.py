@@ -18,7 +18,7 @@ from router_core.http.message import Headers, Request
 from router_core.settings import Settings
 from router_core.types import ANONYMOUS, Counted
 
-__all__ = ["MAX_HEADERS", "MAX_TARGET", "Head", "LazyHeaders", "read_head"]
+__all__ = ["MAX_HEADERS", "MAX_TARGET", "Head", "LazyHeaders", "read_fields", "read_head"]
 
 MAX_HEADERS: Final = 100
 """How many header fields one request may have."""
@@ -32,18 +32,16 @@ _DIGITS: Final = re.compile(rb"[0-9]{1,19}\Z")
 class LazyHeaders(Headers):
     """Headers that stay as the server gave them until somebody asks for more than one by name."""
 
-    __slots__ = ("_fields", "_raw")
+    __slots__ = ("_fields", "raw")
 
     def __init__(self, raw: Iterable[tuple[bytes, bytes]], fields: Mapping[bytes, bytes]) -> None:
         # the slots of the parent are left empty on purpose: __getattr__ fills them when they are needed
-        self._raw = raw
+        self.raw = raw
         self._fields = fields
 
     def __getattr__(self, name: str) -> Any:
         if name == "_items":
-            self._items = tuple(
-                [(key.decode("latin-1"), value.decode("latin-1")) for key, value in self._raw]
-            )
+            self._items = tuple([(key.decode("latin-1"), value.decode("latin-1")) for key, value in self.raw])
             return self._items
         if name == "_first":
             self._first = None
@@ -77,12 +75,12 @@ class Head:
     """What is known before the body is read."""
 
     __slots__ = (
-        "_headers",
-        "_path",
-        "_query",
         "body_limit",
         "has_body",
+        "headers",
         "length",
+        "path",
+        "query",
         "request_id",
         "timer",
         "unread",
@@ -98,9 +96,9 @@ class Head:
         body_limit: int,
         request_id: str,
     ) -> None:
-        self._headers = headers
-        self._path = path
-        self._query = query
+        self.headers = headers
+        self.path = path
+        self.query = query
         self.length = length
         self.has_body = has_body
         self.unread = has_body
@@ -115,9 +113,9 @@ class Head:
         client = scope.get("client")
         return Request(
             scope["method"],
-            self._path,
-            self._query,
-            self._headers,
+            self.path,
+            self.query,
+            self.headers,
             body,
             self.request_id,
             client[0] if client else "",
@@ -134,26 +132,27 @@ def read_head(scope: MutableMapping[str, Any], settings: Settings, ids: Counted)
     raw = scope["headers"]
     if not isinstance(raw, list):
         raw = list(raw)
+    return read_fields(
+        raw, _path(scope), scope["query_string"], scope["http_version"] in _HTTP_1, settings, ids
+    )
+
+
+def read_fields(
+    raw: list[tuple[bytes, bytes]], path: str, query: bytes, is_http_1: bool, settings: Settings, ids: Counted
+) -> Head:
+    """Return the head made of header fields with lower-case names and of a path that was judged already."""
     if len(raw) > MAX_HEADERS:
         raise HeadersTooLarge(f"a request may have {MAX_HEADERS} header fields, this one has {len(raw)}")
     if sum(map(len, chain.from_iterable(raw))) > settings.max_header_bytes:
         raise HeadersTooLarge(f"all header fields together may have {settings.max_header_bytes} bytes")
     fields = dict(reversed(raw))  # the first of equal names wins
-
-    query = scope["query_string"]
-    if query:
-        query = _query(query)
-    else:
-        query = ""
-    path = _path(scope)
-
     given = fields.get(b"x-request-id")
     request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else ids.new()
 
     size = fields.get(b"content-length")
     if size is None:
         # HTTP/1 without a length has a body only when it is chunked; HTTP/2 may always have one
-        has_body = b"transfer-encoding" in fields or scope["http_version"] not in _HTTP_1
+        has_body = b"transfer-encoding" in fields or not is_http_1
         length = 0
     else:
         if not _DIGITS.match(size):
@@ -170,7 +169,8 @@ def read_head(scope: MutableMapping[str, Any], settings: Settings, ids: Counted)
         media = fields.get(b"content-type")
         if media is not None and media[:19].lower() == b"multipart/form-data":
             limit = settings.max_upload_bytes
-    return Head(LazyHeaders(raw, fields), path, query, length, has_body, limit, request_id)
+    text = _query(query) if query else ""
+    return Head(LazyHeaders(raw, fields), path, text, length, has_body, limit, request_id)
 
 
 _HTTP_1: Final = frozenset({"1.1", "1.0"})

@@ -50,7 +50,7 @@ class Sender:
         """Send one response. ``receive`` is watched for the end of the connection while a stream runs."""
         body = response.body
         try:
-            headers = self._headers(response, scope["method"] == "HEAD")
+            headers = self.fields(response, scope["method"] == "HEAD")
         except ValueError as error:
             # an injected line break must never reach the wire, and half an answer would be worse than none
             self._events.emit(
@@ -59,7 +59,7 @@ class Sender:
             await _close(body)
             response = problem_response(RouterError(), request_id=request_id)
             body = response.body
-            headers = self._headers(response, scope["method"] == "HEAD")
+            headers = self.fields(response, scope["method"] == "HEAD")
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if scope["method"] == "HEAD" or response.status in _BODILESS:
             await _close(body)
@@ -81,7 +81,7 @@ class Sender:
         """
         body = response.body
         assert_bytes = body if isinstance(body, bytes) else b""
-        headers = self._headers(response, False)
+        headers = self.fields(response, False)
         await send({"type": "http.response.start", "status": response.status, "headers": headers})
         if scope["method"] != "HEAD":
             await send({"type": "http.response.body", "body": assert_bytes, "more_body": True})
@@ -94,7 +94,8 @@ class Sender:
 
     # --- headers ---------------------------------------------------------------------------------
 
-    def _headers(self, response: Response, is_head: bool) -> list[tuple[bytes, bytes]]:
+    def fields(self, response: Response, is_head: bool) -> list[tuple[bytes, bytes]]:
+        """Return the encoded header fields; raises ValueError for what may not be one."""
         cache = self._encoded
         headers: list[tuple[bytes, bytes]] = []
         body = response.body
@@ -107,7 +108,9 @@ class Sender:
                         continue
                     if not body and not is_head:
                         continue
-                elif pair[0] != "x-request-id" and len(cache) < _CACHE_SIZE and len(pair[1]) <= 128:
+                elif pair[0] != "x-request-id" and len(pair[1]) <= 128:
+                    if len(cache) >= _CACHE_SIZE:
+                        cache.clear()  # most were addresses of jobs, which do not come back
                     cache[pair] = encoded
             headers.append(encoded)
         if isinstance(body, bytes) and response.status not in _BODILESS and (body or not is_head):

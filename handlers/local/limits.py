@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn import Config
 
@@ -15,6 +15,9 @@ from router_core.http.problem import problem_response
 from router_core.middleware.headers import SECURITY_HEADERS
 from router_core.settings import Settings
 from router_core.types import new_id
+
+if TYPE_CHECKING:
+    from handlers.local.door import Door
 
 __all__ = ["Limits", "LocalConfig", "is_host", "refusal"]
 
@@ -54,12 +57,15 @@ class LocalConfig(Config):
         *,
         limits: Limits,
         on_refusal: Callable[[int, str, str], None] | None = None,
+        door: Door | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(app, **kwargs)
         self.limits = limits
         self.on_refusal = on_refusal
         """Told status, reason and peer of every request that is refused before the app sees it."""
+        self.door = door
+        """Where plain requests enter below ASGI; None: there is no such door."""
 
 
 def is_host(value: bytes) -> bool:

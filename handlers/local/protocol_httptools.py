@@ -32,10 +32,10 @@ from router_core.errors import (
     Unavailable,
 )
 
-__all__ = ["StrictHttpToolsProtocol"]
+__all__ = ["EXTENSIONS", "StrictHttpToolsProtocol"]
 
 _IDLE, _HEAD, _BODY = range(3)
-_EXTENSIONS: Final[dict[str, Any]] = {TIMED: {}}
+EXTENSIONS: Final[dict[str, Any]] = {TIMED: {}}
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _UPGRADING: Final = frozenset({b"upgrade", b"http2-settings"})
 _CHUNK_OVERHEAD: Final = 64 * 1024
@@ -63,6 +63,8 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         self._body_since = 0.0
         self._upgrading = False
         """The head that was just parsed asks for another protocol."""
+        self._known_host = b"-"
+        """The last Host that was found well formed."""
         self._deaf = False
         """Nothing more is read: the connection ends with the answer that is under way."""
 
@@ -177,8 +179,11 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         self._phase = _HEAD
+        self._new_request()
+
+    def _new_request(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = _EXTENSIONS
+        self.scope["extensions"] = EXTENSIONS
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header field; a trailer field, which comes after the body, is dropped.
@@ -198,6 +203,9 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         self._fed = self._got = 0
         if len(self.connections) > self._limits.max_connections:
             raise Unavailable("too many connections", retry_after=1.0)
+        self._begin_request()
+
+    def _begin_request(self) -> None:
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -211,24 +219,31 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
             return
         self._phase = _IDLE
         self._fed = 0
+        self._end_request()
+
+    def _end_request(self) -> None:
         super().on_message_complete()
 
     def _check(self) -> None:
         version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise HTTPError(505, "this server speaks HTTP/1.1", code="http_version")
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or (not hosts and version == "1.1"):
-            raise BadRequest("a request has exactly one Host")
-        if hosts and not is_host(hosts[0]):
-            raise BadRequest("the Host is malformed")
+        host: bytes | None = None
         for name, value in self.headers:
-            if name == b"transfer-encoding":
-                if version == "1.0":
-                    raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
-                if value.strip().lower() != b"chunked":
-                    raise HTTPError(501, "the only transfer coding is chunked", code="transfer_coding")
-        self._check_target(hosts[0] if hosts else b"")
+            if name == b"host":
+                if host is not None:
+                    raise BadRequest("a request has exactly one Host")
+                host = value
+            elif name == b"transfer-encoding":
+                _check_coding(value, version)
+        if host is None:
+            if version == "1.1":
+                raise BadRequest("a request has exactly one Host")
+        elif host != self._known_host:
+            if not is_host(host):
+                raise BadRequest("the Host is malformed")
+            self._known_host = host
+        self._check_target(host or b"")
 
     def _check_target(self, host: bytes) -> None:
         if len(self.url) > self._limits.max_head_bytes:
@@ -283,6 +298,10 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
 
     # --- refusals --------------------------------------------------------------------------------
 
+    def _is_waiting(self) -> bool:
+        """Return whether nothing of a request has come that would have a deadline of its own."""
+        return self._phase == _IDLE and self._timer is None
+
     def _deafen(self) -> None:
         """Read nothing more; the answers that are under way still go out."""
         self._deaf = True
@@ -319,3 +338,10 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         told = self.config.on_refusal
         if told is not None:
             told(status, reason, self.client[0] if self.client else "")
+
+
+def _check_coding(value: bytes, version: str) -> None:
+    if version == "1.0":
+        raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
+    if value.strip().lower() != b"chunked":
+        raise HTTPError(501, "the only transfer coding is chunked", code="transfer_coding")

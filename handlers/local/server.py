@@ -46,6 +46,8 @@ class ServeOptions:
     max_connections: int = 1000
     allow_unauthenticated: bool = False
     """Bind an address that others can reach although nobody has to say who they are."""
+    direct: bool = True
+    """Let plain requests enter below ASGI, which halves what they cost; the answers are the same."""
 
 
 def check_exposure(settings: Settings, options: ServeOptions) -> None:
@@ -67,13 +69,21 @@ def make_config(asgi: Callable[..., Any] | None, app: Application, options: Serv
     def on_refusal(status: int, reason: str, client: str) -> None:
         app.events.emit(Note("http_refused", "info", reason, {"status": status, "client": client}))
 
+    protocol = _protocol_class()
+    door = None
+    if options.direct and _has("httptools") and isinstance(asgi, AsgiApp):
+        from handlers.local.direct import DirectHttpToolsProtocol
+        from handlers.local.door import Door
+
+        protocol, door = DirectHttpToolsProtocol, Door(asgi)
     return LocalConfig(
         asgi,
+        door=door,
         limits=Limits.from_settings(settings, options.max_connections),
         on_refusal=on_refusal,
         host=settings.host,
         port=settings.port,
-        http=_protocol_class(),
+        http=protocol,
         loop="uvloop" if _has("uvloop") else "asyncio",
         ws="none",
         lifespan="on",

@@ -130,6 +130,9 @@ def served(
     limits: Limits | None = None,
     protocol: Any = None,
     options: ServeOptions | None = None,
+    loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    keep_alive: float | None = None,
+    on_server: Callable[[LocalServer], None] | None = None,
 ) -> Iterator[int]:
     """Serve the app in a thread; yields the port."""
     config = make_config(AsgiApp(app), app, options or ServeOptions())
@@ -137,7 +140,11 @@ def served(
         config.limits = limits
     if protocol is not None:
         config.http = protocol
+    if keep_alive is not None:
+        config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
     server = LocalServer(config, app, lambda _signal: None)
+    if on_server is not None:
+        on_server(server)
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.bind(("127.0.0.1", 0))
@@ -150,7 +157,11 @@ def served(
         ready.set()
         await task
 
-    thread = threading.Thread(target=lambda: asyncio.run(main()), daemon=True)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            runner.run(main())
+
+    thread = threading.Thread(target=run, daemon=True)
     thread.start()
     assert ready.wait(10)
     try:

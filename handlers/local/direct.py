@@ -1,0 +1,325 @@
+"""A door below ASGI: plain requests go from the parser to ``app.handle`` and back in one write.
+
+ASGI costs a request as much as all the rest of this server: a scope, an event, three coroutines and four
+messages. A request that has nothing to stream needs none of that. Everything else takes the way of ASGI on
+the same connection: chunked and large bodies, ``Expect``, a target that has to be decoded, a head that is
+refused, requests that are sent before the last one was answered. What comes back takes it as well when it is
+a stream, or anything but a body of a known length.
+
+Both ways lead to the same ``app.handle``, and what can be seen from outside is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from handlers.local.asgi import SMALL
+from handlers.local.asgi_head import Head, read_fields
+from handlers.local.protocol_httptools import EXTENSIONS, StrictHttpToolsProtocol
+from router_core.errors import RouterError
+from router_core.http.message import Request, Response
+from router_core.http.problem import problem_response
+from router_core.telemetry.events import Note
+from router_core.types import ANONYMOUS
+
+__all__ = ["DirectCycle", "DirectHttpToolsProtocol"]
+
+_LARGEST: Final = 256 * 1024
+"""A longer body goes out in pieces, so that a slow reader costs one piece of memory."""
+
+
+class _NoEvent:
+    """Nobody waits for the body of a request that is handed over whole."""
+
+    __slots__ = ()
+
+    def set(self) -> None:
+        """Do nothing."""
+
+
+class DirectCycle(Mapping[str, Any]):
+    """One request that came through the door; looks to uvicorn's protocol like a cycle of its own.
+
+    It is ``Request.native`` as well, the ASGI scope, which is only made when somebody looks into it.
+    """
+
+    __slots__ = ("_scope", "body", "disconnected", "head", "keep_alive", "method", "more_body", "protocol",
+                 "response_complete", "response_started", "task", "url", "version")  # fmt: skip
+
+    message_event = _NoEvent()
+
+    def __init__(
+        self, protocol: DirectHttpToolsProtocol, head: Head, method: str, url: bytes, version: str,
+        keep_alive: bool,
+    ) -> None:  # fmt: skip
+        self.protocol = protocol
+        self.head = head
+        self.method = method
+        self.url = url
+        self.version = version
+        self.keep_alive = keep_alive
+        self.body: bytes | bytearray = b""
+        self.more_body = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self.task: asyncio.Task[None] | None = None
+        self._scope: dict[str, Any] | None = None
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The ASGI scope."""
+        if self._scope is None:
+            self._scope = self.protocol.scope_of(self)
+        return self._scope
+
+    def __getitem__(self, name: str) -> Any:
+        return self.scope[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scope)
+
+    def __len__(self) -> int:
+        return len(self.scope)
+
+
+class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
+    """One connection; what it refuses and how long it waits is the business of its parent."""
+
+    cycle: Any  # one of ours, or uvicorn's
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        door = self.config.door
+        if door is None:
+            raise RuntimeError("this protocol needs a door")
+        self._door = door
+        self._closed_to_us = bool(self.root_path) or self.limit_concurrency is not None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_since = 0.0
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def _new_request(self) -> None:
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+
+    def _begin_request(self) -> None:
+        cycle = self._direct_cycle()
+        if cycle is not None:
+            self.cycle = cycle
+            return
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super()._new_request()  # makes the scope, which holds the list of headers
+        self.url = url
+        self.headers.extend(headers)
+        self.expect_100_continue = expect
+        super()._begin_request()
+
+    def _direct_cycle(self) -> DirectCycle | None:
+        door, last = self._door, self.cycle
+        if self._closed_to_us or self.expect_100_continue or not door.is_open:
+            return None
+        if last is not None and not last.response_complete:
+            return None  # answers go out in the order of the requests, and uvicorn sees to that
+        target = door.target(self.url)
+        if target is None:
+            return None
+        try:
+            head = read_fields(self.headers, *target, True, door.settings, door.ids)
+        except RouterError:
+            return None
+        if head.has_body and not 0 < head.length <= min(SMALL, head.body_limit):
+            return None
+        parser = self.parser
+        version = parser.get_http_version()
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        return DirectCycle(self, head, parser.get_method().decode("ascii"), self.url, version, keep_alive)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep what came of a body."""
+        cycle = self.cycle
+        if type(cycle) is not DirectCycle:
+            super().on_body(body)
+            return
+        self._got += len(body)
+        if not cycle.body:
+            cycle.body = body
+        else:
+            if type(cycle.body) is bytes:
+                cycle.body = bytearray(cycle.body)
+            cycle.body += body
+
+    def _end_request(self) -> None:
+        cycle = self.cycle
+        if type(cycle) is not DirectCycle:
+            super()._end_request()
+            return
+        cycle.more_body = False
+        task = self.loop.create_task(self._answer(cycle))
+        cycle.task = task
+        self.tasks.add(task)
+
+    def scope_of(self, cycle: DirectCycle) -> dict[str, Any]:
+        """Return the scope that uvicorn would have made."""
+        path, _, query = cycle.url.partition(b"?")
+        return {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": cycle.version,
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "root_path": "",
+            "headers": list(cycle.head.headers.raw),
+            "state": self.app_state.copy(),
+            "method": cycle.method,
+            "path": path.decode("ascii"),
+            "raw_path": path,
+            "query_string": query,
+            "extensions": EXTENSIONS,
+        }
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    async def _answer(self, cycle: DirectCycle) -> None:
+        door, head = self._door, cycle.head
+        client = self.client
+        request = Request(
+            cycle.method,
+            head.path,
+            head.query,
+            head.headers,
+            bytes(cycle.body),
+            head.request_id,
+            client[0] if client else "",
+            self.scheme or "http",
+            ANONYMOUS,
+            _NO_PARAMS,
+            cycle,
+        )
+        try:
+            try:
+                response = await door.handle(request)
+            except Exception as error:
+                door.events.emit(Note("handle_failed", "error", "the app raised", error=error))
+                response = problem_response(RouterError(), instance=request.path, request_id=request.id)
+            if not self._write(cycle, response):
+                await door.send(self._uvicorn_cycle(cycle), response, request.id)
+        except BaseException as error:
+            if cycle.response_started:
+                raise
+            await self._uvicorn_cycle(cycle).run_asgi(_raising(error))
+        finally:
+            self.tasks.discard(cycle.task)
+
+    def _write(self, cycle: DirectCycle, response: Response) -> bool:
+        """Write an answer, if it is one of the plain ones."""
+        body, fields = response.body, response.headers
+        if type(body) is not bytes or len(body) > _LARGEST or not fields or cycle.method == "HEAD":
+            return False
+        if (
+            cycle.disconnected
+            or self.flow.write_paused
+            or fields[-1] != ("x-request-id", cycle.head.request_id)
+        ):
+            return False
+        try:
+            block = self._door.block(response.status, fields[:-1])
+        except ValueError:
+            return False
+        if block is None:
+            return False
+        keep_alive = cycle.keep_alive
+        cycle.response_started = cycle.response_complete = True
+        self.transport.write(
+            b"%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b"
+            % (
+                STATUS_LINE[response.status],
+                self._door.front(self.server_state.default_headers),
+                block,
+                cycle.head.request_id.encode("ascii"),
+                len(body),
+                b"" if keep_alive else b"connection: close\r\n",
+                body,
+            )
+        )
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+        return True
+
+    def _uvicorn_cycle(self, cycle: DirectCycle) -> RequestResponseCycle:
+        """Return a cycle of uvicorn's that goes on where ours is."""
+        full = RequestResponseCycle(
+            scope=cycle.scope,  # type: ignore[arg-type]
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=False,
+            keep_alive=cycle.keep_alive,
+            on_response=self.on_response_complete,
+        )
+        full.more_body = False
+        if cycle.disconnected:
+            full.disconnected = True
+            full.message_event.set()
+        if self.cycle is cycle:
+            self.cycle = full
+        return full
+
+    # --- between requests ------------------------------------------------------------------------
+
+    def on_response_complete(self) -> None:
+        """Start the next request, or the time that the connection may be idle.
+
+        One timer that looks at the clock when it rings, rather than two calls into the loop a request.
+        """
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._idle)
+
+    def _idle(self) -> None:
+        self._idle_timer = None
+        if not self._is_waiting() or self.cycle is None or not self.cycle.response_complete:
+            return  # the next answer starts the time again
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left > 0.01:
+            self._idle_timer = self.loop.call_later(left, self._idle)
+        else:
+            self.timeout_keep_alive_handler()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let go of the timer as well."""
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        super().connection_lost(exc)
+
+
+_NO_PARAMS: Final[Mapping[str, str]] = {}
+
+
+def _raising(error: BaseException) -> Any:
+    """Return an ASGI app that raises: uvicorn knows what to do then."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise error
+
+    return app

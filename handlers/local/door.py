@@ -1,0 +1,95 @@
+"""What the connections of one server share at the door below ASGI: the way in, and answers half written."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+from handlers.local.asgi_head import MAX_TARGET
+from router_core.http.message import Response
+
+if TYPE_CHECKING:
+    from handlers.local.asgi import AsgiApp
+
+__all__ = ["Door"]
+
+_CACHE_SIZE: Final = 512
+_PLAIN_TARGET: Final = re.compile(
+    rb"(/(?:[A-Za-z0-9._~!$&'()*+,;=:@-][A-Za-z0-9._~!$&'()*+,;=:@/-]*)?)(?:\?([A-Za-z0-9._~!$&'()*+,;=:@/?%-]*))?\Z"
+)
+"""Targets that need no decoding. ``//`` at the beginning is not one: it could be read as a host."""
+_BODILESS: Final = frozenset({204, 304})
+
+
+class Door:
+    """What the connections of one server share."""
+
+    __slots__ = ("_asgi", "_blocks", "_date", "_dates", "_targets", "events", "handle", "ids", "settings")
+
+    def __init__(self, asgi: AsgiApp) -> None:
+        self._asgi = asgi
+        self.handle = asgi.app.handle
+        self.events = asgi.app.events
+        self.settings = asgi.app.settings
+        self.ids = asgi.ids
+        self._targets: dict[bytes, str] = {}
+        self._blocks: dict[tuple[int, tuple[tuple[str, str], ...]], bytes | None] = {}
+        self._dates: list[tuple[bytes, bytes]] = []
+        self._date = b""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the app has started."""
+        return self._asgi.started
+
+    def target(self, url: bytes) -> tuple[str, bytes] | None:
+        """Return path and query, or None for a target that has to be looked at more closely."""
+        path = self._targets.get(url)
+        if path is not None:
+            return path, b""
+        match = _PLAIN_TARGET.match(url)
+        if match is None or len(url) > MAX_TARGET:
+            return None
+        path = match[1].decode("ascii")
+        if match[2] is not None:
+            return path, match[2]
+        if len(self._targets) >= _CACHE_SIZE:
+            self._targets.clear()
+        self._targets[url] = path
+        return path, b""
+
+    def block(self, status: int, fields: tuple[tuple[str, str], ...]) -> bytes | None:
+        """Return header fields as they are written; None where they say more than is understood here.
+
+        Raises ValueError for what may not be a header field.
+        """
+        try:
+            return self._blocks[status, fields]
+        except KeyError:
+            pass
+        # the length comes last, and belongs to the body rather than to the block
+        encoded = self._asgi.sender.fields(Response(status, fields, b"-"), False)[:-1]
+        block: bytes | None = b"".join([b"%b: %b\r\n" % pair for pair in encoded])
+        if status in _BODILESS or any(name == b"connection" for name, _ in encoded):
+            block = None
+        if len(self._blocks) >= _CACHE_SIZE:
+            self._blocks.clear()
+        self._blocks[status, fields] = block
+        return block
+
+    def front(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Return the header fields of every answer; uvicorn makes a new list of them each second."""
+        if default_headers is not self._dates:
+            self._dates = default_headers
+            self._date = b"".join([b"%b: %b\r\n" % pair for pair in default_headers])
+        return self._date
+
+    async def send(self, cycle: RequestResponseCycle, response: Response, request_id: str) -> None:
+        """Send an answer the way of ASGI."""
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            await self._asgi.sender.send(scope, response, send, receive, request_id)
+
+        await cycle.run_asgi(app)
