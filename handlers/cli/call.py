@@ -24,13 +24,13 @@ DESCRIPTION = "Call a route of a running service."
 EXAMPLES = """\
 arguments of the route:
   name=text        text
-  name:=json       a number, true, a list ...
-  name@file        a file (or --file name=@file)
+  name:=json       a number, true, a list ... (name:=@file reads the JSON from a file)
+  name=@file       a file (also name@file, --file name=@file); - is standard input
 
 examples:
   router-core call hello name=ann
   router-core call predict text="a cat" steps:=4 --wait
-  router-core call upscale image@photo.png --wait --output big.png
+  router-core call upscale image=@photo.png --wait --output big.png
 
 exit codes: 0 done, 1 the job failed, 2 wrong usage, 3 cannot connect, 4 the service refused,
             5 not done in time (the job goes on), 130 interrupted"""
@@ -95,18 +95,33 @@ def parse_items(items: list[str], files: list[str]) -> dict[str, Any]:
 def _item(text: str) -> tuple[str, Any]:
     match = _ITEM.fullmatch(text)
     if match is None:
-        raise UsageError(f"{text!r} is no argument; write name=text, name:=json or name@file")
+        raise UsageError(f"{text!r} is no argument; write name=text, name:=json or name=@file")
     name, mark, value = match.groups()
-    if mark == "=":
-        return name, value
+    if mark == ":=":
+        return name, _json(name, value)
     if mark == "@":
         return name, _open(value)
+    if not value.startswith("@"):
+        return name, value
+    quoted = json.dumps(value, ensure_ascii=False)
+    return name, _open(value[1:], f"; for this text write {name}:='{quoted}'")
+
+
+def _json(name: str, value: str) -> Any:
+    from_file = value.startswith("@")
     try:
-        return name, json.loads(value)
+        return json.loads(_content(value[1:]) if from_file else value)
     except ValueError as error:
+        if from_file:
+            raise UsageError(f"{name}:= takes JSON and {value[1:]} holds none ({error})") from None
         raise UsageError(
             f"{name}:= takes JSON and {value!r} is none ({error}); for text write {name}=..."
         ) from None
+
+
+def _content(path: str) -> bytes:
+    found = _open(path)
+    return found if isinstance(found, bytes) else bytes(found.read_bytes())
 
 
 def _file(text: str) -> tuple[str, Any]:
@@ -116,12 +131,12 @@ def _file(text: str) -> tuple[str, Any]:
     return name, _open(path.removeprefix("@"))
 
 
-def _open(path: str) -> Any:
+def _open(path: str, hint: str = "") -> Any:
     if path == "-":
         return sys.stdin.buffer.read()
     found = Path(path).expanduser()
     if not found.is_file():
-        raise UsageError(f"there is no file {path}")
+        raise UsageError(f"there is no file {path or repr(path)}{hint}")
     return found
 
 

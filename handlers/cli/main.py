@@ -50,7 +50,7 @@ _EXAMPLES: Final = """\
 examples:
   router-core dev service:router                      serve ./service.py, reload on change
   router-core call predict text="a cat" steps:=4 --wait
-  router-core call upscale --file image=@photo.png --wait --output big.png
+  router-core call upscale image=@photo.png --wait --output big.png
   router-core jobs list --status running
 
 The service that call and jobs speak to: --url, else ROUTER_URL, else http://127.0.0.1:$PORT (8000).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from handlers.cli.call import parse_items, split_target
 from handlers.cli.exits import Exit, UsageError
 from handlers.cli.main import main
 from tests.client.fake_service import FakeService, Reply, problem
+from tests.served import free_port
 
 PNG = b"\x89PNG"
 
@@ -103,9 +105,10 @@ def test_a_job_that_takes_too_long_is_exit_code_5(
 
 def test_nobody_there_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
     """With the address and what to do."""
-    assert main(["call", "x", "--url", "http://127.0.0.1:1"]) == Exit.UNREACHABLE
+    url = f"http://127.0.0.1:{free_port()}"
+    assert main(["call", "x", "--url", url]) == Exit.UNREACHABLE
     err = capsys.readouterr().err
-    assert "cannot connect to http://127.0.0.1:1: connection refused; is it running?" in err
+    assert f"cannot connect to {url}: connection refused; is it running?" in err
     assert err.count("\n") == 1
 
 
@@ -242,6 +245,44 @@ def test_items_repeat_into_lists_and_split_at_the_first_mark(tmp_path: Path) -> 
     assert values == {"t": "a:=b@c", "n": [1, 2], "f": tmp_path / "f"}
     assert split_target("https://h:1/v1/x?y") == ("https://h:1", "/v1/x")
     assert split_target("predict") == ("", "predict")
+
+
+def test_a_value_is_read_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As curl -F does; JSON too; ``-`` is standard input; a text that begins so has its own spelling."""
+    photo, settings = tmp_path / "photo.jpg", tmp_path / "s.json"
+    photo.write_bytes(b"x")
+    settings.write_text('{"a": [1]}')
+    items = [f"i=@{photo}", f"j@{photo}", f"s:=@{settings}", 'at:="@ann"', "e=a@b"]
+    assert parse_items(items, [f"k=@{photo}"]) == {
+        "i": photo, "j": photo, "k": photo, "s": {"a": [1]}, "at": "@ann", "e": "a@b",
+    }  # fmt: skip
+    for item, expected in (("i=@-", b"[2]"), ("i:=@-", [2])):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"[2]")))
+        assert parse_items([item], []) == {"i": expected}
+
+
+@pytest.mark.parametrize(
+    ("item", "said"),
+    [
+        ("to=@ann", "there is no file ann; for this text write to:='\"@ann\"'"),
+        ("to=@", "there is no file ''; for this text write to:='\"@\"'"),
+        ("s:=@no.json", "there is no file no.json"),
+        ("s:=@bad.json", "s:= takes JSON and bad.json holds none (Expecting value"),
+        ("s:=@binary", "s:= takes JSON and binary holds none ("),
+        ("f=@.", "there is no file ."),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, item: str, said: str
+) -> None:
+    """And the line names the path."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text("nope")
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00\xd8\xff")
+    with pytest.raises(UsageError) as caught:
+        parse_items([item], [])
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -209,10 +209,10 @@ class FakeService:
         async def start() -> None:
             server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
             self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-            ready.set()
             self._server = server
 
         self._loop.run_until_complete(start())
+        self._loop.call_soon(ready.set)  # not before: a stop that came while it starts would be forgotten
         self._loop.run_forever()
         self._server.close()
         self._loop.run_until_complete(self._end())

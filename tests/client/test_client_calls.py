@@ -17,6 +17,7 @@ from router_core.client.multipart import Multipart, Part
 from router_core.errors import Gone, KeyReused, Misconfigured, NotFound, QueueFull, ValidationFailed
 from tests.client.conftest import QUICK
 from tests.client.fake_service import FakeService, Reply, problem
+from tests.served import free_port
 
 
 def test_positional_arguments_get_the_names_of_the_signature(fake: FakeService, client: Client) -> None:
@@ -282,8 +283,9 @@ def test_a_full_queue_keeps_its_retry_after(fake: FakeService, client: Client) -
 
 def test_nobody_there_is_told_with_the_address() -> None:
     """Without credentials or paths in the text."""
-    with connect("http://user:secret@127.0.0.1:1", retry=QUICK) as service:
-        with pytest.raises(CannotConnect, match=r"cannot connect to http://127\.0\.0\.1:1") as caught:
+    port = free_port()
+    with connect(f"http://user:secret@127.0.0.1:{port}", retry=QUICK) as service:
+        with pytest.raises(CannotConnect, match=rf"cannot connect to http://127\.0\.0\.1:{port}") as caught:
             service.predict(a=1)
         assert isinstance(caught.value, ConnectionError)
         assert "secret" not in str(caught.value)
