@@ -193,8 +193,9 @@ class App:
         now = self.parts.clock.now()
         for part in self.parts.upkeep:
             checks[part.name] = {"ok": part.ready(now)}
-        worker = self.parts.pool.readiness()
-        checks["worker"] = {"ok": worker["ready"], **worker}
+        if not self.parts.dispatcher.abilities.external:  # else the workers are somewhere else
+            worker = self.parts.pool.readiness()
+            checks["worker"] = {"ok": worker["ready"], **worker}
         failing = [name for name, check in checks.items() if not check["ok"]]
         return {"ready": not failing, "reasons": failing, "checks": checks}
 

@@ -2,7 +2,7 @@
 
 Schemes are looked up here first and then among installed packages (entry-point groups ``router_core.jobs``,
 ``router_core.queues`` and ``router_core.blobs``), so that a stranger's store needs no change in this file.
-An entry point is a function ``(url, settings, clock) -> store``.
+An entry point is a function ``(url, settings, clock) -> store``, or ``-> Dispatcher``.
 """
 
 from __future__ import annotations
@@ -91,6 +91,7 @@ def _memory_blobs(_url: str, _settings: Settings, clock: Clock) -> Any:
 
 _JOBS: Mapping[str, Factory] = {"sqlite": _sqlite, "memory": _memory_jobs}
 _BLOBS: Mapping[str, Factory] = {"file": _file_blobs, "memory": _memory_blobs}
+_QUEUES: Final = "router_core.queues"
 
 
 def open_jobs(settings: Settings, clock: Clock) -> Store:
@@ -124,7 +125,10 @@ def _installed(group: str, scheme: str) -> Factory | None:
     from importlib.metadata import entry_points
 
     for point in entry_points(group=group, name=scheme):
-        return cast("Factory", point.load())
+        try:
+            return cast("Factory", point.load())
+        except (ImportError, AttributeError) as error:
+            raise Misconfigured(f"{point.value} of the group {group} cannot be loaded: {error}") from error
     return None
 
 
@@ -198,7 +202,7 @@ class _Build:
         pool = WorkerPool(
             store=watched, runner=runner, routes=self.by_key, clock=clock, settings=settings, events=events
         )
-        dispatcher = _dispatcher(settings, pool)
+        dispatcher = _dispatcher(settings, clock, pool)
         service = JobService(
             store=watched, hub=hub, dispatcher=dispatcher, blobs=blobs, routes=self.by_key, clock=clock,
             settings=settings, events=events, check_url=self.web.check,
@@ -328,7 +332,16 @@ def build_app(
     return build.app(store or open_jobs(settings, clock), blobs or open_blobs(settings, clock), extra_routes)
 
 
-def _dispatcher(settings: Settings, pool: WorkerPool) -> Dispatcher:
-    if settings.queue != "inprocess":
-        raise Misconfigured(f"ROUTER_QUEUE is {settings.queue!r}; this installation knows: inprocess")
-    return InProcessDispatcher(pool)
+def _dispatcher(settings: Settings, clock: Clock, pool: WorkerPool) -> Dispatcher:
+    """Return the queue that ``settings.queue`` names; only the one in this process needs the workers."""
+    url = settings.queue
+    if url == "inprocess":
+        return InProcessDispatcher(pool)
+    scheme, separator, _ = url.partition("://")
+    factory = _installed(_QUEUES, scheme) if separator else None
+    if factory is None:
+        raise Misconfigured(
+            f"ROUTER_QUEUE is {url!r}; it must be inprocess, or a URL whose scheme comes from an installed "
+            f"package (entry-point group {_QUEUES})"
+        )
+    return cast("Dispatcher", factory(url, settings, clock))
