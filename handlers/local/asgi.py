@@ -66,7 +66,8 @@ class Application(Protocol):
 class AsgiApp:
     """Serve an app over ASGI; give it to any ASGI server or mount it in another ASGI framework."""
 
-    __slots__ = ("_admit", "_app", "_ids", "_lock", "_sender", "_settings", "_started", "start_error")
+    __slots__ = ("_admit", "_app", "_ids", "_lock", "_sender", "_settings", "_started",
+                 "raises_start_error", "start_error")  # fmt: skip
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -78,6 +79,8 @@ class AsgiApp:
         self._started = False
         self.start_error: Exception | None = None
         """What kept the app from starting, if anything did."""
+        self.raises_start_error = False
+        """Whoever runs the server raises it, so the server need not say it as well."""
         self._lock: asyncio.Lock | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -158,7 +161,8 @@ class AsgiApp:
                 except Exception as error:
                     self.start_error = error
                     self._app.events.emit(Note("start_failed", "error", str(error)))
-                    await send({"type": "lifespan.startup.failed", "message": str(error)})
+                    told = "" if self.raises_start_error else str(error)
+                    await send({"type": "lifespan.startup.failed", "message": told})
                     return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":

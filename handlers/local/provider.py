@@ -9,6 +9,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, Any
 
+from handlers.local.listen import bind
 from handlers.local.server import ServeOptions, check_exposure, make_config, run_app, run_worker
 from router_core.errors import Misconfigured
 from router_core.jobs.failpoints import arm
@@ -41,7 +42,7 @@ def serve(router: Any, settings: Settings, options: ServeOptions | None = None) 
     app = build(router, settings)
     if options.workers > 1:
         return _serve_many(app, settings, options)
-    log = Log(settings)
+    log = Log(app.settings)
     app.events.subscribe(log)
     log.install()
     try:
@@ -75,13 +76,17 @@ def _serve_many(app: App, settings: Settings, options: ServeOptions) -> int:
         )
     if not _shareable(app):
         raise Misconfigured(
-            f"several workers need a job store that processes can share, and {settings.jobs} is not one: "
-            "use sqlite:/// or one worker"
+            f"several workers need a job store that processes can share, and {settings.jobs} cannot be "
+            "shared here (memory never, SQLite from version 3.51.3 on): use one worker"
         )
     make_config(None, app, options)  # a certificate that cannot be read is reported here, once
-    with _bind(settings) as sock:
+    sockets = bind(settings.host, settings.port)
+    try:
         grace = settings.drain_grace + 15.0
-        return Supervisor(_worker, (settings, options), options.workers, sock, grace).run()
+        return Supervisor(_worker, (settings, options), options.workers, sockets, grace).run()
+    finally:
+        for sock in sockets:
+            sock.close()
 
 
 def _shareable(app: App) -> bool:
@@ -90,20 +95,7 @@ def _shareable(app: App) -> bool:
     return not app.settings.jobs.startswith("memory:") if flag is None else bool(flag)
 
 
-def _bind(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((settings.host.strip("[]"), settings.port))
-        sock.listen(2048)
-    except OSError as error:
-        sock.close()
-        raise Misconfigured(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
-    return sock
-
-
-def _worker(settings: Settings, options: ServeOptions, sock: socket.socket) -> None:
+def _worker(settings: Settings, options: ServeOptions, sockets: list[socket.socket]) -> None:
     from handlers.loader import load_app
     from handlers.local.workers import end_with_parent
 
@@ -113,7 +105,7 @@ def _worker(settings: Settings, options: ServeOptions, sock: socket.socket) -> N
     app.events.subscribe(log)
     log.install()
     try:
-        code = run_worker(app, options, sock)
+        code = run_worker(app, options, sockets)
     finally:
         log.close()
     raise SystemExit(code)

@@ -22,6 +22,7 @@ import uvicorn
 
 from handlers.local.asgi import Application, AsgiApp
 from handlers.local.limits import Limits, LocalConfig
+from handlers.local.listen import bind
 from handlers.local.processes import kill_tree
 from router_core.errors import Misconfigured
 from router_core.middleware.gates import is_loopback
@@ -76,8 +77,8 @@ def make_config(asgi: Callable[..., Any] | None, app: Application, options: Serv
         from handlers.local.door import Door
 
         protocol, door = DirectHttpToolsProtocol, Door(asgi)
-    return LocalConfig(
-        asgi,
+    config = LocalConfig(
+        asgi or AsgiApp(app),
         door=door,
         limits=Limits.from_settings(settings, options.max_connections),
         on_refusal=on_refusal,
@@ -98,6 +99,12 @@ def make_config(asgi: Callable[..., Any] | None, app: Application, options: Serv
         ssl_ca_certs=options.client_ca or None,
         ssl_cert_reqs=_CERT_REQUIRED if options.client_ca else 0,
     )
+    try:
+        config.load()
+    except OSError as error:
+        names = ", ".join(name for name in (options.certfile, options.keyfile, options.client_ca) if name)
+        raise Misconfigured(f"TLS cannot be served with {names}: {error.strerror or error}") from None
+    return config
 
 
 _CERT_REQUIRED: Final = 2  # ssl.CERT_REQUIRED; ssl costs 20 ms to import and most servers here have no TLS
@@ -153,17 +160,20 @@ def run_app(app: Application, options: ServeOptions | None = None, asgi: AsgiApp
     options = options or ServeOptions()
     check_exposure(app.settings, options)
     asgi = asgi or AsgiApp(app)
-    return _run(asgi, LocalServer(make_config(asgi, app, options), app, _kill_everything), None)
+    config = make_config(asgi, app, options)
+    sockets = bind(app.settings.host, app.settings.port)
+    return _run(asgi, LocalServer(config, app, _kill_everything), sockets)
 
 
-def run_worker(app: Application, options: ServeOptions, sock: socket.socket) -> int:
-    """Serve on a socket that a supervisor has bound; the terminal's Ctrl-C is the supervisor's business."""
+def run_worker(app: Application, options: ServeOptions, sockets: list[socket.socket]) -> int:
+    """Serve on sockets that a supervisor has bound; the terminal's Ctrl-C is the supervisor's business."""
     asgi = AsgiApp(app)
     config = make_config(asgi, app, options)
-    return _run(asgi, LocalServer(config, app, _kill_everything, ignored=signal.SIGINT), [sock])
+    return _run(asgi, LocalServer(config, app, _kill_everything, ignored=signal.SIGINT), sockets)
 
 
-def _run(asgi: AsgiApp, server: LocalServer, sockets: list[socket.socket] | None) -> int:
+def _run(asgi: AsgiApp, server: LocalServer, sockets: list[socket.socket]) -> int:
+    asgi.raises_start_error = True
     try:
         server.run(sockets)
     except SystemExit:
@@ -171,6 +181,9 @@ def _run(asgi: AsgiApp, server: LocalServer, sockets: list[socket.socket] | None
         if asgi.start_error is not None:
             raise asgi.start_error from None
         raise
+    finally:
+        for sock in sockets:
+            sock.close()
     return 0 if server.started else 1
 
 

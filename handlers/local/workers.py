@@ -24,7 +24,7 @@ _TICK: Final = 0.5
 
 
 class Supervisor:
-    """Runs ``target(*args, sock)`` in ``count`` processes until a signal comes.
+    """Runs ``target(*args, sockets)`` in ``count`` processes until a signal comes.
 
     The first SIGTERM or SIGINT is passed on and the processes drain; the second kills them.
     """
@@ -34,13 +34,13 @@ class Supervisor:
         target: Callable[..., None],
         args: tuple[Any, ...],
         count: int,
-        sock: socket.socket,
+        sockets: list[socket.socket],
         grace: float,
     ) -> None:
         self._target = target
         self._args = args
         self._count = count
-        self._sock = sock
+        self._sockets = sockets
         self._grace = grace
         self._context = get_context("spawn")
         self._children: dict[Any, float] = {}
@@ -69,7 +69,7 @@ class Supervisor:
             self._kill()
 
     def _spawn(self) -> None:
-        process = self._context.Process(target=self._target, args=(*self._args, self._sock))
+        process = self._context.Process(target=self._target, args=(*self._args, self._sockets))
         process.start()
         self._children[process] = time.monotonic()
 

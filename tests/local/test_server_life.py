@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from handlers.local.listen import bind
 from handlers.local.processes import children_of
-from handlers.local.server import ServeOptions, check_exposure, make_config
+from handlers.local.server import ServeOptions, check_exposure, make_config, run_app
 from router_core.errors import Misconfigured
 from router_core.settings import Settings
 from tests.local.tiny_app import TinyApp, served, talk
@@ -243,6 +244,49 @@ def test_a_client_authority_without_a_certificate_is_refused() -> None:
     app = TinyApp()
     with pytest.raises(Misconfigured, match="--cert"):
         make_config(None, app, ServeOptions(client_ca="ca.pem"))
+
+
+@pytest.mark.parametrize("broken", ["missing", "empty"])
+def test_tls_files_that_cannot_be_used_are_named(broken: str, tmp_path: Path) -> None:
+    """Before anything is started."""
+    path = tmp_path / "cert.pem"
+    if broken == "empty":
+        path.write_text("")
+    with pytest.raises(Misconfigured, match=r"cert\.pem"):
+        make_config(None, TinyApp(), ServeOptions(certfile=str(path), keyfile=str(path)))
+
+
+# --- addresses -----------------------------------------------------------------------------------
+
+
+def test_an_address_that_is_taken_is_said_in_one_line() -> None:
+    """And the app is not started for nothing."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        app = TinyApp(port=taken.getsockname()[1])
+        with pytest.raises(Misconfigured, match=r"cannot listen on 127\.0\.0\.1:\d+: Address already in use"):
+            run_app(app)
+        assert app.life == []
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "256.1.1.1", "203.0.113.7"])
+def test_an_address_that_is_not_ours_is_refused(host: str) -> None:
+    """A name that means nothing, no address, an address of somebody else."""
+    with pytest.raises(Misconfigured, match="cannot listen on"):
+        bind(host, 0)
+
+
+def test_localhost_is_one_port_on_every_family() -> None:
+    """Nothing listens before the app has started."""
+    sockets = bind("localhost", 0)
+    try:
+        assert len({sock.getsockname()[1] for sock in sockets}) == 1
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", sockets[0].getsockname()[1]), timeout=2)
+    finally:
+        for sock in sockets:
+            sock.close()
 
 
 def test_children_of_an_unknown_process() -> None:

@@ -139,7 +139,7 @@ def served(
     if limits is not None:
         config.limits = limits
     if protocol is not None:
-        config.http = protocol
+        config.http_protocol_class = protocol
     if keep_alive is not None:
         config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
     server = LocalServer(config, app, lambda _signal: None)

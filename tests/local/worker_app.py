@@ -32,14 +32,14 @@ class Stubborn(TinyApp):
         await asyncio.sleep(60)
 
 
-def work(kind: str, sock: socket.socket) -> None:
+def work(kind: str, sockets: list[socket.socket]) -> None:
     """Serve in a worker."""
     end_with_parent()
     if kind == "broken":
         raise SystemExit(3)
     make = Stubborn if kind == "stubborn" else TinyApp
     app = make({("GET", "/echo"): whoami, ("GET", "/slow"): slow}, drain_grace=30.0)
-    raise SystemExit(run_worker(app, ServeOptions(), sock))
+    raise SystemExit(run_worker(app, ServeOptions(), sockets))
 
 
 def main() -> int:
@@ -48,7 +48,7 @@ def main() -> int:
         sock.bind(("127.0.0.1", 0))
         sock.listen(100)
         print(sock.getsockname()[1], flush=True)
-        return Supervisor(work, (sys.argv[1],), 2, sock, 5.0).run()
+        return Supervisor(work, (sys.argv[1],), 2, [sock], 5.0).run()
 
 
 if __name__ == "__main__":
