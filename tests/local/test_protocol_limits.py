@@ -24,10 +24,12 @@ GET = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEAD_OF_POST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
 
 
-@pytest.fixture(scope="module", params=["httptools", "h11"])
+@pytest.fixture(scope="module", params=["default", "httptools", "h11"])
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
     """Serve with short times."""
-    protocol = {"httptools": StrictHttpToolsProtocol, "h11": StrictH11Protocol}[request.param]
+    protocol = {"default": None, "httptools": StrictHttpToolsProtocol, "h11": StrictH11Protocol}[
+        request.param
+    ]
     with served(TinyApp(), limits=QUICK, protocol=protocol) as number:
         yield number
 

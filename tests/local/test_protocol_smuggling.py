@@ -10,13 +10,13 @@ from handlers.local.protocol_h11 import StrictH11Protocol
 from handlers.local.protocol_httptools import StrictHttpToolsProtocol
 from tests.local.tiny_app import TinyApp, served, talk
 
-PROTOCOLS = {"httptools": StrictHttpToolsProtocol, "h11": StrictH11Protocol}
+PROTOCOLS = {"default": None, "httptools": StrictHttpToolsProtocol, "h11": StrictH11Protocol}
 HOST = b"Host: localhost\r\n"
 
 
 @pytest.fixture(scope="module", params=sorted(PROTOCOLS))
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Serve under one of the two protocol classes."""
+    """Serve as ``serve`` does, and under each protocol class for any ASGI app."""
     with served(TinyApp(), protocol=PROTOCOLS[request.param]) as number:
         yield number
 
