@@ -138,26 +138,36 @@ def read_head(scope: MutableMapping[str, Any], settings: Settings, ids: Counted)
 
 
 def read_fields(
-    raw: list[tuple[bytes, bytes]], path: str, query: bytes, is_http_1: bool, settings: Settings, ids: Counted
+    raw: list[tuple[bytes, bytes]],
+    path: str,
+    query: bytes,
+    is_http_1: bool,
+    settings: Settings,
+    ids: Counted,
+    size: int | None = None,
 ) -> Head:
-    """Return the head made of header fields with lower-case names and of a path that was judged already."""
+    """Return the head made of header fields with lower-case names and of a path that was judged already.
+
+    ``size`` is as many bytes as the fields can have at most, where that is known.
+    """
+    limit = settings.max_header_bytes
     if len(raw) > MAX_HEADERS:
         raise HeadersTooLarge(f"a request may have {MAX_HEADERS} header fields, this one has {len(raw)}")
-    if sum(map(len, chain.from_iterable(raw))) > settings.max_header_bytes:
-        raise HeadersTooLarge(f"all header fields together may have {settings.max_header_bytes} bytes")
+    if (size is None or size > limit) and sum(map(len, chain.from_iterable(raw))) > limit:
+        raise HeadersTooLarge(f"all header fields together may have {limit} bytes")
     fields = dict(reversed(raw))  # the first of equal names wins
     given = fields.get(b"x-request-id")
     request_id = given.decode() if given is not None and _REQUEST_ID.match(given) else ids.new()
 
-    size = fields.get(b"content-length")
-    if size is None:
+    stated = fields.get(b"content-length")
+    if stated is None:
         # HTTP/1 without a length has a body only when it is chunked; HTTP/2 may always have one
         has_body = b"transfer-encoding" in fields or not is_http_1
         length = 0
     else:
-        if not _DIGITS.match(size):
+        if not _DIGITS.match(stated):
             raise BadRequest("Content-Length is not a number")
-        length = int(size)
+        length = int(stated)
         has_body = length > 0
     if has_body and fields.get(b"content-encoding", b"identity").lower() != b"identity":
         # not unpacked: a few bytes can become gigabytes, and a client has to ask for it

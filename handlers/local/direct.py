@@ -104,6 +104,9 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
 
     # --- requests --------------------------------------------------------------------------------
 
+    def _unset_keepalive_if_required(self) -> None:
+        """Do nothing: the one timer here stays, and looks at the clock."""
+
     def _new_request(self) -> None:
         self.url = b""
         self.headers = []
@@ -131,13 +134,14 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         if target is None:
             return None
         try:
-            head = read_fields(self.headers, *target, True, door.settings, door.ids)
+            # no request that came before it in the same bytes would have been answered by now
+            head = read_fields(self.headers, *target, True, door.settings, door.ids, self._head_bytes)
         except RouterError:
             return None
         if head.has_body and not 0 < head.length <= min(SMALL, head.body_limit):
             return None
         parser = self.parser
-        version = parser.get_http_version()
+        version = self._version
         keep_alive = version != "1.0" and parser.should_keep_alive()
         return DirectCycle(self, head, parser.get_method().decode("ascii"), self.url, version, keep_alive)
 

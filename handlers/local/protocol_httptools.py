@@ -60,6 +60,9 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         """Bytes received in the current phase."""
         self._got = 0
         """Body bytes among them."""
+        self._head_bytes = 0
+        """Bytes in which the last head came, and perhaps some of what follows it."""
+        self._version = "1.1"
         self._body_since = 0.0
         self._upgrading = False
         """The head that was just parsed asks for another protocol."""
@@ -191,7 +194,10 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         The list of headers is in the hands of the app by then: a trailer would join them unseen.
         """
         if self._phase == _HEAD:
-            super().on_header(name, value)
+            name = name.lower()
+            if name == b"expect" and value.lower() == b"100-continue":
+                self.expect_100_continue = True
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Refuse what llhttp lets through, then hand over."""
@@ -200,6 +206,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
             self._upgrading = True
             return
         self._phase = _BODY
+        self._head_bytes = self._fed
         self._fed = self._got = 0
         if len(self.connections) > self._limits.max_connections:
             raise Unavailable("too many connections", retry_after=1.0)
@@ -225,7 +232,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def _check(self) -> None:
-        version = self.parser.get_http_version()
+        self._version = version = self.parser.get_http_version()
         if version not in ("1.1", "1.0"):
             raise HTTPError(505, "this server speaks HTTP/1.1", code="http_version")
         host: bytes | None = None

@@ -20,7 +20,7 @@ from router_core.http.sse import SSE_TYPE
 if TYPE_CHECKING:
     from router_core.routing.route import Route
 
-__all__ = ["HEARTBEAT_SECONDS", "encode_result", "is_stream", "to_response"]
+__all__ = ["HEARTBEAT_SECONDS", "encode_result", "is_stream", "json_response", "to_response"]
 
 HEARTBEAT_SECONDS: Final = 15.0
 _JSON: Final = (("content-type", "application/json"),)
@@ -54,8 +54,6 @@ def to_response(
     of the call are cleaned up there); for anything but a stream it is left to the caller. ``on_error`` is
     told of an error after the stream has begun, which the caller sees as an error event.
     """
-    if type(value) is route.plan.result.kind:
-        return Response(route.status, _JSON, route.plan.result.encode(value))
     if isinstance(value, Response):
         return value
     if is_stream(value):
@@ -71,6 +69,11 @@ def to_response(
         if "text/" in accept and best_match(accept, ("application/json", "text/plain")) == "text/plain":
             return Response.text(value, route.status)
     return Response(route.status, _JSON, body)
+
+
+def json_response(route: Route, value: Any) -> Response:
+    """Return the answer for a value of exactly the class that the route promises; raises InvalidResult."""
+    return Response(route.status, _JSON, route.plan.result.encode(value))
 
 
 def encode_result(route: Route, value: Any) -> bytes:

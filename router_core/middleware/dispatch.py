@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
-from router_core.binding.result import is_stream, to_response
+from router_core.binding.result import is_stream, json_response, to_response
 from router_core.binding.stream import StreamBody
 from router_core.http.message import Request, Response
 from router_core.jobs.context import JobContext
@@ -53,7 +53,9 @@ class Dispatch:
         except (SystemExit, KeyboardInterrupt) as error:
             # raised in a task it would end the event loop, and the server with it
             raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
-        if type(value) is not plan.result.kind and is_stream(value):
+        if type(value) is plan.result.kind:
+            return json_response(route, value)
+        if is_stream(value):
             return await self._stream(route, value, request)
         return to_response(route, value, request)
 
