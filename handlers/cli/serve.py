@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -54,19 +54,14 @@ def settings_from(args: argparse.Namespace) -> Settings:
     )
 
 
-def _address(settings: Settings, tls: bool) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"{'https' if tls else 'http'}://{host}:{settings.port}"
-
-
 def run(args: argparse.Namespace) -> int:
     """Serve."""
     from handlers.cli.exits import UsageError
-    from handlers.cli.output import say
     from handlers.loader import load
-    from handlers.local.provider import serve
-    from handlers.local.server import ServeOptions, run_app
+    from handlers.local.provider import LOCAL, serve
+    from handlers.local.server import ServeOptions
     from router_core.app import App
+    from router_core.routing.providers import find_provider
 
     if args.workers < 1:
         raise UsageError("--workers must be at least 1")
@@ -77,8 +72,22 @@ def run(args: argparse.Namespace) -> int:
         workers=args.workers, certfile=args.tls_cert, keyfile=args.tls_key, client_ca=args.client_ca,
         allow_unauthenticated=args.allow_unauthenticated,
     )  # fmt: skip
+    if settings.provider not in LOCAL:
+        find_provider(settings.provider)  # a name that nobody offers is a mistake, even if not needed here
     served = load(settings.app)
-    if sys.stderr.isatty():
-        say(f"{settings.app} on {_address(settings, bool(args.tls_cert))}, docs at /docs; Ctrl-C ends")
-    # an App brings its own settings; a Router takes those of the command line
-    return run_app(served, options) if isinstance(served, App) else serve(served, settings, options)
+    if isinstance(served, App):
+        _check_own_settings(args)
+        settings = replace(served.settings, app=settings.app)
+    return serve(served, settings, options)
+
+
+def _check_own_settings(args: argparse.Namespace) -> None:
+    """Refuse options that would not reach an App: it was built with settings of its own."""
+    from handlers.cli.exits import UsageError
+
+    for option in ("host", "port", "log_level"):
+        if getattr(args, option) is not None:
+            raise UsageError(
+                f"{args.app or 'ROUTER_APP'} is an App with settings of its own, which "
+                f"--{option.replace('_', '-')} does not reach: give them to build_app, or serve its Router"
+            )

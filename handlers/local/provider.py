@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from handlers.local.listen import bind
 from handlers.local.server import ServeOptions, check_exposure, make_config, run_app, run_worker
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from router_core.routing.route import Route
     from router_core.wiring import Core
 
-__all__ = ["build", "local_routes", "serve", "start"]
+__all__ = ["LOCAL", "build", "local_routes", "serve", "start"]
+
+LOCAL: Final = ("fastapi", "local")
+"""Names of this provider."""
 
 
 def start(router: Any, settings: Settings) -> None:
@@ -34,7 +37,8 @@ def start(router: Any, settings: Settings) -> None:
 def serve(router: Any, settings: Settings, options: ServeOptions | None = None) -> int:
     """Serve and return the exit code.
 
-    Several workers load the app by its name (``settings.app``), each in its own process.
+    Several workers load the app by its name (``settings.app``), each in its own process. A ready-made App is
+    served with its own settings, which are those that have to be given.
     """
     options = options or ServeOptions()
     check_exposure(settings, options)

@@ -135,10 +135,22 @@ class LocalServer(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: Any = None) -> None:
-        """Start, then take what is there out of the garbage collector's way."""
+        """Start, say where, then take what is there out of the garbage collector's way."""
         await super().startup(sockets)
+        if self.started:
+            self._app.events.emit(self._serving(sockets))
         gc.collect()
         gc.freeze()
+
+    def _serving(self, sockets: list[socket.socket] | None) -> Note:
+        settings = self._app.settings
+        host = settings.host.strip("[]")
+        port = sockets[0].getsockname()[1] if sockets else settings.port
+        url = f"{'https' if self.config.is_ssl else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        said = f"serving on {url}"
+        if any(route.path == "/docs" for route in getattr(self._app, "routes", ())):
+            said += f", docs at {url}/docs"
+        return Note("serving", "info", said, {"url": url})
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Drain the app, listening all the while: callers poll for their jobs and probes see 503."""

@@ -1,0 +1,130 @@
+"""``router-core serve`` in a process of its own: what it says, where it listens, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.served import ROOT, free_port
+
+SERVICE = """\
+import os
+from router_core import Router, build_app
+from router_core.clock import SystemClock
+from router_core.stores.memory import MemoryJobStore
+
+class SharedStore(MemoryJobStore):
+    multi_process = True
+
+router = Router()
+
+@router.get("/pid")
+def pid() -> int:
+    return os.getpid()
+
+def make_app():
+    return build_app(router, store=SharedStore(SystemClock()))
+
+app = build_app(router)
+router.start()
+"""
+
+
+@contextmanager
+def serving(folder: Path, *words: str, **environ: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the command; it is gone at the end."""
+    (folder / "svc.py").write_text(SERVICE)
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ROUTER_", "EXECUTION_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "handlers.cli", "serve", *words], cwd=folder, text=True,
+        env={**inherited, "PYTHONPATH": str(ROOT), "ROUTER_JOBS": "memory://", "ROUTER_BLOBS": "memory://",
+             **environ},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def served_at(process: subprocess.Popen[str]) -> str:
+    """Return the address that it says it serves."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        event = json.loads(line)
+        if event["event"] == "serving":
+            assert event["message"].startswith(f"serving on {event['url']}")
+            return str(event["url"])
+    raise AssertionError("it ended without serving")
+
+
+def refusal(folder: Path, *words: str, **environ: str) -> str:
+    """Return the one line that it ends with, and see that it calls it wrong usage."""
+    with serving(folder, *words, **environ) as process:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 2, said
+    assert said.count("\n") == 1, said
+    return said
+
+
+@pytest.mark.parametrize("target", ["svc:router", "svc:app"])
+def test_it_says_where_it_serves_and_ends_at_the_first_signal(tmp_path: Path, target: str) -> None:
+    """A module that ends in ``router.start()`` is not served twice: one SIGTERM is enough."""
+    port = free_port()
+    with serving(tmp_path, target, PORT=str(port)) as process:
+        url = served_at(process)
+        assert url == f"http://127.0.0.1:{port}"
+        with urllib.request.urlopen(f"{url}/pid", timeout=10) as answer:
+            assert json.load(answer) == process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_a_port_of_the_systems_choice_is_told(tmp_path: Path) -> None:
+    """Whoever asks for port 0 has to learn which it became."""
+    with serving(tmp_path, "svc:router", "--port", "0") as process:
+        with urllib.request.urlopen(f"{served_at(process)}/pid", timeout=10) as answer:
+            assert answer.status == 200
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    """Neither a traceback nor a start that is undone."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        said = refusal(tmp_path, "svc:router", "--port", str(port))
+    assert said == f"router-core: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+
+
+def test_a_ready_made_app_has_as_many_workers_as_asked(tmp_path: Path) -> None:
+    """Each loads it by its name."""
+    port = free_port()
+    with serving(tmp_path, "svc:make_app", "--workers", "2", PORT=str(port)) as process:
+        served_at(process)
+        served_at(process)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=10) as answer:
+            assert json.load(answer) != process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_what_cannot_be_served_so_is_refused(tmp_path: Path) -> None:
+    """Workers without a store to share, options that an App does not hear, a provider that is not there."""
+    assert "several workers need a job store" in refusal(tmp_path, "svc:app", "--workers", "2")
+    assert "svc:app is an App" in refusal(tmp_path, "svc:app", "--port", "9")
+    assert "EXECUTION_PROVIDER is 'runpod', which no installed package offers" in refusal(
+        tmp_path, "svc:router", EXECUTION_PROVIDER="runpod"
+    )
