@@ -23,7 +23,7 @@ from router_core.errors import Misconfigured
 from router_core.http.message import Request, Response
 from router_core.jobs.inputs import load
 from router_core.jobs.isolation import ChildPool
-from router_core.jobs.openapi import describe
+from router_core.jobs.openapi import SUBMIT_PARAMETERS, describe
 from router_core.jobs.reaper import Reaper
 from router_core.jobs.routes import JobRoutes
 from router_core.jobs.runner import Runner
@@ -284,6 +284,7 @@ class _Build:
                 servers=(settings.server_url,) if settings.server_url else (),
                 security_schemes=_SECURITY_SCHEMES if settings.api_keys else None,
                 # what fastsdk looks for: this service speaks its job protocol
+                job_parameters=SUBMIT_PARAMETERS,
                 info_extra={"apipod": {"compute": "serverless", "version": _JOB_PROTOCOL}},
             )
         return self._document

@@ -48,13 +48,16 @@ def openapi_document(
     servers: Iterable[str] = (),
     security_schemes: Mapping[str, Mapping[str, Any]] | None = None,
     info_extra: Mapping[str, Any] | None = None,
+    job_parameters: Iterable[Mapping[str, Any]] = (),
 ) -> Json:
     """Describe the routes, those of the product included, but none with ``include_in_schema=False``.
 
     ``x-parameter-order`` holds the names of a function's parameters as they stand in its signature, so that a
     client can map positional arguments; ``x-body-parameter`` names the one that is the whole body;
-    ``x-router-kind`` is call, stream or job. ``route.meta["openapi"]`` overrides members of an operation.
+    ``x-router-kind`` is call, stream or job. ``route.meta["openapi"]`` overrides members of an operation;
+    ``job_parameters`` are what every job route takes besides ``sync``.
     """
+    builtin = [*BUILTIN_PARAMETERS, *({**parameter, "x-builtin": True} for parameter in job_parameters)]
     shown = [route for route in routes if route.include_in_schema]
     schemas, components = _schemas(shown)
     paths: dict[str, Json] = {}
@@ -64,7 +67,7 @@ def openapi_document(
         for method in route.methods:
             if method in ("HEAD", "OPTIONS"):
                 continue
-            operation = _Operation(route, method, index, schemas).build()
+            operation = _Operation(route, method, index, schemas, builtin).build()
             operation["operationId"] = _unique(route, method, ids)
             if security_schemes and not route.public:
                 operation["security"] = [{name: list(route.scopes)} for name in security_schemes]
@@ -145,12 +148,15 @@ def _unique(route: Route, method: str, taken: set[str]) -> str:
 class _Operation:
     """Describes one method of one route."""
 
-    def __init__(self, route: Route, method: str, index: int, schemas: Mapping[Key, Json]) -> None:
+    def __init__(
+        self, route: Route, method: str, index: int, schemas: Mapping[Key, Json], builtin: Iterable[Json]
+    ) -> None:
         self.route = route
         self.method = method
         self.plan = route.plan
         self._index = index
         self._schemas = schemas
+        self._builtin = builtin
 
     def build(self) -> Json:
         route = self.route
@@ -165,7 +171,7 @@ class _Operation:
             operation["deprecated"] = True
         parameters = [self._parameter(param) for param in self._outside_body()]
         if route.kind == "job":
-            parameters += [dict(parameter) for parameter in BUILTIN_PARAMETERS]
+            parameters += [dict(parameter) for parameter in self._builtin]
         if parameters:
             operation["parameters"] = parameters
         body = self._body()
@@ -215,7 +221,7 @@ class _Operation:
             else self._object(params, files=False)
         )
         has_files = any(param.is_file for param in params)
-        # fastsdk sends JSON, in which a file on disk has no place, wherever exactly "application/json" is listed
+        # fastsdk sends JSON, in which a file on disk has no place, where exactly "application/json" is listed
         json_type = "application/json; charset=utf-8" if has_files else "application/json"
         content: Json = {} if self.plan.form_only else {json_type: {"schema": schema}}
         if has_files:
@@ -237,7 +243,14 @@ class _Operation:
         return schema
 
     def _upload(self, param: Param) -> Json:
-        return {"type": "array", "items": dict(FILE_SCHEMA)} if param.shape.many else dict(FILE_SCHEMA)
+        if not param.shape.many:
+            return dict(FILE_SCHEMA)
+        schema: Json = {"type": "array", "items": dict(FILE_SCHEMA)}
+        if param.required:
+            schema["minItems"] = 1  # a form cannot hold a list of nothing
+        own = self._schemas[(self._index, param.name)]
+        schema.update((name, own[name]) for name in ("minItems", "maxItems") if name in own)
+        return schema
 
     def _responses(self) -> Json:
         route = self.route
@@ -263,7 +276,7 @@ class _Operation:
             return {
                 "content": {
                     NDJSON_TYPE: {"schema": schema},
-                    SSE_TYPE: {"schema": {"type": "string", "description": "Each event's data is JSON"}},
+                    SSE_TYPE: {"schema": {"description": "Events, the data of each is JSON"}},
                 }
             }
         if returns is File or returns is bytes:

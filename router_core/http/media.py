@@ -215,8 +215,8 @@ class File:
                 {
                     "type": "object",
                     "properties": {
-                        "file_name": {"type": "string"},
-                        "content_type": {"type": "string"},
+                        "file_name": {"type": ["string", "null"]},
+                        "content_type": {"type": ["string", "null"]},
                         "content": encoded,
                     },
                     "required": ["content"],

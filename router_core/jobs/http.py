@@ -145,8 +145,6 @@ async def _encoded(service: JobService, job: Job, shape: str, prefix: str) -> by
     stream = service.streams(job)
     if not shape:
         return encode_job(job, prefix=prefix, stream=stream)
-    if shape != "apipod":
-        raise BadRequest("the query parameter shape must be apipod")
     result = await _embedded(service, job) if job.result_ref else None
     return pydantic_core.to_json(apipod_body(job, prefix=prefix, stream=stream, result=result))
 
@@ -163,5 +161,8 @@ async def _embedded(service: JobService, job: Job) -> object:
 
 
 def shape_of(request: Request) -> str:
-    """Return which shape of the job the request asks for."""
-    return query_value(request, "shape") or ""
+    """Return which shape of the job the request asks for: ``apipod``, or nothing for ours."""
+    shape = query_value(request, "shape")
+    if shape not in (None, "apipod"):
+        raise BadRequest("the query parameter shape must be apipod")
+    return shape or ""

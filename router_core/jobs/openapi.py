@@ -23,6 +23,10 @@ def _parameter(name: str, place: str, description: str, **schema: Any) -> Json:
 
 SUBMIT_PARAMETERS: Final[tuple[Json, ...]] = (
     _parameter(
+        "Idempotency-Key", "header", "The same key with the same request names the same job.",
+        type="string", pattern="^[!-~]([ -~]{0,253}[!-~])?$",
+    ),
+    _parameter(
         "Prefer", "header",
         "`wait=N`: wait up to N seconds for the result. `respond-async`: answer with a job.", type="string",
     ),
@@ -40,7 +44,7 @@ SUBMIT_PARAMETERS: Final[tuple[Json, ...]] = (
     ),
     _parameter("X-Webhook-Url", "header", "Told, signed, when the job has ended.", type="string"),
 )  # fmt: skip
-"""What a job route takes besides ``sync`` and ``Idempotency-Key``."""
+"""What a job route takes besides ``sync``."""
 
 _ID: Final = _parameter("job_id", "path", "Id of the job", type="string")
 _SHAPE: Final = _parameter(
@@ -49,7 +53,7 @@ _SHAPE: Final = _parameter(
 _WAIT: Final = _parameter(
     "wait", "query",
     "Hold the answer for up to these seconds, until the job has ended (with If-None-Match: has changed)",
-    type="integer", minimum=0, maximum=999_999,
+    type="number", minimum=0, maximum=999_999,
 )  # fmt: skip
 _NONE_MATCH: Final = _parameter("If-None-Match", "header", "ETag of what you have", type="string")
 _AFTER: Final = (
@@ -59,15 +63,16 @@ _AFTER: Final = (
         "Number of the last event you have",
         type="integer",
         minimum=0,
-        maximum=999_999_999,
+        maximum=999_999_999_999,
     ),
     _parameter(
-        "Last-Event-ID", "header", "The same, as browsers send it", type="string", pattern="^[0-9]{1,12}$"
+        "Last-Event-ID", "header", "The same, as browsers send it", type="string", pattern="^[0-9]{0,12}$"
     ),
 )
 _STATES: Final[Json] = {
     "type": "array",
     "items": {"type": "string", "enum": [state.value for state in State]},
+    "minItems": 1,
 }
 
 
@@ -79,6 +84,12 @@ def _is(description: str, schema: Json | None = None, media: str = "application/
 
 
 _JOB: Final[Json] = {"$ref": "#/components/schemas/Job"}
+_SHAPED: Final[Json] = {
+    "type": "object",
+    "description": "The job as apipod services write it, for `shape=apipod`",
+    "required": ["job_id", "status", "links"],
+    "properties": {"job_id": {"type": "string"}, "status": {"type": "string"}, "error": {"type": "string"}},
+}
 _PAGE: Final[Json] = {
     "type": "object",
     "required": ["jobs"],
@@ -87,11 +98,12 @@ _PAGE: Final[Json] = {
 _DEFAULT: Final[Json] = {"default": {"$ref": "#/components/responses/Problem"}}
 _READ: Final[Json] = {
     "parameters": [_ID, _WAIT, _SHAPE, _NONE_MATCH],
-    "responses": {"200": _is("The job", _JOB), "304": _is("Unchanged"), **_DEFAULT},
+    "responses": {"200": _is("The job", {"anyOf": [_JOB, _SHAPED]}), "304": _is("Unchanged"), **_DEFAULT},
 }
+_EVENTS: Final[Json] = {"description": "One after the other; OpenAPI 3.1 cannot say more of a stream"}
 _FOLLOWED: Final[Json] = {
     "description": "Events as they happen",
-    "content": {SSE_TYPE: {"schema": {"type": "string"}}, NDJSON_TYPE: {"schema": {"type": "string"}}},
+    "content": {SSE_TYPE: {"schema": _EVENTS}, NDJSON_TYPE: {"schema": _EVENTS}},
 }
 _CANCEL: Final[Json] = {
     "parameters": [_ID],
@@ -109,7 +121,13 @@ _OPERATIONS: Final[dict[tuple[str, str], Json]] = {
             },
             _parameter("route", "query", "Route to list", type="string"),
             _parameter("limit", "query", "Jobs a page", type="integer", minimum=1, maximum=200, default=50),
-            _parameter("cursor", "query", "`cursor` of the page before", type="string"),
+            _parameter(
+                "cursor",
+                "query",
+                "`cursor` of the page before",
+                type="string",
+                pattern="^([A-Za-z0-9][A-Za-z0-9_-]{7,63})?$",
+            ),
         ],
         "responses": {"200": _is("Your jobs, newest first", _PAGE), **_DEFAULT},
     },
@@ -139,7 +157,7 @@ _OPERATIONS: Final[dict[tuple[str, str], Json]] = {
     ("GET", "/stream/{job_id}"): {
         "parameters": [_ID, _SHAPE, *_AFTER],
         "responses": {
-            "200": _is("Output as it comes", {"type": "string"}, SSE_TYPE),
+            "200": _is("Output as it comes", _EVENTS, SSE_TYPE),
             "204": _is("There is nothing left to follow"),
             **_DEFAULT,
         },

@@ -28,6 +28,7 @@ __all__ = ["JobRoutes"]
 
 MAX_PAGE: Final = 200
 _SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,30})?(?:[eE]-?[0-9]{1,3})?\Z")
+_MAX_SECONDS: Final = 999_999
 _NUMBER: Final = re.compile(r"[0-9]{1,12}\Z")
 _STREAM_HEADERS: Final = (("cache-control", "no-store"), ("x-accel-buffering", "no"))
 
@@ -88,7 +89,7 @@ class JobRoutes:
 
     async def read(self, request: Request, job_id: str) -> Response:
         """Answer with the job of this id; also serves ``GET <job route>?job_id=``."""
-        seconds = _wait_seconds(request)
+        seconds, shape = _wait_seconds(request), shape_of(request)
         tag = request.headers.get("if-none-match")
         version = _version(tag) if tag else None
         job = await self._service.wait(job_id, request.principal, seconds, version=version)
@@ -97,7 +98,7 @@ class JobRoutes:
             if not job.terminal:
                 headers.append(("retry-after", poll_after(self._service, job)))
             return Response(304, tuple(headers))
-        return await job_response(self._service, job, request, shape=shape_of(request))
+        return await job_response(self._service, job, request, shape=shape)
 
     async def by_query(self, request: Request) -> Response:
         """Read a job at the address it was submitted to: ``GET <job route>?job_id=``."""
@@ -162,8 +163,7 @@ class JobRoutes:
                 return pydantic_core.to_json(apipod_body(job, prefix=prefix, stream=stream))
             return encode_job(job, prefix=prefix, stream=stream)
 
-        if (shape := shape_of(request)) not in ("", "apipod"):
-            raise BadRequest("the query parameter shape must be apipod")
+        shape = shape_of(request)
         return await self._follow(request, ApipodFrames(encode), SSE_TYPE)
 
     async def _follow(self, request: Request, frames: Frames, kind: str) -> Response:
@@ -201,21 +201,25 @@ def _wait_seconds(request: Request) -> float:
     text = query_value(request, "wait")
     if text is None:
         return 0.0
-    if not _SECONDS.match(text) or float(text) >= 1_000_000:
+    if not _SECONDS.match(text) or float(text) > _MAX_SECONDS:
         raise BadRequest("wait must be a number of seconds")
     return float(text)
 
 
 def _position(request: Request) -> int:
-    text = query_value(request, "starting_after")
-    name = "starting_after"
-    if text is None:
-        text, name = request.headers.get("last-event-id", "").strip() or None, "Last-Event-ID"
-    if text is None:
-        return 0
-    if not _NUMBER.match(text):
-        raise BadRequest(f"{name} must be the number of an event")
-    return int(text)
+    """Return the later of the two: a browser reconnects to the same address and adds how far it has come."""
+    by_header = request.headers.get("last-event-id", "").strip() or None
+    position = 0
+    for name, text in (
+        ("starting_after", query_value(request, "starting_after")),
+        ("Last-Event-ID", by_header),
+    ):
+        if text is None:
+            continue
+        if not _NUMBER.match(text):
+            raise BadRequest(f"{name} must be the number of an event")
+        position = max(position, int(text))
+    return position
 
 
 def _tags(header: str) -> list[str]:

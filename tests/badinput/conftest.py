@@ -12,8 +12,11 @@ import pytest
 from tests.badinput.bad_wire import get, post, send
 from tests.served import Served, served
 
-MAX_BODY = 4 * 1024 * 1024
-MAX_UPLOAD = 6 * 1024 * 1024
+LIMITS = {
+    "ROUTER_MAX_BODY_BYTES": str(4 * 1024 * 1024),
+    "ROUTER_MAX_UPLOAD_BYTES": str(6 * 1024 * 1024),
+    "ROUTER_SYNC_WAIT_MAX": "2",  # callers that wait for a job of next week
+}
 
 
 class Service:
@@ -68,6 +71,5 @@ class Service:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Serve the app of this room with limits that a test can reach."""
     folder = tmp_path_factory.mktemp("badinput")
-    limits = {"ROUTER_MAX_BODY_BYTES": str(MAX_BODY), "ROUTER_MAX_UPLOAD_BYTES": str(MAX_UPLOAD)}
-    with served("tests.badinput.bad_app:router", folder, **limits) as running:
+    with served("tests.badinput.bad_app:router", folder, **LIMITS) as running:
         yield Service(running)

@@ -195,7 +195,7 @@ def test_bodies_say_how_they_may_be_written(document: dict[str, Any]) -> None:
         found: dict[str, Any] = document["paths"][path][method]["requestBody"]["content"]
         return found
 
-    assert list(content("/predict")) == ["application/json", "multipart/form-data"]
+    assert list(content("/predict")) == ["application/json; charset=utf-8", "multipart/form-data"]
     upload = content("/predict")["multipart/form-data"]["schema"]
     assert upload["properties"]["image"]["format"] == "binary"
     assert upload["required"] == ["image"]
