@@ -42,7 +42,8 @@ class SqliteJobStore:
     commits whatever gathered during the last commit as one transaction; another thread reads.
 
     With a SQLite older than 3.51.3 the file belongs to one process at a time (``exclusive``): a second one
-    is refused when it opens the store.
+    is refused when it opens the store. Whoever opens it then knows that the workers before it are gone, and
+    their jobs are rescued at once instead of after their lease.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class SqliteJobStore:
         self._exclusive = has_wal_reset_bug() if exclusive is None else exclusive
         self.multi_process = not self._exclusive
         """Whether several processes may have the file open at once."""
-        clock = clock or SystemClock()
+        clock = self._clock = clock or SystemClock()
         self._lock = FileLock(self._path)
         self._writer = SqliteWriter(self._path, SqliteWrites(clock, shared=not self._exclusive), busy)
         self._reader = SqliteReader(self._path, SqliteReads(clock))
@@ -87,6 +88,8 @@ class SqliteJobStore:
             self._lock.take(shared=not self._exclusive)
             try:
                 self._writer.open()
+                if self._exclusive:
+                    self._writer.end_leases(self._clock.now())
                 self._reader.open()
             except BaseException:
                 self._writer.close()

@@ -20,6 +20,7 @@ __all__ = ["SqliteReader", "SqliteWriter"]
 
 _BRIEF: Final = 0.1
 """Seconds to wait for a lock after one wait was in vain, so that callers in line do not wait in turn."""
+_END_LEASES: Final = "UPDATE jobs SET lease_until = ?, version = version + 1 WHERE lease_until > ?"
 _LOOK_AFTER: Final = 512
 """Batches between two looks at the size of the log."""
 _LOG_LIMIT: Final = 48 * 1024 * 1024
@@ -66,6 +67,15 @@ class SqliteWriter:
             raise told from error
         self._use(connection)
         self._inode = os.stat(self._path).st_ino
+
+    def end_leases(self, now: float) -> None:
+        """End every lease: the file is ours alone, so nobody can still be working under one.
+
+        A worker that should be alive against all reason is fenced by its rescue like any other.
+        """
+        if self._connection is not None:
+            with self._connection:
+                self._connection.execute(_END_LEASES, (now - 0.001, now))
 
     def close(self) -> None:
         """Close the file; the last connection also folds the log into it."""

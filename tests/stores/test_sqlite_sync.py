@@ -73,3 +73,17 @@ async def test_a_mixed_batch_is_answered_in_two_groups(tmp_path: Path) -> None:
         ("/work", State.QUEUED): 20, ("/work", State.RUNNING): 1,
     }  # fmt: skip
     await store.close()
+
+
+async def test_who_has_the_file_alone_ends_the_leases_of_the_dead(tmp_path: Path) -> None:
+    """After a kill -9 the next process finds the jobs overdue at once, not after their lease."""
+    path = tmp_path / "jobs.db"
+    first = SqliteJobStore(path)
+    await first.open()
+    await first.add(_job())
+    (job,) = await first.claim(Claim("w", 3600.0, {"/work": 1}))
+    await first.close()  # as good as dead: nothing was released
+    second = SqliteJobStore(path)
+    await second.open()
+    assert [one.id for one in await second.overdue()] == [job.id]
+    await second.close()
