@@ -46,6 +46,7 @@ from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
 from router_core.telemetry.health import Health
+from router_core.telemetry.logging import EventLogger
 from router_core.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -209,6 +210,8 @@ class _Build:
         )  # fmt: skip
         metrics = Metrics()
         events.subscribe(metrics)
+        # for apps that are mounted elsewhere; where the server's own log is installed, this one is silent
+        events.subscribe(EventLogger())
         health = Health(
             lambda: app.ready(),
             metrics,
