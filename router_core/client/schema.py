@@ -117,11 +117,13 @@ class Schema:
             # headers that every route takes are not parameters of the function
             if parameter.get("name") and parameter.get("x-builtin") is not True:
                 places[str(parameter["name"])] = str(parameter.get("in", "query"))
-        content = self._resolved(operation.get("requestBody") or {}).get("content") or {}
+        given = self._resolved(self._resolved(operation.get("requestBody")).get("content"))
+        # a charset or the like says nothing about the shape
+        content = {str(kind).partition(";")[0].strip().lower(): body for kind, body in given.items()}
         whole, open_ended = self._body(operation, content, places)
         responses = operation.get("responses") or {}
-        given = operation.get("x-parameter-order")
-        order = tuple(str(name) for name in given) if isinstance(given, list) else tuple(places)
+        stated = operation.get("x-parameter-order")
+        order = tuple(str(name) for name in stated) if isinstance(stated, list) else tuple(places)
         return Operation(
             path, method.upper(), order, {**places, **{name: "body" for name in order if name not in places}},
             job=_is_job(operation, responses), multipart=not content or "multipart/form-data" in content,

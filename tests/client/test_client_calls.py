@@ -14,6 +14,7 @@ import pytest
 from router_core.client import CannotConnect, Client, File, Job, connect
 from router_core.client.files import as_upload
 from router_core.client.multipart import Multipart, Part
+from router_core.client.schema import Schema
 from router_core.errors import Gone, KeyReused, Misconfigured, NotFound, QueueFull, ValidationFailed
 from tests.client.conftest import QUICK
 from tests.client.fake_service import FakeService, Reply, problem
@@ -296,6 +297,15 @@ def test_an_impossible_address_is_refused(url: str) -> None:
     """With a text that shows what one looks like."""
     with pytest.raises((Misconfigured, CannotConnect)), connect(url, retry=QUICK) as service:
         service.predict(a=1)
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+def test_a_body_is_described_under_any_spelling_of_its_type(kind: str) -> None:
+    """Our own services name a charset where files may come in a form as well."""
+    body = {"content": {kind: {"schema": {"properties": {"image": {}, "scale": {}}}}}}
+    operation = Schema({"paths": {"/p": {"post": {"requestBody": body, "responses": {}}}}}).find("/p")
+    assert operation.places == {"image": "body", "scale": "body"}
+    assert not operation.multipart
 
 
 def test_a_service_without_openapi_is_called_by_name(fake: FakeService, client: Client) -> None:
