@@ -302,7 +302,7 @@ def test_an_impossible_address_is_refused(url: str) -> None:
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
 def test_a_body_is_described_under_any_spelling_of_its_type(kind: str) -> None:
     """Our own services name a charset where files may come in a form as well."""
-    body = {"content": {kind: {"schema": {"properties": {"image": {}, "scale": {}}}}}}
+    body: dict[str, Any] = {"content": {kind: {"schema": {"properties": {"image": {}, "scale": {}}}}}}
     operation = Schema({"paths": {"/p": {"post": {"requestBody": body, "responses": {}}}}}).find("/p")
     assert operation.places == {"image": "body", "scale": "body"}
     assert not operation.multipart
