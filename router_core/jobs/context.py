@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import inspect
 import math
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 import pydantic_core
 
-from router_core.jobs.store import NewEvent
+if TYPE_CHECKING:
+    from router_core.jobs.store import NewEvent
 
 __all__ = ["MAX_MESSAGE", "JobCancelled", "JobContext", "JobProgress", "Port"]
 
@@ -182,6 +182,8 @@ class JobContext:
         encoded = _encode(data)
         if len(encoded) > MAX_EVENT_BYTES:
             raise ValueError(f"an event may have {MAX_EVENT_BYTES} bytes, not {len(encoded)}")
+        from router_core.jobs.store import NewEvent  # authors import this file; most never emit
+
         self._port.emit(NewEvent(type, encoded))
 
     def log(self, message: str, **fields: Any) -> None:
@@ -190,6 +192,8 @@ class JobContext:
 
     def idempotency_key(self, step: str) -> str:
         """Return a key for a call to another service: the same in every attempt of this job."""
+        import hashlib  # brings OpenSSL along
+
         return f"{self.job_id}-{hashlib.sha256(step.encode('utf-8', 'replace')).hexdigest()[:16]}"
 
     def once(self, step: str, fn: Callable[[], Any]) -> Any:
