@@ -194,12 +194,7 @@ class _Build:
         hub = Hub()
         watched = WatchedStore(store, hub, events)
         children = ChildPool(routes=self.by_key, events=events, origin=settings.app)
-        runner = Runner(
-            store=watched, routes=self.by_key, blobs=blobs, clock=clock, settings=settings, events=events,
-            load_inputs=lambda job, _route: load(job, blobs), encode=encode_result, children=children,
-            subscribe=hub.subscribe,
-            new_scope=lambda run_sync: DependencyScope(app=self.scope, run_sync=run_sync),
-        )  # fmt: skip
+        runner = self.runner(watched, blobs, children, hub)
         pool = WorkerPool(
             store=watched, runner=runner, routes=self.by_key, clock=clock, settings=settings, events=events
         )
@@ -244,6 +239,15 @@ class _Build:
             )
         )  # fmt: skip
         return app
+
+    def runner(self, store: Store, blobs: BlobStore, children: ChildPool, hub: Hub) -> Runner:
+        """Return what runs a claimed job."""
+        return Runner(
+            store=store, routes=self.by_key, blobs=blobs, clock=self.clock, settings=self.settings,
+            events=self.events, load_inputs=lambda job, _route: load(job, blobs), encode=encode_result,
+            children=children, subscribe=hub.subscribe,
+            new_scope=lambda run_sync: DependencyScope(app=self.scope, run_sync=run_sync),
+        )  # fmt: skip
 
     def product_routes(self, core: Core, health: Health) -> list[Route]:
         """Return the routes that every service has."""

@@ -76,7 +76,7 @@ class _Child:
     def start(self) -> None:
         env = {**os.environ, "ROUTER_DRAIN_GRACE": os.environ.get("ROUTER_DRAIN_GRACE", _GRACE)}
         # its own group: Ctrl-C reaches it through ``stop``, once
-        self._process = subprocess.Popen(self._command, env=env, start_new_session=True)  # noqa: S603
+        self._process = subprocess.Popen(self._command, env=env, start_new_session=True)  # noqa: S603 - ourselves
 
     def stop(self) -> None:
         process, self._process = self._process, None

@@ -35,7 +35,7 @@ class DrainRate:
             wait = _SHORTEST if depth == 0 else 5.0
         else:
             wait = depth * watched / jobs
-        jittered = min(_LONGEST, max(_SHORTEST, wait)) * random.uniform(0.8, 1.2)  # noqa: S311
+        jittered = min(_LONGEST, max(_SHORTEST, wait)) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         return min(_LONGEST, max(_SHORTEST, jittered))
 
     def _faded(self, route: str, now: float) -> tuple[float, float, float]:

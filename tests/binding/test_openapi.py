@@ -52,7 +52,7 @@ def service() -> Router:
     def read(
         item_id: int,
         page: Annotated[int, Depends(page)],
-        q: Annotated[list[str], Query(description="Words")] = [],  # noqa: B006
+        q: Annotated[list[str], Query(description="Words")] = [],  # noqa: B006 - what authors write
     ) -> Item:
         """Read one.
 

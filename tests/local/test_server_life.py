@@ -23,6 +23,7 @@ from handlers.local.server import ServeOptions, check_exposure, make_config, run
 from router_core.errors import Misconfigured
 from router_core.settings import Settings
 from tests.local.tiny_app import TinyApp, served, talk
+from tests.served import free_port
 
 GET = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 ROOT = Path(__file__).parents[2]
@@ -59,14 +60,6 @@ app = App({("GET", "/echo"): echo, ("GET", "/slow"): slow, ("GET", "/child"): ch
           port=int(sys.argv[1]), drain_grace=30.0 if "hang" in sys.argv else 3.0)
 sys.exit(run_app(app))
 """
-
-
-def free_port() -> int:
-    """Return a port that nobody uses at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager
