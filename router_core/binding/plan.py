@@ -205,16 +205,18 @@ class Plan:
             # As many colons as fields were read: then nothing was given twice, and nothing else was there.
             # A text may hold a colon, too, and values may be objects: then a slower parser looks.
             lone = self.lone
+            countable = self._simple and len(body) < LARGE
+            if not countable:
+                loads(body, max_depth)  # before there are values: a large body should not be there twice
             if self._whole is None or lone is None:
                 values: dict[str, Any] = self._for_size(len(body)).validate_json(body)
-                if not self._simple or body.count(b":") != len(values):
+                if countable and body.count(b":") != len(values):
                     loads(body, max_depth)
                 return self._filled(values) if self._copied else values
             if len(body) >= LARGE or self._lone_key in body:
                 return None
             model = self._whole.validate_json(body)
-            fields = len(model.__pydantic_fields_set__) if self._simple else -1
-            if body.count(b":") != fields or not is_finite(body):
+            if countable and (body.count(b":") != len(model.__pydantic_fields_set__) or not is_finite(body)):
                 loads(body, max_depth)
             return {lone.name: model}
         except (ValidationError, RouterError):
