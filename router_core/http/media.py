@@ -14,6 +14,8 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic_core import PydanticCustomError, core_schema
 
+from router_core.http.percent import unquote_bytes
+
 __all__ = ["CONTENT_KEYS", "DEFAULT_CONTENT_TYPE", "NAME_KEYS", "Fetch", "File", "is_url", "safe_filename"]
 
 DEFAULT_CONTENT_TYPE: Final = "application/octet-stream"
@@ -25,6 +27,8 @@ _CONTENT_TYPE = re.compile(
     r"[\w!#$&^.+-]+/[\w!#$&^.+-]+(?:\s*;\s*[\w!#$&^.+-]+=(?:[\w!#$&^.+/-]+|\"[^\"\\\r\n]*\"))*", re.A
 )
 _MAX_FILENAME: Final = 255
+_MAX_HEAD: Final = 4096
+"""What stands before the comma of a data URI, and how much of a name is looked at."""
 _NO_FILE: Final = "not a file: the text is no URL, no data URI and no base64"
 _BASE64_PATTERN: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
@@ -86,11 +90,11 @@ class File:
     def from_data_uri(cls, uri: str, filename: str = "") -> File:
         """Decode ``data:image/png;base64,...`` (RFC 2397). Raises ValueError."""
         head, comma, payload = uri.partition(",")
-        if not comma or head[:5].lower() != "data:":
+        if not comma or head[:5].lower() != "data:" or len(head) > _MAX_HEAD:
             raise ValueError("not a data URI")
         media, *parameters = head[5:].split(";")
         is_base64 = bool(parameters) and parameters[-1].strip().lower() == "base64"
-        data = _decode_base64(payload) if is_base64 else unquote_to_bytes(payload)
+        data = _decode_base64(payload) if is_base64 else unquote_bytes(payload.encode())
         for parameter in parameters:
             key, _, value = parameter.partition("=")
             if key.strip().lower() in ("name", "filename") and not filename:
@@ -246,7 +250,7 @@ def safe_filename(name: str) -> str:
 
     Browsers and scripts send whole paths; nothing that is a path may survive, or ``save`` would follow it.
     """
-    name = name.replace("\\", "/").rsplit("/", 1)[-1]
+    name = name.replace("\\", "/").rsplit("/", 1)[-1][:_MAX_HEAD]
     name = "".join(ch for ch in name if ch.isprintable() and not 0xD800 <= ord(ch) <= 0xDFFF).strip()
     if name in ("", ".", ".."):
         return ""
@@ -285,9 +289,9 @@ def _decode_base64(text: str) -> bytes:
     compact = text.translate(_SPACES) if any(ch in text for ch in "\r\n\t ") else text
     if "-" in compact or "_" in compact:
         compact = compact.replace("-", "+").replace("_", "/")
-    if "%" in compact:
-        compact = unquote_to_bytes(compact).decode("ascii", "replace")
     try:
+        if "%" in compact:
+            compact = unquote_bytes(compact.encode()).decode("ascii", "replace")
         return base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
     except (binascii.Error, ValueError):
         raise ValueError(_NO_FILE) from None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 from router_core.errors import BadRequest, PayloadTooLarge
 from router_core.http.media import DEFAULT_CONTENT_TYPE, File
+from router_core.http.percent import unquote_bytes
 
 __all__ = ["FORM_TYPE", "MULTIPART_TYPE", "FormLimits", "parse_multipart", "parse_urlencoded"]
 
@@ -40,14 +40,15 @@ FormItem = tuple[str, "str | File"]
 
 def parse_urlencoded(body: bytes, limits: FormLimits = DEFAULT_LIMITS) -> list[tuple[str, str]]:
     """Return the pairs of a form, in order. Raises BadRequest, PayloadTooLarge."""
+    if body.count(b"&") >= limits.fields:
+        raise PayloadTooLarge(f"a form has at most {limits.fields} fields")
     try:
-        return parse_qsl(
-            body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=limits.fields
-        )
+        pairs = [field.replace(b"+", b" ").partition(b"=") for field in body.split(b"&") if field]
+        return [(unquote_bytes(name).decode(), unquote_bytes(value).decode()) for name, _, value in pairs]
     except UnicodeDecodeError:
         raise BadRequest("the form is not UTF-8", code="invalid_form") from None
-    except ValueError:
-        raise PayloadTooLarge(f"a form has at most {limits.fields} fields") from None
+    except ValueError as exc:
+        raise BadRequest(f"the form holds {exc}", code="invalid_form") from None
 
 
 def parse_multipart(body: bytes, content_type: str, limits: FormLimits = DEFAULT_LIMITS) -> list[FormItem]:

@@ -254,6 +254,13 @@ FORMS = [
     Bad("form: twice", 422, post("/form", "name=a&age=1&age=2", FORM), loc=("body", "age")),
     Bad("form: bad UTF-8 bytes", 400, post("/form", b"name=\xff&age=1", FORM), "invalid_form"),
     Bad("form: bad UTF-8 escapes", 400, post("/form", b"name=%ff&age=1", FORM), "invalid_form"),
+    Bad("form: bad escape", 400, post("/form", b"name=%zz&age=1", FORM), "invalid_form"),
+    Bad("form: cut escape", 400, post("/form", b"name=a&age=1%3", FORM), "invalid_form"),
+    Bad("form: a million escapes", 422, post("/form", b"name=" + b"%41" * 1_000_000 + b"&age=1", FORM)),
+    Bad(
+        "form: a million half escapes", 400, post("/form", b"name=" + b"%4" * 1_000_000, FORM), "invalid_form"
+    ),
+    Bad("form: a million names", 413, post("/form", b"a&" * 1_000_000, FORM), "payload_too_large"),
     Bad("form: 1,001 fields", 413, post("/form", "a=1&" * 1001 + "a=1", FORM), "payload_too_large"),
     Bad("form: UTF-16", 400, post("/form", "name=é&age=1".encode("utf-16"), FORM), "invalid_form"),
     Bad("form: JSON", 415, post("/form", {"name": "a", "age": 1}), headers=("accept-post",)),
