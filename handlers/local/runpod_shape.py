@@ -21,7 +21,6 @@ from handlers.local.runpod_words import (
     Envelope,
     brief,
     encode_status,
-    output_of,
     read_envelope,
     read_wait,
 )
@@ -52,6 +51,7 @@ _CANCEL_WAIT: Final = 2.0
 """Seconds: the official client gives a cancel three."""
 _MAX_CURSORS: Final = 10_000
 _PAGE: Final = 1000
+_LARGE: Final = 1024 * 1024
 _ENDED: Final = -1
 
 
@@ -214,7 +214,10 @@ class RunpodShape:
     async def _status(self, job: Job) -> Response:
         output = None
         if job.state is State.SUCCEEDED:
-            output = output_of(*await self._service.result(job))
+            result = await self._service.result(job)
+            # base64 of many megabytes would hold up every other caller
+            large = result.file is not None and result.file.size > _LARGE
+            output = await asyncio.to_thread(result.as_json) if large else result.as_json()
         return Response(200, _JSON, encode_status(job, output))
 
     async def _chunks(self, job_id: str, after: int) -> tuple[list[bytes], int]:

@@ -10,14 +10,13 @@ import pydantic_core
 
 from router_core.binding.strict_json import loads
 from router_core.errors import UnsupportedMedia, ValidationFailed
-from router_core.http.media import File
 from router_core.http.message import Request
 from router_core.jobs.job import Job, State
 from router_core.jobs.prefer import query_value
 from router_core.jobs.submission import SubmitOptions, read_options
 from router_core.jobs.wire import runpod_word
 
-__all__ = ["Envelope", "brief", "encode_status", "output_of", "read_envelope", "read_wait"]
+__all__ = ["Envelope", "brief", "encode_status", "read_envelope", "read_wait"]
 
 LOW_PRIORITY: Final = -10
 _WAIT_MS: Final = (1_000, 300_000)
@@ -134,13 +133,6 @@ def encode_status(job: Job, output: bytes | None = None) -> bytes:
         output = pydantic_core.to_json({"progress": job.progress, "message": job.message})
     text = pydantic_core.to_json(body)
     return text if output is None else b'%s,"output":%s}' % (text[:-1], output)
-
-
-def output_of(data: bytes, content_type: str) -> bytes:
-    """Return a result as JSON: what is no JSON becomes a file object with base64."""
-    if content_type.partition(";")[0].strip().lower() == "application/json":
-        return data
-    return pydantic_core.to_json(File.from_bytes(data, content_type=content_type).to_object())
 
 
 def _error(job: Job) -> str:

@@ -20,7 +20,15 @@ from router_core.http.sse import SSE_TYPE
 if TYPE_CHECKING:
     from router_core.routing.route import Route
 
-__all__ = ["HEARTBEAT_SECONDS", "encode_result", "is_stream", "json_response", "to_response"]
+__all__ = [
+    "HEARTBEAT_SECONDS",
+    "encode_result",
+    "file_of",
+    "file_response",
+    "is_stream",
+    "json_response",
+    "to_response",
+]
 
 HEARTBEAT_SECONDS: Final = 15.0
 _JSON: Final = (("content-type", "application/json"),)
@@ -60,7 +68,7 @@ def to_response(
         items = iterate_in_threads(value, run_sync) if isinstance(value, types.GeneratorType) else value
         return _stream(route, items, request, on_close, on_error, heartbeat)
     if isinstance(value, (File, bytes, bytearray, memoryview)):
-        return _file(route.status, value if isinstance(value, File) else File(value))
+        return file_response(route.status, value if isinstance(value, File) else File(value))
     if value is None and route.status in _NO_BODY:
         return Response(route.status)
     body = route.plan.result.encode(value)
@@ -78,15 +86,26 @@ def json_response(route: Route, value: Any) -> Response:
 
 def encode_result(route: Route, value: Any) -> bytes:
     """Return a result as JSON, for a job's record; a file becomes a base64 object. Raises InvalidResult."""
-    if isinstance(value, Response):
+    if isinstance(value, Response) and file_of(value) is None:
         return _response_json(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        value = File(value)
-    if isinstance(value, File):
+    file = file_of(value)
+    if file is not None:
         from router_core.binding.returns import encode_json
 
-        return encode_json(value)
+        return encode_json(file)
     return route.plan.result.encode(value)
+
+
+def file_of(value: Any) -> File | None:
+    """Return the file that a result is, if it is nothing else."""
+    if isinstance(value, Response):
+        content_type = value.header("content-type") or DEFAULT_CONTENT_TYPE
+        if not isinstance(value.body, bytes) or content_type.partition(";")[0].strip() == "application/json":
+            return None
+        return File(value.body, content_type=content_type)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return File(value)
+    return value if isinstance(value, File) else None
 
 
 def is_stream(value: Any) -> bool:
@@ -96,16 +115,11 @@ def is_stream(value: Any) -> bool:
 
 
 def _response_json(response: Response) -> bytes:
-    from router_core.binding.returns import encode_json
-
     if not isinstance(response.body, bytes):
         raise RouterError(
             "a job cannot return a Response that streams; yield the items instead", code="invalid_result"
         )
-    content_type = response.header("content-type") or DEFAULT_CONTENT_TYPE
-    if content_type.partition(";")[0].strip() == "application/json":
-        return response.body or b"null"
-    return encode_json(File(response.body, content_type=content_type))
+    return response.body or b"null"
 
 
 def _stream(
@@ -131,7 +145,8 @@ def _stream(
     return Response(200 if route.status in _NO_BODY else route.status, headers, body)
 
 
-def _file(status: int, file: File) -> Response:
+def file_response(status: int, file: File) -> Response:
+    """Return a file as the answer: its bytes, its type and its name."""
     content_type = file.content_type or DEFAULT_CONTENT_TYPE
     media = content_type.partition(";")[0].lower()
     # anything that a browser would run (HTML, SVG) is saved rather than shown: it may be a caller's upload

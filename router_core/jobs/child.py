@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from router_core.binding.depends import DependencyScope
 from router_core.binding.plan import compile_plan
-from router_core.binding.result import encode_result
+from router_core.binding.result import encode_result, file_of
 from router_core.errors import StoreError
 from router_core.jobs import frames
 from router_core.jobs.address import Address
@@ -36,8 +36,8 @@ from router_core.jobs.frames import Frame
 from router_core.jobs.job import Reason
 from router_core.jobs.journal import Journal
 from router_core.jobs.retry import Failure, failure_of
-from router_core.jobs.runner import decode_steps, slots_of
-from router_core.jobs.settle import MAX_RESULT
+from router_core.jobs.runner import decode_steps, file_done, slots_of
+from router_core.jobs.settle import MAX_INLINE_FILE, MAX_RESULT, Done
 from router_core.jobs.store import NewEvent
 from router_core.routing.route import JobOptions, Route
 from router_core.routing.router import Router, loading
@@ -209,13 +209,14 @@ class _Service:
         try:
             route = self._route(frame.data)
             options = route.job
-            result = await self._call(route, frame, journal)
-            if len(result) > MAX_RESULT:
-                raise _TooLarge(len(result))
+            done = await self._call(route, frame, journal)
+            if len(done.result) > MAX_RESULT:
+                raise _TooLarge(len(done.result))
         except BaseException as error:
             answer: tuple[str, Mapping[str, Any], Sequence[bytes]] = ("failed", _describe(error, options), ())
         else:
-            answer = ("result", {}, (result,))
+            about = {"content_type": done.content_type, "filename": done.filename}
+            answer = ("result", about, (done.result,))
         finally:
             self._context = None
         await self._settle(journal, answer)
@@ -232,7 +233,7 @@ class _Service:
         with suppress(Exception, asyncio.CancelledError):
             await self.drain()
 
-    async def _call(self, route: Route, frame: Frame, journal: Journal) -> bytes:
+    async def _call(self, route: Route, frame: Frame, journal: Journal) -> Done:
         data = frame.data
         context = self._context = JobContext(
             data["job_id"], data["attempt"], deadline=data["deadline"], progress=journal.progress,
@@ -243,13 +244,15 @@ class _Service:
         async with DependencyScope(app=self._app_scope, run_sync=self.run_in_main) as scope:
             value = await route.plan.call(values, injected, scope)
             if not route.plan.is_generator:
-                return encode_result(route, value)
+                file = file_of(value)
+                large = file is not None and file.size > MAX_INLINE_FILE
+                return file_done(file) if file is not None and large else Done(encode_result(route, value))
             chunks: list[bytes] = []
             async for item in value:
                 chunks.append(encode_result(route, item))
                 journal.emit(NewEvent("output", chunks[-1]))
                 await journal.room()
-            return b"[" + b",".join(chunks) + b"]"
+            return Done(b"[" + b",".join(chunks) + b"]")
 
     async def step(self, name: str, outcome: bytes) -> None:
         """Ask the worker to record a step and wait for its word."""

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pydantic_core
 
 from router_core.errors import BadRequest, Unavailable
-from router_core.http.media import File
 from router_core.http.message import Request, Response
 from router_core.jobs.job import Job, State
 from router_core.jobs.outcome import job_error, result_response
@@ -114,12 +113,11 @@ async def outcome_response(
         error = job_error(job, location(service, request, job.id))
         error.headers.update(headers or [])
         raise error
-    data, content_type = await service.result(job)
-    route = service.routes.get(job.route)
-    if len(data) > _LARGE:  # decoding base64 of that size would hold up every other caller
-        answer = await asyncio.to_thread(result_response, data, content_type, request, route, status=status)
+    result = await service.result(job)
+    if result.file is None and len(result.data) > _LARGE:  # a text of that size takes its time to decode
+        answer = await asyncio.to_thread(result_response, result, request, status=status)
     else:
-        answer = result_response(data, content_type, request, route, status=status)
+        answer = result_response(result, request, status=status)
     return answer.with_headers(*(headers or []))
 
 
@@ -153,11 +151,9 @@ async def _embedded(service: JobService, job: Job) -> object:
     ref = pydantic_core.from_json(job.result_ref)
     if ref.get("size", 0) > MAX_EMBEDDED:
         return None
-    data, content_type = await service.result(job)
-    if content_type == "application/json":
-        value: object = pydantic_core.from_json(data)
-        return value
-    return File.from_bytes(data, content_type=content_type).to_object()
+    result = await service.result(job)
+    value: object = pydantic_core.from_json(result.data) if result.file is None else result.file.to_object()
+    return value
 
 
 def shape_of(request: Request) -> str:

@@ -23,6 +23,7 @@ from router_core.jobs.job import Reason
 from router_core.jobs.journal import Journal
 from router_core.jobs.retry import Failure
 from router_core.jobs.runner import ChildFailed
+from router_core.jobs.settle import Done
 from router_core.jobs.store import NewEvent
 from router_core.routing.route import Route
 from router_core.telemetry.events import Events, Note
@@ -178,8 +179,8 @@ class ChildPool:
         """Process ids of the children that live."""
         return [child.pid for child in self._all if child.alive]
 
-    async def call(self, run: Run, inputs: Mapping[str, Any]) -> bytes:
-        """Run the function of ``run.route`` in a child; returns its result as JSON."""
+    async def call(self, run: Run, inputs: Mapping[str, Any]) -> Done:
+        """Run the function of ``run.route`` in a child; returns its result."""
         route = run.route
         if route is None:
             raise Misconfigured(f"no function of this service has the route {run.job.route!r}")
@@ -240,7 +241,7 @@ class ChildPool:
         self._farewells.add(farewell)
         farewell.add_done_callback(self._farewells.discard)
 
-    async def _converse(self, child: Child, run: Run, route: Route, inputs: Mapping[str, Any]) -> bytes:
+    async def _converse(self, child: Child, run: Run, route: Route, inputs: Mapping[str, Any]) -> Done:
         packed, blobs = frames.pack(inputs)
         job = run.job
         deadline = run.context.deadline if run.context is not None else None
@@ -255,7 +256,7 @@ class ChildPool:
         while True:
             frame = await child.receive()
             if frame.op == "result":
-                return frame.blobs[0]
+                return Done(frame.blobs[0], frame.data["content_type"], frame.data["filename"])
             if frame.op == "failed":
                 raise ChildFailed(_failure(frame.data))
             if run.journal is not None:

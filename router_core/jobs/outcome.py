@@ -10,18 +10,17 @@ from typing import Any, Final
 import pydantic_core
 
 from router_core import errors
-from router_core.binding.result import to_response
+from router_core.binding.result import file_response
 from router_core.errors import JobError, RouterError
 from router_core.http.media import File
 from router_core.http.message import Request, Response
 from router_core.http.negotiate import best_match
 from router_core.jobs.job import Job, Reason, State
-from router_core.routing.route import Route
+from router_core.jobs.result import JSON_TYPE, Result
 
 __all__ = ["job_error", "result_response"]
 
 _FILE_KEYS: Final = frozenset({"file_name", "content_type", "content"})
-_JSON: Final = "application/json"
 
 _STATUS_BY_NAME: Final[Mapping[str, int]] = {
     name: kind.status
@@ -86,23 +85,21 @@ def _status(job: Job, error: Mapping[str, Any]) -> tuple[int, str]:
     return status, str(error.get("code") or "job_failed")
 
 
-def result_response(
-    data: bytes, content_type: str, request: Request, route: Route | None, *, status: int = 200
-) -> Response:
+def result_response(result: Result, request: Request, *, status: int = 200) -> Response:
     """Return a result as the plain call would: JSON as it is, a file as its bytes, text to who wants text.
 
     How a file is shown (and that a page is saved rather than run) is decided where plain calls decide it.
-    Without its route, a result is JSON as it stands.
+    What lies in the blob store is answered as it lies there, which is what ``result_ref`` describes.
     """
-    file = _file(data) if content_type == _JSON else File.from_bytes(data, content_type=content_type)
-    if route is not None and file is not None:
-        answer = to_response(route, file, request)
-        return Response(status, answer.headers, answer.body)
+    data = result.data
+    file = result.file if result.file is not None or not result.inline else _file(data)
+    if file is not None:
+        return file_response(status, file)
     if data == b"null" and status in _NO_BODY:
         return Response(status)
     if data.startswith(b'"') and _wants_text(request):
         return Response.text(pydantic_core.from_json(data), status)
-    return Response(status, (("content-type", content_type), ("x-content-type-options", "nosniff")), data)
+    return Response(status, (("content-type", JSON_TYPE), ("x-content-type-options", "nosniff")), data)
 
 
 _NO_BODY: Final = (204, 205)
@@ -110,7 +107,7 @@ _NO_BODY: Final = (204, 205)
 
 def _wants_text(request: Request) -> bool:
     accept = request.headers.get("accept", "")
-    return "text/" in accept and best_match(accept, (_JSON, "text/plain")) == "text/plain"
+    return "text/" in accept and best_match(accept, (JSON_TYPE, "text/plain")) == "text/plain"
 
 
 def _file(data: bytes) -> File | None:

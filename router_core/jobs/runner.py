@@ -10,11 +10,11 @@ from typing import Any, Final, Protocol
 
 import pydantic_core
 
-from router_core.binding.result import is_stream
+from router_core.binding.result import file_of, is_stream
 from router_core.binding.stream import iterate_in_threads
 from router_core.clock import Clock
 from router_core.errors import Misconfigured
-from router_core.http.media import File
+from router_core.http.media import DEFAULT_CONTENT_TYPE, File
 from router_core.http.message import Request
 from router_core.jobs.blobs import BlobStore
 from router_core.jobs.context import JobCancelled, JobContext
@@ -23,7 +23,7 @@ from router_core.jobs.failpoints import failpoint
 from router_core.jobs.job import Job, Reason, State
 from router_core.jobs.journal import Journal
 from router_core.jobs.retry import Failure, failure_of
-from router_core.jobs.settle import MAX_INLINE, Done, Settlement, StoreSink
+from router_core.jobs.settle import MAX_INLINE, MAX_INLINE_FILE, Done, Settlement, StoreSink
 from router_core.jobs.store import JobStore, NewEvent
 from router_core.routing.route import Route
 from router_core.settings import Settings
@@ -47,8 +47,8 @@ class Children(Protocol):
     def check(self) -> None:
         """Raise Misconfigured for a function that cannot run so."""
 
-    async def call(self, run: Run, inputs: Mapping[str, Any]) -> bytes:
-        """Run the function of ``run.route`` in a child; returns its result as JSON.
+    async def call(self, run: Run, inputs: Mapping[str, Any]) -> Done:
+        """Run the function of ``run.route`` in a child; returns its result.
 
         Raises ChildFailed with the failure that the child (or its death) was.
         """
@@ -159,7 +159,7 @@ class Runner:
 
     async def _outcome(self, run: Run) -> Done | Failure:
         try:
-            done: Done | None = Done(await self._execute(run))
+            done: Done | None = await self._execute(run)
             error: BaseException | None = None
         except BaseException as raised:
             done, error = None, raised
@@ -209,7 +209,7 @@ class Runner:
         self._events.emit(Note("job_error", "error", failure.message, fields, failure.error))
         return failure
 
-    async def _execute(self, run: Run) -> bytes:
+    async def _execute(self, run: Run) -> Done:
         route, job = run.route, run.job
         if route is None:
             raise Misconfigured(f"no function of this service has the route {job.route!r}")
@@ -243,7 +243,7 @@ class Runner:
             run.context.mark_cancelled()
         return run.context
 
-    async def _call(self, run: Run, route: Route, inputs: Any, context: JobContext | None) -> bytes:
+    async def _call(self, run: Run, route: Route, inputs: Any, context: JobContext | None) -> Done:
         plan, job = route.plan, run.job
         values = plan.validate(inputs)
         injected = slots_of(plan.slots, context, route, job.owner, job.request_id) if context else {}
@@ -259,15 +259,18 @@ class Runner:
         async with self._new_scope(run_sync) as scope:
             return await self._finish(run, route, run_sync, await plan.call(values, injected, scope))
 
-    async def _finish(self, run: Run, route: Route, run_sync: RunSync, value: Any) -> bytes:
+    async def _finish(self, run: Run, route: Route, run_sync: RunSync, value: Any) -> Done:
         """Turn what the function returned into the result."""
         if is_stream(value):
             items = iterate_in_threads(value, run_sync) if isinstance(value, Generator) else value
-            return await self._collect(run, route, items)
-        if isinstance(value, (File, str, bytes, bytearray)) and _is_large(value):
-            encoded: bytes = await run_sync(self._encode, route, value)
-            return encoded
-        return self._encode(route, value)
+            return Done(await self._collect(run, route, items))
+        file = file_of(value)
+        if file is not None and file.size > MAX_INLINE_FILE:
+            done: Done = await run_sync(file_done, file)
+            return done
+        if isinstance(value, str) and len(value) > MAX_INLINE:  # would keep the loop from others for a while
+            return Done(await run_sync(self._encode, route, value))
+        return Done(self._encode(route, value))
 
     async def _collect(self, run: Run, route: Route, values: AsyncIterator[Any]) -> bytes:
         """Publish each value as an ``output`` event as it comes; the result is the list of them."""
@@ -348,9 +351,9 @@ async def _no_threads(func: Callable[..., Any], /, *args: Any) -> Any:
     raise RuntimeError("this call has no threads")
 
 
-def _is_large(value: File | str | bytes | bytearray) -> bool:
-    """Return whether encoding would keep the loop from others for a while."""
-    return (value.size if isinstance(value, File) else len(value)) > MAX_INLINE
+def file_done(file: File) -> Done:
+    """Return a large file as the result that it is; reads it."""
+    return Done(file.read(), file.content_type or DEFAULT_CONTENT_TYPE, file.filename)
 
 
 def decode_steps(raw: bytes) -> dict[str, bytes]:

@@ -25,6 +25,7 @@ from router_core.jobs.blobs import BlobStore
 from router_core.jobs.dispatch import Dispatcher
 from router_core.jobs.inputs import Dumped, blob_keys, copy_input, dump, fingerprint
 from router_core.jobs.job import MAX_CRASHES, TERMINAL, Job, State, Tombstone
+from router_core.jobs.result import Result
 from router_core.jobs.store import Added, EventPage, IdempotencyKey, JobQuery, Page, Store
 from router_core.jobs.submission import DEFAULT_OPTIONS, SubmitOptions, rank, scope_hash
 from router_core.jobs.watch import Hub
@@ -235,10 +236,10 @@ class JobService:
         """List jobs of the caller's, newest first."""
         return await self.store.find(replace(query, owner=principal.id))
 
-    async def result(self, job: Job) -> tuple[bytes, str]:
-        """Return the bytes of a result and their content type. Raises Gone when its blob is gone."""
+    async def result(self, job: Job) -> Result:
+        """Return the result of a job. Raises Gone when its blob is gone."""
         if not job.result_ref:
-            return job.result or b"null", "application/json"
+            return Result(job.result or b"null")
         ref = pydantic_core.from_json(job.result_ref)
         try:
             data = await self.blobs.get(ref["key"])
@@ -246,7 +247,7 @@ class JobService:
             raise Gone("the result of this job is not kept any more", code="result_gone") from None
         if len(data) != ref.get("size", len(data)):
             raise StoreError("the stored result of this job is cut short")
-        return data, str(ref.get("content_type") or "application/octet-stream")
+        return Result.stored(data, ref)
 
     async def events(self, job_id: str, after: int = 0, limit: int = 100) -> EventPage:
         """Return kept events of a job whose owner was checked with ``get``."""

@@ -23,12 +23,14 @@ from router_core.jobs.store import JobStore, Moved, NewEvent
 from router_core.routing.route import JobOptions
 from router_core.telemetry.events import Events, Note
 
-__all__ = ["MAX_INLINE", "MAX_RESULT", "Done", "Settlement", "StoreSink"]
+__all__ = ["MAX_INLINE", "MAX_INLINE_FILE", "MAX_RESULT", "Done", "Settlement", "StoreSink"]
 
 T = TypeVar("T")
 
 MAX_INLINE: Final = 256 * 1024
 """A larger result goes to the blob store."""
+MAX_INLINE_FILE: Final = 190 * 1024
+"""A larger file would be too large for the record in base64: its bytes go to the blob store as they are."""
 MAX_RESULT: Final = 100 * 1024 * 1024
 """A larger result fails its job."""
 PATIENCE: Final = 120.0
@@ -39,10 +41,13 @@ _LONGEST_PAUSE: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The function returned; its value is JSON."""
+    """The function returned."""
 
     result: bytes
+    """JSON, or the bytes of a file."""
     content_type: str = "application/json"
+    filename: str | None = None
+    """Set, if only to an empty name, when the result is a file: it goes to the blob store, however small."""
 
 
 class Settlement:
@@ -103,7 +108,7 @@ class Settlement:
         self, run: Run, outcome: Done, options: JobOptions
     ) -> tuple[bytes, bytes] | Failure:
         size = len(outcome.result)
-        if size <= MAX_INLINE:
+        if size <= MAX_INLINE and outcome.filename is None:
             return outcome.result, b""
         if size > MAX_RESULT:
             text = f"the result has {size} bytes; {MAX_RESULT} are allowed"
@@ -122,6 +127,8 @@ class Settlement:
         ref = {
             "key": blob.key, "sha256": blob.sha256, "size": blob.size, "content_type": outcome.content_type,
         }  # fmt: skip
+        if outcome.filename is not None:
+            ref["filename"] = outcome.filename
         return b"", pydantic_core.to_json(ref)
 
     async def patiently(self, run: Run, work: Callable[[], Awaitable[T]]) -> T:

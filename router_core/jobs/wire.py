@@ -184,6 +184,8 @@ def _public_ref(ref: bytes, href: str) -> bytes:
     shown = {"href": href} | {
         name: known[name] for name in ("size", "sha256", "content_type") if name in known
     }
+    if known.get("filename"):
+        shown["filename"] = known["filename"]
     return pydantic_core.to_json(shown)
 
 

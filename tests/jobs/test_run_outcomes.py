@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import math
 import sys
@@ -13,9 +15,11 @@ from typing import Any
 import pytest
 
 from router_core.errors import BadRequest, HTTPError, Misconfigured, RateLimited, StoreError, ValidationFailed
+from router_core.http.media import File
+from router_core.http.message import Response
 from router_core.jobs.context import JobContext, JobProgress
 from router_core.jobs.job import Reason, State
-from router_core.jobs.settle import MAX_INLINE
+from router_core.jobs.settle import MAX_INLINE, MAX_INLINE_FILE
 from tests.jobs.running import Bench, bench_of, route_of
 
 
@@ -70,6 +74,17 @@ def made(size: int = 0) -> str:
     return "x" * (size - 2)
 
 
+def picture(size: int = 0, kind: str = "file") -> Any:
+    """Return a file of so many bytes, in each of the ways in which a function may do that."""
+    data = bytes(size)
+    match kind:
+        case "bytes":
+            return data
+        case "response":
+            return Response(200, (("content-type", "image/png"),), data)
+    return File(data, filename="dot.png", content_type="application/json" if kind == "json" else "image/png")
+
+
 async def odd(kind: str = "") -> Any:
     """Return what is no JSON."""
     return {"object": object(), "nan": math.nan, "deep": {"inf": math.inf}, "loop": None}[kind]
@@ -88,7 +103,7 @@ def stream_sync(n: int = 3) -> Any:
 
 def bench(**options: Any) -> Bench:
     """Return a bench with all functions above, which try each error up to twice."""
-    functions = (echo, in_thread, fail, fail_sync, fail_stream, made, odd, stream, stream_sync)
+    functions = (echo, in_thread, fail, fail_sync, fail_stream, made, picture, odd, stream, stream_sync)
     return bench_of(*(route_of(function, **options) for function in functions))
 
 
@@ -247,6 +262,37 @@ async def test_large_results_go_to_the_blob_store(size: int, blobs: int) -> None
     assert record.result == b""
     assert ref["size"] == size
     assert len(b.blobs.kept[ref["key"]]) == size
+
+
+@pytest.mark.parametrize(
+    ("kind", "content_type", "name"),
+    [
+        ("file", "image/png", "dot.png"),
+        ("json", "application/json", "dot.png"),
+        ("bytes", "application/octet-stream", ""),
+        ("response", "image/png", ""),
+    ],
+)
+async def test_a_large_file_is_kept_as_its_bytes(kind: str, content_type: str, name: str) -> None:
+    """What the reference tells is true of the file itself, not of its base64 object."""
+    b = bench()
+    size = MAX_INLINE_FILE + 1
+    record = await b.run("/picture", size=size, kind=kind)
+    ref = json.loads(record.result_ref)
+    assert b.blobs.kept[ref.pop("key")] == bytes(size)
+    assert ref == {
+        "sha256": hashlib.sha256(bytes(size)).hexdigest(), "size": size, "content_type": content_type,
+        "filename": name,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["file", "bytes", "response"])
+async def test_a_small_file_stands_in_the_record(kind: str) -> None:
+    """The largest of them, in base64 and with all that belongs to it, is not too large for the record."""
+    b = bench()
+    record = await b.run("/picture", size=MAX_INLINE_FILE, kind=kind)
+    assert b.blobs.puts == 0
+    assert base64.b64decode(json.loads(record.result)["content"]) == bytes(MAX_INLINE_FILE)
 
 
 async def test_too_large_result_fails_without_retry(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,6 +205,19 @@ async def test_files_go_in_and_out() -> None:
         assert File.from_base64(result["content"]).read() == image.read()[::-1]
 
 
+async def test_a_large_file_comes_back_as_its_bytes() -> None:
+    """It goes through the pipe and to the blob store without base64."""
+    async with children("/photo") as (bench, _):
+        image = File.from_bytes(bytes(range(256)) * 2000, filename="a.bin", content_type="image/x-test")
+        dumped = await dump({"image": image, "label": "turned"}, bench.blobs)
+        changes = {"input": dumped.data, "input_ref": dumped.ref}
+        record = await bench.until(await bench.submit("/photo", changes))
+        ref = json.loads(record.result_ref)
+        assert bench.blobs.kept[ref["key"]] == image.read()[::-1]
+        about = (ref["size"], ref["content_type"], ref["filename"])
+        assert about == (image.size, "application/x-test", "turned.bin")
+
+
 async def test_progress_events_and_steps_travel() -> None:
     """Progress is coalesced, events arrive in order, and a step is recorded and runs once."""
     async with children("/talk") as (bench, _):
