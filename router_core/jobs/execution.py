@@ -5,8 +5,10 @@ kind      asked to stop                  does not stop within the grace time
 ========= ============================== ==========================================================
 async     its task is cancelled          the record ends without it; its slot stays taken until it returns
 thread    ``context.cancelled`` is set   the same: Python cannot end a thread from outside
-process   both, inside the child         the child's process group is killed
+process   both, inside the child         the child's process group is killed; at once if it is deaf
 ========= ============================== ==========================================================
+
+Deaf is a sync function that takes no ``JobContext``: nothing that it could look at tells it to stop.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ class Run:
     """
 
     __slots__ = (
-        "_forced", "_freed", "_grace", "_in_thread", "_left_behind", "_lock", "_on_free", "_threads",
+        "_deaf", "_forced", "_freed", "_grace", "_in_thread", "_left_behind", "_lock", "_on_free", "_threads",
         "_timer", "abandon", "child", "context", "job", "journal", "lease_ends", "loop", "phase", "route",
         "settled", "stopped", "task",
     )  # fmt: skip
@@ -108,6 +110,7 @@ class Run:
         self.abandon: Callable[[], None] | None = None
         """Called on the loop when the grace time is over and the function still runs."""
         self._grace = grace
+        self._deaf = route is not None and _is_deaf(route)
         self._on_free = on_free
         self._freed = False
         self._threads = 0
@@ -154,7 +157,9 @@ class Run:
             return
         if self.phase is Phase.SETTLING:
             return  # the terminal move decides who was first
-        if self.child is not None:
+        if self.child is not None and self._deaf and self.stopped is not Stop.RELEASE:
+            self.child.kill()  # it cannot hear, and its result would not be published
+        elif self.child is not None:
             self.child.interrupt()
         elif not self._in_thread:
             self._cancel_task()
@@ -225,6 +230,11 @@ class Run:
     def occupied(self) -> bool:
         """Whether a thread still runs for it."""
         return self._threads > 0
+
+
+def _is_deaf(route: Route) -> bool:
+    plan = route.plan
+    return not plan.is_async and not plan.is_generator and "job" not in plan.slots
 
 
 class Threads:

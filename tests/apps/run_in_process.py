@@ -56,6 +56,13 @@ def spin(path: str = "") -> None:
         pass
 
 
+@router.route("/heedless", isolation="process")
+def heedless(job: JobContext) -> None:
+    """Ignore for ever what could be heard."""
+    while job.attempt:
+        pass
+
+
 @router.route("/stubborn", isolation="process")
 def stubborn() -> None:
     """Ignore SIGTERM too."""
