@@ -13,10 +13,14 @@ __all__ = ["add_service_options", "base_url", "connected"]
 
 
 def add_service_options(parser: argparse.ArgumentParser) -> None:
-    """Declare --url and --api-key."""
+    """Declare --url, --api-key and --cacert."""
     group = parser.add_argument_group("the service")
     group.add_argument("--url", help="address (default: ROUTER_URL, else http://127.0.0.1:$PORT or :8000)")
     group.add_argument("--api-key", metavar="KEY", help="default: ROUTER_API_KEY")
+    group.add_argument(
+        "--cacert", metavar="FILE",
+        help="certificates (PEM) to trust (default: SSL_CERT_FILE, else the public ones)",
+    )  # fmt: skip
 
 
 def base_url(args: argparse.Namespace) -> str:
@@ -33,5 +37,6 @@ def connected(args: argparse.Namespace, url: str = "") -> Client:
     # somebody sits in front of the screen: give up sooner than a program would
     retry = Retry(attempts=4, total=20.0)
     return connect(
-        url or base_url(args), api_key=args.api_key or os.environ.get("ROUTER_API_KEY"), retry=retry
-    )
+        url or base_url(args), api_key=args.api_key or os.environ.get("ROUTER_API_KEY"), retry=retry,
+        verify=args.cacert or True,
+    )  # fmt: skip

@@ -21,6 +21,7 @@ from router_core.client.errors import (
     JobCancelled,
     JobExpired,
     JobFailed,
+    TlsFailed,
 )
 from router_core.client.job import AsyncJob
 from router_core.client.retry import NO_RETRY, Retry
@@ -45,5 +46,6 @@ __all__ = [
     "JobFailed",
     "JobPage",
     "Retry",
+    "TlsFailed",
     "connect",
 ]

@@ -132,6 +132,9 @@ class AsyncClient:
         """Close connections; jobs go on."""
         await self._dialect.aclose()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._dialect.address}>"
+
     async def __aenter__(self) -> Self:
         return self
 

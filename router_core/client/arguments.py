@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 import pydantic_core
@@ -30,14 +31,15 @@ class Encoded:
 def encode(operation: Operation, values: Mapping[str, Any]) -> Encoded:
     """Put each argument where its route expects it; raises TypeError for one that cannot be sent."""
     bodiless = operation.method in ("GET", "HEAD", "DELETE")
-    path = operation.path
+    slots = {slot[1]: slot[2] for slot in _SLOT.finditer(operation.path)}
+    filled: dict[str, str] = {}
     query: list[tuple[str, str]] = []
     headers: list[tuple[str, str]] = []
     fields: dict[str, Any] = {}
     for name, value in values.items():
         place = operation.places.get(name, "query" if bodiless else "body")
-        if f"{{{name}}}" in path or f"{{{name}:path}}" in path:
-            path = _filled(path, name, value)
+        if name in slots:
+            filled[name] = _in_path(operation, name, value, slashes=slots[name] == ":path")
         elif place == "query" and value is not None:
             several = value if isinstance(value, (list, tuple, set)) else (value,)
             query += [(name, _text(item)) for item in several]
@@ -47,14 +49,15 @@ def encode(operation: Operation, values: Mapping[str, Any]) -> Encoded:
             headers.append(("cookie", f"{name}={quote(_text(value), safe='')}"))
         elif place == "body":
             fields[name] = value
+    path = _path(operation, filled)
     if bodiless and not fields:
-        return Encoded(quote(path, safe="/%:@"), tuple(query), tuple(headers))
+        return Encoded(path, tuple(query), tuple(headers))
     content_type, body = _body(operation, fields)
     pairs = [*headers, ("content-type", content_type)]
     size = len(body) if isinstance(body, bytes) else body.size
     if size is not None:
         pairs.append(("content-length", str(size)))
-    return Encoded(quote(path, safe="/%:@"), tuple(query), tuple(pairs), body)
+    return Encoded(path, tuple(query), tuple(pairs), body)
 
 
 def jsonable(value: Any) -> Any:
@@ -111,10 +114,26 @@ def _text(value: Any) -> str:
     return encoded[1:-1] if encoded[:1] == '"' else encoded
 
 
-def _filled(path: str, name: str, value: Any) -> str:
-    text = _text(value)
-    whole = quote(text, safe="/")
-    return path.replace(f"{{{name}:path}}", whole).replace(f"{{{name}}}", quote(text, safe=""))
+_DOTS: Final = frozenset({".", ".."})
+"""Steps within a path rather than values: another route would be called."""
+_SLOT: Final = re.compile(r"\{([^{}:]+)(:[a-z]+)?\}")
+
+
+def _path(operation: Operation, values: Mapping[str, str]) -> str:
+    """Put the values into the path, all at once: a value may look like a place for another one."""
+    missing = [slot[1] for slot in _SLOT.finditer(operation.path) if slot[1] not in values]
+    if missing:
+        raise TypeError(f"{operation.name}() needs a value for {missing[0]!r}, which is a part of its path")
+    return quote(_SLOT.sub(lambda slot: values[slot[1]], operation.path), safe="/%:@")
+
+
+def _in_path(operation: Operation, name: str, value: Any, *, slashes: bool) -> str:
+    text = "" if value is None else _text(value)
+    if not text:
+        raise TypeError(f"{operation.name}(): {name!r} is a part of its path, so it cannot be empty")
+    if not _DOTS.isdisjoint(text.split("/")):
+        raise TypeError(f"{operation.name}(): {name!r} is a part of its path, so it cannot be {text!r}")
+    return quote(text, safe="/" if slashes else "")
 
 
 def _one_line(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
+import os
 from collections.abc import Mapping
 from typing import Literal, overload
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from router_core.client.exchange import Exchange
 from router_core.client.native import NativeDialect
 from router_core.client.retry import Retry
 from router_core.client.sync import Client
+from router_core.client.tls import Verify, trust
 from router_core.client.transport import Transport
 from router_core.errors import Misconfigured
 
@@ -26,23 +27,25 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 def connect(
     url: str, *, api_key: str | None = ..., protocol: Protocol = ..., asynchronous: Literal[False] = ...,
     headers: Mapping[str, str] | None = ..., retry: Retry | None = ..., transport: Transport | None = ...,
-    verify: ssl.SSLContext | bool = ...,
+    verify: Verify = ...,
 ) -> Client: ...  # fmt: skip
 @overload
 def connect(
     url: str, *, api_key: str | None = ..., protocol: Protocol = ..., asynchronous: Literal[True],
     headers: Mapping[str, str] | None = ..., retry: Retry | None = ..., transport: Transport | None = ...,
-    verify: ssl.SSLContext | bool = ...,
+    verify: Verify = ...,
 ) -> AsyncClient: ...  # fmt: skip
 def connect(
     url: str, *, api_key: str | None = None, protocol: Protocol = "", asynchronous: bool = False,
     headers: Mapping[str, str] | None = None, retry: Retry | None = None, transport: Transport | None = None,
-    verify: ssl.SSLContext | bool = True,
+    verify: Verify = True,
 ) -> Client | AsyncClient:  # fmt: skip
     """Return a client of the service at ``url``; nothing is sent before the first call.
 
     ``protocol`` is found out from the address: ``runpod`` for ``https://api.runpod.ai/v2/<endpoint>``, else
-    ``native``. ``asynchronous=True`` gives the client for asynchronous programs.
+    ``native``. ``verify`` may be a file or folder of certificates to trust; by default they are those of
+    SSL_CERT_FILE and SSL_CERT_DIR, else the public ones. ``asynchronous=True`` gives the client for
+    asynchronous programs.
     """
     client = open_client(
         url, api_key=api_key, protocol=protocol, headers=headers, retry=retry, transport=transport,
@@ -54,7 +57,7 @@ def connect(
 def open_client(
     url: str, *, api_key: str | None = None, protocol: Protocol = "",
     headers: Mapping[str, str] | None = None, retry: Retry | None = None, transport: Transport | None = None,
-    verify: ssl.SSLContext | bool = True,
+    verify: Verify = True,
 ) -> AsyncClient:  # fmt: skip
     """Return an asynchronous client."""
     address = urlsplit(url if "://" in url else f"http://{url}")
@@ -64,7 +67,9 @@ def open_client(
         # httpx is large: only a client that needs it pays for it
         from router_core.client.httpx_transport import HttpxTransport
 
-        transport = HttpxTransport(verify=verify, proxies=address.hostname not in _LOOPBACK)
+        transport = HttpxTransport(
+            verify=trust(verify, os.environ), proxies=address.hostname not in _LOOPBACK
+        )
     pairs = [("user-agent", "router-core"), *(headers or {}).items()]
     if api_key:
         pairs.append(("authorization", f"Bearer {api_key}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -56,14 +56,26 @@ class Invocation:
 
 @dataclass(frozen=True, slots=True)
 class JobPage:
-    """One page of a listing; an empty cursor ends it."""
+    """One page of a listing, to be iterated over; an empty cursor ends it."""
 
     jobs: Sequence[JobView]
     cursor: str = ""
 
+    def __iter__(self) -> Iterator[JobView]:
+        """Return the jobs, newest first."""
+        return iter(self.jobs)
+
+    def __len__(self) -> int:
+        """Return how many are on this page."""
+        return len(self.jobs)
+
 
 class Dialect(Protocol):
     """How one kind of service is spoken to."""
+
+    @property
+    def address(self) -> str:
+        """Where the service is, without credentials."""
 
     async def schema(self) -> Schema:
         """Return what the service tells about its routes (asked for once)."""

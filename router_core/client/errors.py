@@ -5,6 +5,7 @@ same names:
 
     UpstreamError
     ├── CannotConnect       nobody answers at that address; nothing was sent
+    │   └── TlsFailed       somebody does, and cannot be trusted or spoken to securely
     ├── ConnectionCut       the connection broke after sending: the service may have acted
     ├── Silent              nothing came for too long (also an UpstreamTimeout and a TimeoutError)
     └── BadAnswer           the answer makes no sense: probably another program answers there
@@ -41,6 +42,7 @@ __all__ = [
     "JobExpired",
     "JobFailed",
     "Silent",
+    "TlsFailed",
     "error_from",
     "retry_after",
 ]
@@ -53,6 +55,12 @@ class CannotConnect(UpstreamError, ConnectionError):
     """Nobody answers at that address; nothing was sent."""
 
     code = "cannot_connect"
+
+
+class TlsFailed(CannotConnect):
+    """Somebody answers there who cannot be trusted, or not be spoken to securely; nothing was sent."""
+
+    code = "tls_failed"
 
 
 class ConnectionCut(UpstreamError, ConnectionError):

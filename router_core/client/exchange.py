@@ -57,6 +57,13 @@ class Exchange:
         self._transport = transport
         self._headers = tuple(headers)
 
+    @property
+    def address(self) -> str:
+        """Return the base without a user and password."""
+        scheme, separator, rest = self.base.partition("://")
+        host, slash, path = rest.partition("/")
+        return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
     def call(
         self, method: str, path: str, *, query: Iterable[tuple[str, str]] = (),
         headers: Iterable[tuple[str, str]] = (), body: bytes | Payload = b"", silence: float = 30.0,
@@ -96,7 +103,7 @@ class Exchange:
             return reply
         if reply.status < 400:
             await reply.aclose()
-            raise BadAnswer(f"{self.base} answers that it has moved to {_moved(reply)}: connect to that")
+            raise BadAnswer(f"{self.address} answers that it has moved to {_moved(reply)}: connect to that")
         raise error_from(reply.status, reply.headers, await read_some(reply, _MAX_PROBLEM))
 
     async def _repeated(self, once: Callable[[], Coroutine[Any, Any, T]], *, repeatable: bool) -> T:

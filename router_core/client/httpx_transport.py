@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
-from router_core.client.errors import CannotConnect, ConnectionCut, Silent
+from router_core.client.errors import CannotConnect, ConnectionCut, Silent, TlsFailed
+from router_core.client.tls import explain
 from router_core.client.transport import Call, Reply
 from router_core.errors import Misconfigured, RouterError
 from router_core.http.message import Headers
@@ -48,7 +49,7 @@ class HttpxTransport:
             )
             response = await self._client.send(request, stream=True, follow_redirects=call.method == "GET")
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise _translated(error, call.url) from error
+            raise _translated(error, call.url) from None
         return _HttpxReply(response, call.url)
 
     async def aclose(self) -> None:
@@ -68,15 +69,21 @@ class _HttpxReply:
             async for chunk in self._response.aiter_bytes():
                 yield chunk
         except (httpx.HTTPError, httpx.StreamError) as error:
-            raise _translated(error, self._url) from error
+            raise _translated(error, self._url) from None
 
     async def aclose(self) -> None:
         await self._response.aclose()
 
 
 def _translated(error: Exception, url: str) -> RouterError:
-    """Say what the vendor's error means to a caller: was something sent or not?"""
+    """Say what the vendor's error means to a caller: was something sent or not?
+
+    It is raised without its cause, whose only news, the innermost reason, is in the text.
+    """
     where = _origin(url)
+    refused = next((reason for reason in _reasons(error) if isinstance(reason, ssl.SSLError)), None)
+    if refused is not None and isinstance(error, httpx.ConnectError):
+        return TlsFailed(f"cannot connect to {where}: {explain(refused)}")
     for kinds, build in _MEANING:
         if isinstance(error, kinds):
             return build(where, _words(error))
@@ -89,14 +96,22 @@ def _origin(url: str) -> str:
     return f"{scheme}{separator}{rest.split('/', 1)[0].rpartition('@')[2]}"
 
 
-def _words(error: BaseException) -> str:
-    """Return the innermost reason: "All connection attempts failed" tells less than "Connection refused"."""
+def _reasons(error: BaseException) -> Iterator[BaseException]:
+    """Return the error and what it came from."""
     reason: BaseException | None = error
     while reason is not None:
+        yield reason
+        reason = reason.__cause__ or reason.__context__
+
+
+def _words(error: BaseException) -> str:
+    """Return the innermost reason: "All connection attempts failed" tells less than "Connection refused"."""
+    for reason in _reasons(error):
+        if isinstance(reason, ssl.SSLError):
+            return explain(reason)  # its number is one of OpenSSL's
         if isinstance(reason, OSError) and reason.errno and reason.strerror:
             # of name lookups the number is negative and its text is only in the error itself
             return (os.strerror(reason.errno) if reason.errno > 0 else reason.strerror).lower()
-        reason = reason.__cause__ or reason.__context__
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

@@ -37,6 +37,11 @@ class NativeDialect:
         self._schema: Schema | None = None
         self._asking = asyncio.Lock()
 
+    @property
+    def address(self) -> str:
+        """Where the service is, without credentials."""
+        return self._exchange.address
+
     async def schema(self) -> Schema:
         """Fetch ``/openapi.json`` once; a service that hides it is called by name all the same."""
         async with self._asking:

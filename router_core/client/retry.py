@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from router_core.client.errors import BadAnswer, CannotConnect, ConnectionCut
+from router_core.client.errors import BadAnswer, CannotConnect, ConnectionCut, TlsFailed
 from router_core.errors import Conflict, RateLimited, RouterError, Unavailable
 
 __all__ = ["NO_RETRY", "Retry"]
@@ -44,6 +44,8 @@ class Retry:
 
     def may(self, error: RouterError, *, repeatable: bool) -> bool:
         """Return whether the same call may be sent again after this error."""
+        if isinstance(error, TlsFailed):
+            return False  # the certificate will be the same
         if isinstance(error, CannotConnect) or error.status in _REFUSED:
             return True
         if isinstance(error, Conflict):

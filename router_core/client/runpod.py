@@ -40,6 +40,11 @@ class RunpodDialect:
         self._schema: Schema | None = None
         self._asking = asyncio.Lock()
 
+    @property
+    def address(self) -> str:
+        """Where the service is, without credentials."""
+        return self._exchange.address
+
     async def schema(self) -> Schema:
         """Ask a worker for its OpenAPI document, once; a worker that has none is called by name."""
         async with self._asking:

@@ -13,6 +13,7 @@ __all__ = ["Operation", "Schema"]
 _METHODS: Final = ("post", "get", "put", "patch", "delete")
 """In the order of preference where a path has several: what a function call most likely means first."""
 _MAX_DEPTH: Final = 8
+_CONVERTER: Final = re.compile(r":[a-z]+\}")
 _PRODUCT_TAGS: Final = ("jobs", "system")
 """Mark the routes that every service has: nobody who misspells a path means one of them."""
 
@@ -40,7 +41,8 @@ class Operation:
     @property
     def name(self) -> str:
         """How the call is written in Python, for messages."""
-        return self.path.strip("/").replace("/", ".").replace("-", "_") or "root"
+        words = [word for word in self.path.split("/") if word and "{" not in word]
+        return ".".join(words).replace("-", "_") or "root"
 
     def named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Give positional arguments their names; raises TypeError as a Python function would."""
@@ -95,6 +97,10 @@ class Schema:
         """Return the described path that serves this one (``/items/{id}`` for ``/items/7``), or itself."""
         if path in self._paths:
             return path
+        if "{" in path:
+            # a place is no value for another place; ``{name:path}`` is how the service's own source has it
+            plain = _CONVERTER.sub("}", path)
+            return plain if plain in self._paths else path
         templates = (known for known in self._paths if "{" in known)
         return next((known for known in templates if _pattern(known).fullmatch(path)), path)
 
@@ -107,8 +113,9 @@ class Schema:
 
     def near(self, path: str) -> str:
         """Return a hint for a path that does not exist."""
-        own = {known: item for known, item in self._paths.items() if not _is_product(item)}
-        return _near(path, own or self._paths)
+        own = {known: item for known, item in self._paths.items() if not _is_product(item)} or self._paths
+        longer = [known for known in own if known.startswith(f"{path.rstrip('/')}/{{")]
+        return f"; did you mean {longer[0]!r}?" if longer else _near(path, own)
 
     def _read(self, path: str, method: str, operation: Mapping[str, Any]) -> Operation:
         places: dict[str, str] = {}
@@ -171,6 +178,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 def _filled_in(operation: Operation, path: str) -> Operation:
     """The path parameters are written into the path already, so they are no arguments any more."""
+    if "{" in path:
+        return replace(operation, path=path)
     places = {name: place for name, place in operation.places.items() if place != "path"}
     order = tuple(name for name in operation.order if name in places)
     return replace(operation, path=path, places=places, order=order)

@@ -6,16 +6,20 @@ import asyncio
 import base64
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from router_core.client import CannotConnect, Client, File, Job, connect
+from router_core import Router
+from router_core.client import CannotConnect, Client, File, Job, JobPage, connect
 from router_core.client.files import as_upload
 from router_core.client.multipart import Multipart, Part
 from router_core.client.schema import Schema
 from router_core.errors import Gone, KeyReused, Misconfigured, NotFound, QueueFull, ValidationFailed
+from router_core.jobs.wire import parse_job
+from router_core.testing.client import TestClient
 from tests.client.conftest import QUICK
 from tests.client.fake_service import FakeService, Reply, problem
 from tests.served import free_port
@@ -290,6 +294,9 @@ def test_nobody_there_is_told_with_the_address() -> None:
             service.predict(a=1)
         assert isinstance(caught.value, ConnectionError)
         assert "secret" not in str(caught.value)
+        # one traceback, not those of three libraries
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "localhost:8000/x y\n"])
@@ -338,3 +345,68 @@ async def test_the_asynchronous_client_is_the_same_code(fake: FakeService) -> No
         fake.answers["POST /tokens"] = Reply(200, b"1\n2\n", {"content-type": "application/x-ndjson"})
         assert [value async for value in await service.tokens()] == [1, 2]
         assert json.loads(fake.requests("POST /predict")[0].body) == {"a": "x", "b": 1}
+
+
+@pytest.fixture
+def shop() -> Iterator[Client]:
+    """A service with values in its paths."""
+    router = Router()
+
+    @router.post("/buy/{item}")
+    def buy(item: str, count: int = 1) -> str:
+        return f"{count} {item}"
+
+    @router.get("/look/{shelf}/{item}")
+    def look(shelf: str, item: str, close: bool = False) -> str:
+        return f"{shelf} {item} {close}"
+
+    @router.get("/files/{rest:path}")
+    def files(rest: str) -> str:
+        return rest
+
+    with TestClient(router) as app:
+        yield app.connect()
+
+
+def test_values_of_a_path_are_arguments_like_others(shop: Client) -> None:
+    """By position, by name, or written into the path; whatever they contain."""
+    buy = shop.endpoint("/buy/{item}")
+    assert [buy("x"), buy("a b?%é", 3), buy(item="{count}", count=2)] == ["1 x", "3 a b?%é", "2 {count}"]
+    assert shop.endpoint("/buy/x")(2) == "2 x"
+    look = shop.endpoint("/look/{shelf}/{item}")
+    assert [look("a", "b"), look(item="b", shelf="a", close=True)] == ["a b False", "a b True"]
+    assert shop.endpoint("/look/a/b")(close=True) == "a b True"
+    # as the source of the service has it: this one may hold slashes
+    assert shop.endpoint("/files/{rest:path}")("a/b c") == "a/b c"
+
+
+@pytest.mark.parametrize("value", ["", None, ".", "..", "a/../b"])
+def test_a_value_that_would_be_another_path_is_refused(shop: Client, value: str | None) -> None:
+    """Rather than calling another route."""
+    with pytest.raises(TypeError, match=r"buy\(\): 'item' is a part of its path, so it cannot be"):
+        shop.endpoint("/buy/{item}")(value)
+
+
+def test_a_missing_value_of_a_path_is_told(shop: Client) -> None:
+    """By its name, and a place of another name is another path."""
+    with pytest.raises(TypeError, match=r"buy\(\) needs a value for 'item'"):
+        shop.endpoint("/buy/{item}")(count=2)
+    for path in ("/buy", "/buy/{thing}"):
+        with pytest.raises(NotFound, match=r"did you mean '/buy/\{item\}'"):
+            shop.endpoint(path)("x")
+
+
+def test_a_client_shows_what_it_calls_and_no_secret() -> None:
+    """Synchronous, asynchronous, and its endpoints."""
+    client = connect("http://ann:secret@127.0.0.1:9/api/", api_key="secret")
+    assert repr(client) == "<Client http://127.0.0.1:9/api>"
+    assert repr(client.predict) == "<Endpoint /predict>"
+    assert repr(connect("127.0.0.1:9", asynchronous=True)) == "<AsyncClient http://127.0.0.1:9>"
+
+
+def test_a_page_of_jobs_is_a_collection(fake: FakeService, client: Client) -> None:
+    """One goes through it, and counts it."""
+    page = JobPage([parse_job(json.dumps(fake.job()).encode())], "more")
+    assert [view.status for view in page] == ["queued"]
+    assert len(page) == 1
+    assert not JobPage([])
