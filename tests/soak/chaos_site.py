@@ -35,6 +35,7 @@ class Site:
         """Number -> job id, as the first 202 said."""
         self.contradictions: list[str] = []
         self.kills = self.freezes = 0
+        self.ran_again = self.declared_lost = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     # --- the process
