@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import pydantic_core
+
 from router_core.binding.inputs import Inputs, Intake, Loc, Problems, is_link, note_link, to_files
 from router_core.binding.shapes import Shape
 from router_core.binding.signature import Param
@@ -167,6 +169,7 @@ def _body(plan: Plan, request: Request, intake: Intake, inputs: Inputs, problems
         _check_charset(content_type)
         _json(plan, loads(request.body, intake.max_json_depth), inputs, problems)
     elif media == FORM_TYPE:
+        _refuse_json(plan, request.body)
         _form(plan, parse_urlencoded(request.body, intake.form), inputs, problems)
     elif media == MULTIPART_TYPE:
         _form(plan, parse_multipart(request.body, content_type, intake.form), inputs, problems)
@@ -175,13 +178,32 @@ def _body(plan: Plan, request: Request, intake: Intake, inputs: Inputs, problems
         _put(inputs, plan.file_param, [file] if plan.file_param.multiple else file,
              ("body", plan.file_param.alias), problems)  # fmt: skip
     else:
-        readable = (
-            [FORM_TYPE, MULTIPART_TYPE] if plan.form_only else ["application/json", FORM_TYPE, MULTIPART_TYPE]
-        )
+        readable = _readable(plan)
         raise UnsupportedMedia(
             f"the Content-Type is {media[:100] or 'missing'}; send one of {', '.join(readable)}",
             headers={"Accept-Post": ", ".join(readable)},
         )
+
+
+def _refuse_json(plan: Plan, body: bytes) -> None:
+    """Refuse JSON that is called a form, as ``curl -d`` does: read as one it would have no field of ours, and
+    the function would run with its defaults."""
+    if body.lstrip()[:1] not in (b"{", b"["):
+        return
+    try:
+        pydantic_core.from_json(body)
+    except ValueError:
+        return
+    wanted = "the fields of a form" if plan.form_only else "Content-Type: application/json"
+    raise UnsupportedMedia(
+        f"the body is JSON and its Content-Type is {FORM_TYPE}; send {wanted}",
+        headers={"Accept-Post": ", ".join(_readable(plan))},
+    )
+
+
+def _readable(plan: Plan) -> list[str]:
+    forms = [FORM_TYPE, MULTIPART_TYPE]
+    return forms if plan.form_only else ["application/json", *forms]
 
 
 def _check_charset(content_type: str) -> None:

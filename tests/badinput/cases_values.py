@@ -264,7 +264,7 @@ FORMS = [
     Bad("form: 1,001 fields", 413, post("/form", "a=1&" * 1001 + "a=1", FORM), "payload_too_large"),
     Bad("form: UTF-16", 400, post("/form", "name=é&age=1".encode("utf-16"), FORM), "invalid_form"),
     Bad("form: JSON", 415, post("/form", {"name": "a", "age": 1}), headers=("accept-post",)),
-    Bad("form: JSON said to be a form", 422, post("/form", '{"name": "a"}', FORM)),
+    Bad("form: JSON said to be a form", 415, post("/form", '{"name": "a"}', FORM), "unsupported_media_type"),
     Bad("form: broken JSON in a list field", 422, post("/numbers", "values=[1,", FORM)),
 ]
 TYPES = [

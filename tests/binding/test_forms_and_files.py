@@ -214,6 +214,32 @@ async def test_a_form_is_a_model_when_the_model_is_alone() -> None:
     assert caught.value.errors[0]["type"] == "duplicate"
 
 
+@pytest.mark.parametrize("body", [b'{"to": 3}', b' \n{"to":3}', b"[1, 2]", b"{}"])
+async def test_json_that_is_called_a_form_is_refused(body: bytes) -> None:
+    """``curl -d '{...}'`` names no type and means JSON: its values must not be dropped without a word."""
+
+    def count(to: int = 5) -> None:
+        """Take one number."""
+
+    def fill(to: Annotated[int, Form()] = 5) -> None:
+        """The same, of forms only."""
+
+    for func, advice in ((count, "Content-Type: application/json"), (fill, "fields of a form")):
+        with pytest.raises(UnsupportedMedia, match=advice) as caught:
+            await bound(router_with("/c", func), request_for("POST", "/c", body, FORM))
+        assert FORM in caught.value.headers["Accept-Post"]
+
+
+@pytest.mark.parametrize("body", [b"{to=3&to2", b"[to]=3", b"to={}", b'{"to":3}=&to=3'])
+async def test_a_form_may_look_like_json(body: bytes) -> None:
+    """Only what can be read as JSON as a whole is taken for it."""
+
+    def count(to: str = "5") -> None:
+        """Take one text."""
+
+    await bound(router_with("/c", count), request_for("POST", "/c", body, FORM))
+
+
 async def test_form_only_parameters_refuse_json() -> None:
     """``Form()`` says that the route reads forms."""
 
