@@ -11,9 +11,11 @@ from typing import Any, Final
 
 from router_core.errors import Misconfigured
 
-__all__ = ["ENVIRONMENTS", "Settings"]
+__all__ = ["ENVIRONMENTS", "Settings", "unknown_variables"]
 
 ENVIRONMENTS: Final = ("localhost", "serverless", "hosted", "decentralized")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LOG_FORMATS: Final = ("auto", "json", "text")
 _ENVIRONMENT_ALIASES: Final = {"local": "localhost"}
 _MIB: Final = 1024 * 1024
 
@@ -35,7 +37,7 @@ class Settings:
     blobs: str = "file://.router-core/blobs"
     """Where large inputs and results live."""
     state: str = ""
-    """Where shared state lives; empty means beside the jobs."""
+    """Where shared state will live; not built yet, so it must be empty."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8000
@@ -107,6 +109,16 @@ class Settings:
         if environment not in ENVIRONMENTS:
             choices = ", ".join(("local", *ENVIRONMENTS))
             raise Misconfigured(f"EXECUTION_ENVIRONMENT is {self.environment!r}; it must be one of {choices}")
+        level, form = self.log_level.lower(), self.log_format.lower()
+        for variable, value, allowed in (
+            ("ROUTER_LOG_LEVEL", level, LOG_LEVELS), ("ROUTER_LOG_FORMAT", form, LOG_FORMATS)
+        ):  # fmt: skip
+            if value not in allowed:
+                raise Misconfigured(f"{variable} is {value!r}; it must be one of {', '.join(allowed)}")
+        if self.state:
+            raise Misconfigured(
+                f"ROUTER_STATE is {self.state!r}; shared state is not built yet, so leave it unset"
+            )
         if not 0 <= self.port <= 65535:
             raise Misconfigured(f"PORT is {self.port}; it must be between 0 and 65535")
         if self.heartbeat * 2 > self.lease:
@@ -117,7 +129,7 @@ class Settings:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise Misconfigured(f"{VARIABLES[name][0]} must be greater than 0")
-        return replace(self, environment=environment)
+        return replace(self, environment=environment, log_level=level, log_format=form)
 
 
 VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -151,6 +163,26 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "server_url": ("ROUTER_SERVER_URL",),
 }
 """Field -> environment variables that set it, the first that is set wins."""
+
+
+_OTHERS: Final = ("ROUTER_URL", "ROUTER_API_KEY", "ROUTER_FAILPOINT")
+"""Variables that are read elsewhere: by the command line, and by tests that break things."""
+
+
+def unknown_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each variable that looks like a setting and is none: probably it is misspelt."""
+    import difflib  # only who serves asks
+
+    known = [variable for variables in VARIABLES.values() for variable in variables]
+    said = []
+    for name in sorted(environ):
+        if not name.startswith("ROUTER_") or name in known or name in _OTHERS:
+            continue
+        near = difflib.get_close_matches(name, [*known, *_OTHERS], 1, 0.75)
+        said.append(
+            f"{name} is no setting and has no effect" + (f"; did you mean {near[0]}?" if near else "")
+        )
+    return said
 
 
 def _parse(variable: str, text: str, kind: object) -> object:

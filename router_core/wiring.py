@@ -41,7 +41,7 @@ from router_core.routing.route import Route
 from router_core.routing.table import Table
 from router_core.security.api_keys import ApiKeys
 from router_core.security.fetch import GuardedHttp
-from router_core.security.signing import sign
+from router_core.security.signing import parse_secrets, sign
 from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
@@ -308,7 +308,7 @@ class _Build:
                 settings=self.settings, events=self.events,
             ),
         ]  # fmt: skip
-        if self.settings.webhook_secret:
+        if _signs(self.settings):
             loops.append(
                 WebhookSender(
                     store=store, clock=self.clock, settings=self.settings, events=self.events,
@@ -338,6 +338,16 @@ def build_app(
     clock = clock or SystemClock()
     build = _Build(router, settings, clock, events or Events())
     return build.app(store or open_jobs(settings, clock), blobs or open_blobs(settings, clock), extra_routes)
+
+
+def _signs(settings: Settings) -> bool:
+    """Whether there are secrets to sign webhooks with; raises Misconfigured for one that cannot."""
+    try:
+        return bool(parse_secrets(settings.webhook_secret))
+    except Misconfigured as error:
+        raise Misconfigured(
+            f"ROUTER_WEBHOOK_SECRET cannot be used: {error}; `router-core keys webhook` makes one"
+        ) from None
 
 
 def _dispatcher(settings: Settings, clock: Clock, pool: WorkerPool) -> Dispatcher:

@@ -8,34 +8,63 @@ from handlers.cli.output import say
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
-DESCRIPTION = "Make API keys. A key is shown once; the server can keep only its hash."
+DESCRIPTION = (
+    "Make API keys and webhook secrets. Each is shown once; of a key the server can keep only its hash."
+)
 EXAMPLES = """\
 examples:
-  router-core keys new                          a key, and what to put into ROUTER_API_KEYS
-  router-core keys new --name ann --hashed >> keys.txt"""
+  router-core keys new ann                      a key, and what to put into ROUTER_API_KEYS
+  router-core keys new ann --hashed >> keys.txt
+  export ROUTER_WEBHOOK_SECRET=$(router-core keys webhook)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what keys takes."""
-    commands = parser.add_subparsers(dest="action", required=True, metavar="new")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="new|webhook")
     new = commands.add_parser("new", help="make a key", allow_abbrev=False)
-    new.add_argument("--name", default="", help="who it is for (default: the key's own id)")
+    new.add_argument("name", nargs="?", default="", help="who it is for (default: the key's own id)")
+    new.add_argument("--name", dest="option", default="", metavar="NAME", help="the same")
     new.add_argument(
         "--hashed", action="store_true",
         help="print the entry for ROUTER_API_KEYS on standard output, and the key on standard error",
     )  # fmt: skip
+    commands.add_parser("webhook", help="make a secret that signs webhooks", allow_abbrev=False)
 
 
 def run(args: argparse.Namespace) -> int:
     """Make one."""
-    from router_core.security.api_keys import generate_key
+    return _webhook() if args.action == "webhook" else _new(args)
 
+
+def _new(args: argparse.Namespace) -> int:
+    from handlers.cli.exits import UsageError
+    from router_core.errors import Misconfigured
+    from router_core.security.api_keys import ApiKeys, generate_key
+
+    if args.name and args.option and args.name != args.option:
+        raise UsageError(f"the key is for {args.name} or for {args.option}, not for both")
     made = generate_key()
-    entry = f"{args.name or made.id}:{made.hashed()}"
+    name = args.name or args.option or made.id
+    entry = f"{name}:{made.hashed()}"
+    try:
+        ApiKeys.from_setting(entry)
+    except Misconfigured:
+        raise UsageError(
+            f"{name!r} cannot name a key: a name has letters, digits and . _ @ - only, at most 64"
+        ) from None
     if args.hashed:
         print(entry)
         say(f"the key, shown only now: {made.key}")
     else:
         print(made.key)
-        say(f"for ROUTER_API_KEYS, or a line of its @file: {entry}")
+        say(f"for ROUTER_API_KEYS, or a line of its @file: {name}:{made.key}")
+        say(f"or, without the key itself: {entry}")
+    return 0
+
+
+def _webhook() -> int:
+    from router_core.security.signing import generate_secret
+
+    print(generate_secret())
+    say("for ROUTER_WEBHOOK_SECRET, here and at the receiver; several, newest first, are separated by commas")
     return 0

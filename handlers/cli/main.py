@@ -44,7 +44,7 @@ _COMMANDS: Final = {
     "openapi": _Command("handlers.cli.openapi", "write the OpenAPI document of an app"),
     "call": _Command("handlers.cli.call", "call a route of a running service"),
     "jobs": _Command("handlers.cli.jobs", "list, show, watch, cancel or retry jobs"),
-    "keys": _Command("handlers.cli.keys", "make API keys"),
+    "keys": _Command("handlers.cli.keys", "make API keys and webhook secrets"),
 }
 _EXAMPLES: Final = """\
 examples:

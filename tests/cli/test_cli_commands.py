@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ import pytest
 from handlers.cli.call import parse_items, split_target
 from handlers.cli.exits import Exit, UsageError
 from handlers.cli.main import main
+from router_core import Router, Settings, build_app
+from router_core.errors import Misconfigured
+from router_core.security.api_keys import ApiKeys
+from router_core.security.signing import parse_secret
 from tests.client.fake_service import FakeService, Reply, problem
 from tests.served import free_port
 
@@ -219,6 +224,33 @@ def test_keys_new_gives_a_key_and_its_entry(capsys: pytest.CaptureFixture[str]) 
     out, err = capsys.readouterr()
     assert out.startswith("ann:sha256=")
     assert "rk_" in err
+
+
+def test_keys_new_takes_a_name_and_shows_what_goes_into_the_setting(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both forms of it; a name that the server would refuse is refused here."""
+    assert main(["keys", "new", "ann"]) == Exit.OK
+    out, err = capsys.readouterr()
+    assert f": ann:{out}" in err
+    assert ApiKeys.from_setting(err.splitlines()[-1].rpartition(" ")[2])
+    for name in ("a b", "a,b", "a:b", "@keys.txt"):
+        assert main(["keys", "new", name]) == Exit.USAGE
+        assert "cannot name a key" in capsys.readouterr().err
+    assert main(["keys", "new", "ann", "--name", "bob"]) == Exit.USAGE
+
+
+def test_keys_webhook_gives_a_secret_that_signs(capsys: pytest.CaptureFixture[str]) -> None:
+    """Alone on standard output; one that cannot sign is refused with the name of this command."""
+    assert main(["keys", "webhook"]) == Exit.OK
+    out, err = capsys.readouterr()
+    assert len(parse_secret(out)) == 32
+    assert "ROUTER_WEBHOOK_SECRET" in err
+    memory = Settings(jobs="memory://", blobs="memory://")
+    build_app(Router(), replace(memory, webhook_secret=f"{out}, {out}"))
+    for secret in ("abc", f"{out},abc", "whsec_YWJj", "whsk_x"):
+        with pytest.raises(Misconfigured, match=r"^ROUTER_WEBHOOK_SECRET .*router-core keys webhook"):
+            build_app(Router(), replace(memory, webhook_secret=secret))
 
 
 @pytest.mark.parametrize("command", ["serve", "dev", "routes", "openapi", "call", "jobs", "keys"])
