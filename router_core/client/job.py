@@ -126,11 +126,17 @@ class AsyncJob:
         """Follow the job from its beginning."""
         return self.events()
 
-    async def outputs(self) -> AsyncIterator[Any]:
-        """Return only what the job yields, as it yields it; raises as ``result`` does if it ends badly."""
+    async def outputs(self, on_restart: Callable[[], object] | None = None) -> AsyncIterator[Any]:
+        """Return only what the job yields, as it yields it; raises as ``result`` does if it ends badly.
+
+        A job that is tried again (after an error or a crash) yields from its start again: ``on_restart`` is
+        called then, and what came before does not count any more: ``job.outputs(on_restart=chunks.clear)``.
+        """
         async for event in self.events():
             if event.type == "output":
                 yield event.data
+            elif event.type == "attempt" and on_restart is not None:
+                on_restart()
         if self.done and self.view.status != _SUCCEEDED:
             raise _ended(self.view)
 

@@ -26,6 +26,8 @@ MAX_STEPS_BYTES: Final = 256 * 1024
 MAX_EVENT_BYTES: Final = 1024 * 1024
 """One event; the store keeps no more than that of a whole job."""
 _MAX_NAME: Final = 200
+_RESERVED: Final = frozenset({"attempt", "job", "truncated"})
+"""What readers are told by the machinery, in the same stream."""
 
 
 class JobCancelled(BaseException):
@@ -175,8 +177,11 @@ class JobContext:
     def emit(self, type: str, data: Any = None) -> None:
         """Append an event to the job's replayable history; ``data`` is encoded as JSON now.
 
-        Raises TypeError or ValueError when it cannot be encoded, or is larger than 1 MB.
+        Raises TypeError or ValueError when it cannot be encoded, or is larger than 1 MB; ValueError for a
+        type that the service itself uses: ``attempt``, ``job``, ``truncated``.
         """
+        if type in _RESERVED:
+            raise ValueError(f"events of the type {type!r} are the service's own")
         if not 0 < len(type) <= _MAX_NAME or not type.isprintable():
             raise ValueError("an event's type must be a short printable text")
         encoded = _encode(data)

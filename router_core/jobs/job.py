@@ -130,7 +130,8 @@ class Event:
     seq: int
     """Counts from 1 within the job, without gaps; assigned by the store."""
     type: str
-    """``output``, ``progress`` or ``log``; authors may add their own."""
+    """``output``, ``progress`` or ``log``; authors may add their own. ``attempt`` stands before the first
+    event of an attempt when there are events of one before it."""
     data: bytes
     """JSON."""
     at: float

@@ -235,6 +235,8 @@ class Runner:
         steps = decode_steps(job.steps) if job.steps else {}
         journal = Journal(run.loop, StoreSink(self._store, run, steps))
         run.journal = journal
+        if job.event_seq:  # whoever has read those of an attempt before this one has to know
+            journal.emit(NewEvent("attempt", b'{"attempt":%d}' % job.attempt))
         deadline = self._clock.now() + job.timeout if job.timeout else None
         run.context = JobContext(
             job.id, job.attempt, deadline=deadline, progress=journal.progress, steps=steps, port=journal

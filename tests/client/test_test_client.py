@@ -106,6 +106,34 @@ def test_events_of_a_job_over_it() -> None:
         assert list(job.events(after=events[-1].id))[-1].type == "job"
 
 
+def test_outputs_of_a_job_that_starts_again() -> None:
+    """Who gathers them is told when to drop what he has; who reads the events sees it there."""
+    router, tries = Router(), []
+
+    @router.route("/halves", max_attempts=2, backoff=0.01)
+    def halves() -> Any:
+        tries.append(1)
+        yield "first"
+        if len(tries) == 1:
+            raise ValueError("fell over")
+        yield "second"
+
+    with TestClient(router) as client, client.connect() as library:
+        job = library.halves()
+        gathered: list[str] = []
+        for value in job.outputs(on_restart=gathered.clear):
+            gathered.append(value)
+        assert gathered == ["first", "second"] == job.result()
+        told = [(event.type, event.data) for event in job if event.type != "job"]
+        assert told == [
+            ("output", "first"),
+            ("attempt", {"attempt": 2}),
+            ("output", "first"),
+            ("output", "second"),
+        ]
+        assert list(job.outputs()) == ["first", "first", "second"]
+
+
 def test_any_route_can_be_made_a_job() -> None:
     """submit asks for it with Prefer: respond-async."""
     with TestClient(service()) as client, client.connect() as library:

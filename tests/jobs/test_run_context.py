@@ -104,6 +104,13 @@ def test_names_are_bounded(name: str) -> None:
         job.emit(name)
 
 
+@pytest.mark.parametrize("name", ["attempt", "job", "truncated"])
+def test_what_the_service_says_itself_is_not_for_functions(name: str) -> None:
+    """A reader would take it for the state of the job, or for a new start."""
+    with pytest.raises(ValueError, match="the service's own"):
+        JobContext("j").emit(name, {})
+
+
 def test_events_must_be_json_and_bounded() -> None:
     """What cannot be written as JSON, or is larger than 1 MB, is refused where it is said."""
     job = JobContext("j")

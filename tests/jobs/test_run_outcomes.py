@@ -17,9 +17,11 @@ import pytest
 from router_core.errors import BadRequest, HTTPError, Misconfigured, RateLimited, StoreError, ValidationFailed
 from router_core.http.media import File
 from router_core.http.message import Response
+from router_core.jobs import moves
 from router_core.jobs.context import JobContext, JobProgress
 from router_core.jobs.job import Reason, State
 from router_core.jobs.settle import MAX_INLINE, MAX_INLINE_FILE
+from router_core.jobs.store import NewEvent
 from tests.jobs.running import Bench, bench_of, route_of
 
 
@@ -333,6 +335,31 @@ async def test_generator_yields_events_and_a_list(route: str) -> None:
     assert [event.type for event in page.events] == ["output"] * 3
     assert [json.loads(event.data) for event in page.events] == values
     assert [event.seq for event in page.events] == [1, 2, 3]
+
+
+async def test_another_attempt_is_announced_before_its_first_output() -> None:
+    """What came before does not count any more, and only an event can say so to who has read it."""
+    b = bench(max_attempts=2)
+    job = (await b.store.add(b.job("/fail_stream"))).job
+    for _ in range(2):
+        await b.runner.run(await b.claim(job.id))
+    page = await b.store.events(job.id)
+    told = [(event.seq, event.type, json.loads(event.data)) for event in page.events]
+    assert told == [(1, "output", 1), (2, "attempt", {"attempt": 2}), (3, "output", 1)]
+
+
+async def test_a_job_that_was_given_back_announces_its_new_start() -> None:
+    """Its attempt has the same number again, as a shut-down counts none."""
+    b = bench()
+    job = (await b.store.add(b.job("/stream_sync", n=1))).job
+    claimed = await b.claim(job.id)
+    await b.store.append(claimed.fence, [NewEvent("output", b"0")])
+    assert (await b.store.move(job.id, moves.release(claimed.fence, attempts=b"[]"))).applied
+    await b.runner.run(await b.claim(job.id))
+    page = await b.store.events(job.id)
+    assert [(event.type, event.data) for event in page.events] == [
+        ("output", b"0"), ("attempt", b'{"attempt":1}'), ("output", b"0"),
+    ]  # fmt: skip
 
 
 async def test_long_stream_does_not_outrun_its_events() -> None:

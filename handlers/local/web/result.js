@@ -175,6 +175,7 @@ async function live(job, update, view, signal) {
       update(next);
       if (ENDED.has(next.status)) return;
     } else if (event.type === "progress") update(JSON.parse(event.data));
+    else if (event.type === "attempt") view.restart();
     else if (event.type === "output" || event.type === "log") view.output(event.data);
   }
 }
@@ -211,6 +212,9 @@ function jobView(job) {
     output(data) {
       out.hidden = false;
       append(out, data);
+    },
+    restart() {
+      out.replaceChildren();
     },
   };
 }
