@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -77,6 +80,57 @@ def test_every_import_and_id_exists() -> None:
             )
             assert {part.strip() for part in names.split(",")} <= exported, (path.name, module)
         assert set(re.findall(r'byId\("([^"]+)"\)', text)) <= ids
+
+
+_STAND_IN = """
+class Node {
+  constructor(tag) { this.tag = tag; this.children = []; this.attributes = {}; }
+  setAttribute(name, value) { this.attributes[name] = value; }
+  addEventListener() {}
+  append(...children) { this.children.push(...children); }
+  querySelector(id) {
+    for (const child of this.children.filter((item) => item instanceof Node)) {
+      const found = `#${child.attributes.id}` === id ? child : child.querySelector(id);
+      if (found) return found;
+    }
+    return null;
+  }
+  get text() { return this.children.map((child) => child.text ?? child).join(""); }
+}
+globalThis.document = { createElement: (tag) => new Node(tag) };
+const { makeForm } = await import(process.argv[1]);
+const { fields } = makeForm(JSON.parse(process.argv[2]), {});
+console.log(JSON.stringify(fields.map((field) => {
+  field.fill("x");
+  const label = field.node.children.find((child) => child.tag === "label");
+  const control = field.node.querySelector("#" + label.attributes.for);
+  return [field.name, control.disabled === true, field.read() ?? null, /browser/.test(field.node.text)];
+})));
+"""
+"""Just enough of a browser to make a form in it."""
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the page's own code")
+def test_a_cookie_cannot_be_typed_in() -> None:
+    """Browsers send their own and forbid pages to set any: the field says so, and is not asked for."""
+    schema = {"type": "string"}
+    operation = {
+        "parameters": [
+            {"name": "session", "in": "cookie", "required": True, "schema": schema},
+            {"name": "page", "in": "query", "schema": schema},
+        ]
+    }
+    command = [
+        "node",
+        "--input-type=module",
+        "-e",
+        _STAND_IN,
+        (WEB / "form.js").as_uri(),
+        json.dumps(operation),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [["session", True, None, True], ["page", False, "x", False]]
 
 
 def test_policy_allows_no_inline_code_and_no_frames() -> None:

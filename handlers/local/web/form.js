@@ -57,21 +57,26 @@ function isFile(schema) {
   return schema.format === "binary" || (schema.type === "array" && (schema.items || {}).format === "binary");
 }
 
+const COOKIE_NOTE = "A page may not set cookies: those that the browser has for this address are sent.";
+
 function field(name, schema, required, { where, builtin = false, text = "", media = "" }) {
   const id = `field-${(counter += 1)}`;
   const [input, read, fill] = control(id, name, schema, required);
   const wrong = el("p", { class: "wrong", id: `${id}-wrong`, hidden: true });
-  const description = text || schema.description || "";
+  const cookie = where === "cookie";
+  const description = [text || schema.description, cookie && COOKIE_NOTE].filter(Boolean).join(" ");
   const hint = description ? el("p", { class: "hint", id: `${id}-hint` }, description) : null;
   const label = el("label", { for: id }, name, required ? el("span", { class: "req", title: "required" }, "*") : "", el("span", { class: "type" }, typeName(schema)));
   const check = schema.type === "boolean";
   const node = el("div", { class: "field" }, check ? el("div", { class: "check" }, input, label) : label, check ? null : input, hint, wrong);
   const control_ = node.querySelector(`#${id}`);
+  if (cookie) control_.disabled = true;
   control_.setAttribute("aria-describedby", `${hint ? `${id}-hint ` : ""}${id}-wrong`);
   return {
     name, schema, required, where, builtin, media, node, fill,
     read() {
       this.complain("");
+      if (cookie) return undefined;
       const value = read();
       if (value === undefined && required) throw this.complain("this is needed");
       return value;
