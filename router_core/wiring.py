@@ -342,8 +342,12 @@ def build_app(
 
 def _signs(settings: Settings) -> bool:
     """Whether there are secrets to sign webhooks with; raises Misconfigured for one that cannot."""
+    if not settings.webhook_secret:
+        return False
     try:
-        return bool(parse_secrets(settings.webhook_secret))
+        if not parse_secrets(settings.webhook_secret):
+            raise Misconfigured("it holds no secret")
+        return True
     except Misconfigured as error:
         raise Misconfigured(
             f"ROUTER_WEBHOOK_SECRET cannot be used: {error}; `router-core keys webhook` makes one"

@@ -13,7 +13,8 @@ from handlers.local.listen import bind
 from handlers.local.server import ServeOptions, check_exposure, make_config, run_app, run_worker
 from router_core.errors import Misconfigured
 from router_core.jobs.failpoints import arm
-from router_core.settings import Settings
+from router_core.settings import Settings, unknown_variables
+from router_core.telemetry.events import Note
 from router_core.telemetry.logging import Log
 
 if TYPE_CHECKING:
@@ -44,13 +45,13 @@ def serve(router: Any, settings: Settings, options: ServeOptions | None = None) 
     check_exposure(settings, options)
     arm(os.environ)
     app = build(router, settings)
-    if options.workers > 1:
-        return _serve_many(app, settings, options)
     log = Log(app.settings)
     app.events.subscribe(log)
     log.install()
     try:
-        return run_app(app, options)
+        for said in unknown_variables(os.environ):
+            app.events.emit(Note("unknown_setting", "warning", said))
+        return run_app(app, options) if options.workers == 1 else _serve_many(app, settings, options)
     finally:
         log.close()
 
@@ -80,8 +81,7 @@ def _serve_many(app: App, settings: Settings, options: ServeOptions) -> int:
         )
     if not _shareable(app):
         raise Misconfigured(
-            f"several workers need a job store that processes can share, and {settings.jobs} cannot be "
-            "shared here (memory never, SQLite from version 3.51.3 on): use one worker"
+            f"several workers need a job store that processes can share, and {_why_not(app)}, or one worker"
         )
     make_config(None, app, options)  # a certificate that cannot be read is reported here, once
     sockets = bind(settings.host, settings.port)
@@ -97,6 +97,20 @@ def _shareable(app: App) -> bool:
     """Ask the store; one that does not say is believed unless it lives in memory."""
     flag = getattr(app.parts.store, "multi_process", None)
     return not app.settings.jobs.startswith("memory:") if flag is None else bool(flag)
+
+
+def _why_not(app: App) -> str:
+    url = app.settings.jobs
+    if url.startswith("sqlite:"):
+        import sqlite3
+
+        return (
+            f"the SQLite of this Python, {sqlite3.sqlite_version}, may corrupt a file that several processes "
+            "write to (fixed in 3.51.3): use a Python with a newer SQLite"
+        )
+    if url.startswith("memory:"):
+        return "ROUTER_JOBS=memory:// is the memory of one process: use sqlite:///path"
+    return f"that of ROUTER_JOBS, {url.partition('://')[0]}://, says that it is none: use another one"
 
 
 def _worker(settings: Settings, options: ServeOptions, sockets: list[socket.socket]) -> None:

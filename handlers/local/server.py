@@ -21,6 +21,7 @@ from typing import Any, Final
 import uvicorn
 
 from handlers.local.asgi import Application, AsgiApp
+from handlers.local.certificates import check_certificates
 from handlers.local.limits import Limits, LocalConfig
 from handlers.local.listen import bind
 from handlers.local.processes import kill_tree
@@ -64,8 +65,7 @@ def check_exposure(settings: Settings, options: ServeOptions) -> None:
 def make_config(asgi: Callable[..., Any] | None, app: Application, options: ServeOptions) -> LocalConfig:
     """Return uvicorn's configuration for an app."""
     settings = app.settings
-    if options.client_ca and not options.certfile:
-        raise Misconfigured("a client authority (--client-ca) needs a server certificate (--cert, --key) too")
+    check_certificates(options)
 
     def on_refusal(status: int, reason: str, client: str) -> None:
         app.events.emit(Note("http_refused", "info", reason, {"status": status, "client": client}))
@@ -148,9 +148,12 @@ class LocalServer(uvicorn.Server):
         port = sockets[0].getsockname()[1] if sockets else settings.port
         url = f"{'https' if self.config.is_ssl else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         said = f"serving on {url}"
+        fields = {"url": url, "app": settings.app, "jobs": settings.jobs}
         if any(route.path == "/docs" for route in getattr(self._app, "routes", ())):
             said += f", docs at {url}/docs"
-        return Note("serving", "info", said, {"url": url})
+            fields["docs"] = f"{url}/docs"
+        # the log masks what is secret in these addresses
+        return Note("serving", "info", said, {name: value for name, value in fields.items() if value})
 
     async def shutdown(self, sockets: Any = None) -> None:
         """Drain the app, listening all the while: callers poll for their jobs and probes see 503."""

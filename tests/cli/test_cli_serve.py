@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import urllib.request
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from router_core.stores.sqlite_file import FileLock, has_wal_reset_bug
 from tests.served import ROOT, free_port
 
 SERVICE = """\
@@ -66,6 +68,9 @@ def served_at(process: subprocess.Popen[str]) -> str:
         event = json.loads(line)
         if event["event"] == "serving":
             assert event["message"].startswith(f"serving on {event['url']}")
+            assert event.get("docs", "") == (f"{event['url']}/docs" if "docs" in event["message"] else "")
+            assert event.get("app", "svc:router") == "svc:router"  # a ready-made App does not know its name
+            assert event["jobs"] == "memory://"
             return str(event["url"])
     raise AssertionError("it ended without serving")
 
@@ -123,8 +128,36 @@ def test_a_ready_made_app_has_as_many_workers_as_asked(tmp_path: Path) -> None:
 
 def test_what_cannot_be_served_so_is_refused(tmp_path: Path) -> None:
     """Workers without a store to share, options that an App does not hear, a provider that is not there."""
-    assert "several workers need a job store" in refusal(tmp_path, "svc:app", "--workers", "2")
+    assert "ROUTER_JOBS=memory:// is the memory of one process" in refusal(
+        tmp_path, "svc:app", "--workers", "2"
+    )
     assert "svc:app is an App" in refusal(tmp_path, "svc:app", "--port", "9")
     assert "EXECUTION_PROVIDER is 'runpod', which no installed package offers" in refusal(
         tmp_path, "svc:router", EXECUTION_PROVIDER="runpod"
     )
+
+
+def test_a_variable_that_is_no_setting_is_a_line_of_the_log(tmp_path: Path) -> None:
+    """A misspelt one would have no effect, and nobody would know."""
+    with serving(tmp_path, "svc:router", "--port", "0", ROUTER_LEESE="5") as process:
+        assert process.stderr is not None
+        event = json.loads(process.stderr.readline())
+        assert (event["level"], event["event"]) == ("warning", "unknown_setting")
+        assert event["message"].endswith("did you mean ROUTER_LEASE?")
+        served_at(process)
+
+
+def test_a_job_file_that_is_taken_is_refused_once(tmp_path: Path) -> None:
+    """Whichever way it is asked for: no line of a service that then does not come."""
+    if not has_wal_reset_bug():
+        pytest.skip("this SQLite lets several processes write to one file")
+    path = tmp_path / "jobs.db"
+    jobs = f"sqlite:///{path}"
+    said = refusal(tmp_path, "svc:router", "--workers", "2", ROUTER_JOBS=jobs)
+    assert f"the SQLite of this Python, {sqlite3.sqlite_version}, may corrupt" in said
+    lock = FileLock(path)
+    lock.take(shared=False)
+    try:
+        assert "another process uses" in refusal(tmp_path, "svc:router", "--port", "0", ROUTER_JOBS=jobs)
+    finally:
+        lock.release()

@@ -235,7 +235,7 @@ def test_tls_and_client_certificates(certificates: Path) -> None:
 def test_a_client_authority_without_a_certificate_is_refused() -> None:
     """It would protect nothing."""
     app = TinyApp()
-    with pytest.raises(Misconfigured, match="--cert"):
+    with pytest.raises(Misconfigured, match="--tls-cert and --tls-key"):
         make_config(None, app, ServeOptions(client_ca="ca.pem"))
 
 
@@ -247,6 +247,42 @@ def test_tls_files_that_cannot_be_used_are_named(broken: str, tmp_path: Path) ->
         path.write_text("")
     with pytest.raises(Misconfigured, match=r"cert\.pem"):
         make_config(None, TinyApp(), ServeOptions(certfile=str(path), keyfile=str(path)))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"certfile": "server.pem"}, "server.pem holds no private key: name its file with --tls-key"),
+        ({"keyfile": "server.key"}, "--tls-key needs the certificate that belongs to it: --tls-cert"),
+        ({"certfile": "server.key", "keyfile": "server.pem"},
+         "--tls-cert server.key holds no certificate (PEM), and --tls-key server.pem does: they are swapped"),
+        ({"certfile": "server.pem", "keyfile": "ca.pem"}, "--tls-key ca.pem holds no private key (PEM)"),
+        ({"certfile": "server.pem", "keyfile": "client.key"}, "do not belong together"),
+        ({"certfile": "server.pem", "keyfile": "nowhere"}, "--tls-key nowhere cannot be read: No such file"),
+        ({"certfile": "server.pem", "keyfile": "locked.key"}, "the private key is encrypted"),
+        ({"certfile": "server.pem", "keyfile": "server.key", "client_ca": "san"},
+         "--client-ca san holds no certificate"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_the_files_of_tls_is_said(
+    certificates: Path, options: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one sentence, with the option that is to be changed; nobody is asked for a password."""
+    monkeypatch.chdir(certificates)
+    subprocess.run(
+        ["openssl", "pkey", "-in", "server.key", "-aes128", "-passout", "pass:secret", "-out", "locked.key"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with pytest.raises(Misconfigured) as caught:
+        make_config(None, TinyApp(), ServeOptions(**options))  # type: ignore[arg-type]
+    assert said in str(caught.value)
+
+
+def test_a_certificate_and_its_key_may_be_one_file(certificates: Path, tmp_path: Path) -> None:
+    """As some authorities deliver them."""
+    both = tmp_path / "both.pem"
+    both.write_bytes(b"".join((certificates / name).read_bytes() for name in ("server.key", "server.pem")))
+    assert make_config(None, TinyApp(), ServeOptions(certfile=str(both))).is_ssl
 
 
 # --- addresses -----------------------------------------------------------------------------------
