@@ -160,8 +160,10 @@ class AsgiApp:
                     await self._start()
                 except Exception as error:
                     self.start_error = error
-                    self._app.events.emit(Note("start_failed", "error", str(error)))
-                    told = "" if self.raises_start_error else str(error)
+                    told = ""
+                    if not self.raises_start_error:  # else it is said once, by who gets the exception
+                        told = str(error)
+                        self._app.events.emit(Note("start_failed", "error", told))
                     await send({"type": "lifespan.startup.failed", "message": told})
                     return
                 await send({"type": "lifespan.startup.complete"})
