@@ -35,14 +35,14 @@ def error_table() -> str:
 
 
 def special_codes() -> set[str]:
-    """Return the codes that are given where an error is raised, other than those of the classes."""
+    """Return the codes that are given where an error is raised, and those of classes that mean nothing."""
     own = {getattr(errors, name).code for name in errors.__all__}
     found: set[str] = set()
     for folder in ("router_core", "handlers"):
         for path in sorted((_ROOT / folder).rglob("*.py")):
             if path.name != "errors.py" or path.parent.name == "client":
                 found.update(_CODE.findall(path.read_text(encoding="utf-8")))
-    return found - own
+    return (found - own) | {RouterError.code, errors.HTTPError.code}
 
 
 def settings_table() -> str:

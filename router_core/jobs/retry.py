@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pydantic_core
@@ -34,7 +34,7 @@ class Failure:
     type: str
     message: str
     retryable: bool
-    """Whether another attempt may help; whether one is left is another question."""
+    """Whether another attempt may help; whether the route wants one, and one is left, are other questions."""
     reason: Reason = Reason.ERROR
     """error, timeout, lost (its process died), result_too_large, released or cancel."""
     retry_after: float = 0.0
@@ -140,21 +140,24 @@ def decide(
         )
     if failure.reason is Reason.RELEASED:
         return _release(job, now, retention)
-    error = failure.body(job.attempt)
+    attempts_left = job.attempt < job.max_attempts
+    lost = failure.reason is Reason.LOST and (not attempts_left or job.crash_count + 1 >= MAX_CRASHES)
+    final = failure.reason is not Reason.ERROR
+    policy = options.max_attempts is not None and job.max_attempts > 1
+    covered = not final and (failure.ours or (failure.retryable and policy))
+    # what callers read says what this service does about such an error, not what some service might
+    told = replace(failure, retryable=covered or (failure.reason is Reason.LOST and not lost))
+    error = told.body(job.attempt)
     attempts = history(job, failure.reason.value, now, error)
     delay = max(backoff(options, job.attempt, draw), min(failure.retry_after, MAX_BACKOFF))
     again = {"not_before": now + delay, "rank": rank_at(job, now + delay)}
-    attempts_left = job.attempt < job.max_attempts
     if failure.reason is Reason.LOST:
-        lost = not attempts_left or job.crash_count + 1 >= MAX_CRASHES
         return moves.crash(
             job.fence, now=now, retention=retention, attempts=attempts, error=error, lost=lost, **again
         )
-    final = failure.reason is not Reason.ERROR
-    wanted = failure.ours or (failure.retryable and options.max_attempts is not None)
-    if not final and wanted and attempts_left:
+    if covered and attempts_left:
         return moves.retry(job.fence, now=now, attempts=attempts, error=error, **again)
-    reason = Reason.ATTEMPTS_EXHAUSTED if not final and wanted and job.attempt > 1 else failure.reason
+    reason = Reason.ATTEMPTS_EXHAUSTED if covered and job.attempt > 1 else failure.reason
     return moves.fail(job.fence, now=now, retention=retention, attempts=attempts, error=error, reason=reason)
 
 

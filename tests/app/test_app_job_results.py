@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from handlers.local.provider import build
-from router_core import File, Router, Settings
+from router_core import File, HTTPError, Request, Response, Router, Settings
 from router_core.testing.client import TestClient
 
 router = Router()
@@ -31,6 +31,35 @@ def page() -> File:
 def words() -> dict[str, Any]:
     """Make a large value that looks like a file's object."""
     return {"file_name": "x", "content_type": "text/plain", "content": "YWJj" * (SIZE // 4)}
+
+
+class OutOfStock(Exception):
+    """An error of the author's, with a handler."""
+
+
+class SoldOut(HTTPError):
+    """An error of the author's that says itself how it is answered."""
+
+    def __init__(self, item: str) -> None:
+        super().__init__(409, f"no {item} left", code="sold_out")
+
+
+@router.exception_handler(OutOfStock)
+def out_of_stock(request: Request, error: OutOfStock) -> Response:
+    """Answer it to who calls."""
+    return Response.json({"sold_out": str(error)}, status=410)
+
+
+@router.route("/buy")
+def buy(sold_out: bool = False) -> None:
+    """Fail in one of two ways."""
+    raise SoldOut("tea") if sold_out else OutOfStock("tea")
+
+
+@router.post("/buy-now")
+def buy_now(sold_out: bool = False) -> None:
+    """Fail alike, without a job."""
+    buy(sold_out)
 
 
 def service() -> TestClient:
@@ -82,3 +111,14 @@ def test_those_who_read_json_get_the_base64_object() -> None:
             assert base64.b64decode(value["content"]) == bytes(SIZE)
         file = library.job(job_id).result()
         assert (file.filename, file.content_type, file.size) == ("dots.png", "image/png", SIZE)
+
+
+def test_handlers_shape_calls_and_errors_of_ours_shape_both() -> None:
+    """An error of a job is recorded where no request is: its handler is not asked, its own status counts."""
+    with service() as client:
+        told = []
+        for path, query in (("/buy-now", {}), ("/buy", {"sync": "true"})):
+            for sold_out in (False, True):
+                answer = client.post(path, query=query, json={"sold_out": sold_out})
+                told.append((answer.status, answer.value.get("code")))
+        assert told == [(410, None), (409, "sold_out"), (500, "job_failed"), (409, "sold_out")]

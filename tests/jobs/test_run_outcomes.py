@@ -40,6 +40,11 @@ async def fail(kind: str = "value") -> None:
     raise _error(kind)
 
 
+async def stuck() -> None:
+    """Never return."""
+    await asyncio.Event().wait()
+
+
 def fail_sync(kind: str = "value") -> None:
     """Raise in a thread."""
     raise _error(kind)
@@ -105,7 +110,19 @@ def stream_sync(n: int = 3) -> Any:
 
 def bench(**options: Any) -> Bench:
     """Return a bench with all functions above, which try each error up to twice."""
-    functions = (echo, in_thread, fail, fail_sync, fail_stream, made, picture, odd, stream, stream_sync)
+    functions = (
+        echo,
+        in_thread,
+        stuck,
+        fail,
+        fail_sync,
+        fail_stream,
+        made,
+        picture,
+        odd,
+        stream,
+        stream_sync,
+    )
     return bench_of(*(route_of(function, **options) for function in functions))
 
 
@@ -173,6 +190,32 @@ async def test_without_max_attempts_an_error_ends_the_job() -> None:
     """A route that asks for no retries gets none, although crashes would be replaced."""
     record = await bench().run("/fail", kind="value")
     assert (record.state, record.attempt, record.max_attempts) == (State.FAILED, 1, 3)
+    assert error_of(record)["retryable"] is False
+
+
+@pytest.mark.parametrize(
+    ("kind", "max_attempts", "retryable"),
+    [
+        ("value", 2, True),
+        ("value", 1, False),
+        ("value", None, False),
+        ("http", 2, False),
+        ("store", None, True),
+    ],
+)
+async def test_retryable_is_what_the_service_tries_again(
+    kind: str, max_attempts: int | None, retryable: bool
+) -> None:
+    """Nobody should wait for an attempt that never comes: without max_attempts, none does."""
+    record = await bench(max_attempts=max_attempts).run("/fail", kind=kind)
+    assert error_of(record)["retryable"] is retryable
+    assert (record.state is State.RETRYING) is retryable
+
+
+async def test_a_timeout_is_not_tried_again_and_says_so() -> None:
+    """It ends its job, whatever max_attempts is."""
+    record = await bench(max_attempts=3).run("/stuck", {"timeout": 0.05})
+    assert (record.reason, error_of(record)["retryable"]) == ("timeout", False)
 
 
 async def test_retry_until_attempts_are_exhausted() -> None:
