@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from router_core.binding.plan import compile_plan
 from router_core.binding.signature import location, target_of
 from router_core.errors import Misconfigured
+from router_core.routing.options import check_options
 from router_core.routing.route import JobOptions, Route
 
 __all__ = ["JobKeywords", "Record", "RouteKeywords", "build_route", "normal_methods"]
@@ -67,9 +68,10 @@ class Record:
 
 def normal_methods(methods: Sequence[str]) -> tuple[str, ...]:
     """Return the methods in upper case, each once; raises Misconfigured for unknown ones."""
-    upper = tuple(
-        dict.fromkeys(method.upper() for method in ((methods,) if isinstance(methods, str) else methods))
-    )
+    given: Any = (methods,) if isinstance(methods, str) else methods
+    if not isinstance(given, (list, tuple, set, frozenset)):
+        raise Misconfigured(f"methods are a list of some of {', '.join(METHODS)}, not {given!r}")
+    upper = tuple(dict.fromkeys(str(method).upper() for method in given))
     wrong = [method for method in upper if method not in METHODS]
     if wrong or not upper:
         raise Misconfigured(f"methods are some of {', '.join(METHODS)}, not {wrong[0] if wrong else 'none'}")
@@ -84,10 +86,10 @@ def build_route(record: Record) -> Route:
         raise Misconfigured(f"{where}: a route has no option {min(unknown)!r}")
     if not callable(func):
         raise Misconfigured(f"a route needs a function, not {func!r}")
+    check_options(options, where)
     given: dict[str, Any] = {name: value for name, value in options.items() if name in _JOB_FIELDS}
     kind = _kind(record, bool(given), where)
     job = JobOptions(**given)
-    _check_job(job, where)
     if kind == "job" and not set(record.methods) - {"GET", "HEAD", "OPTIONS"}:
         raise Misconfigured(f"{where}: a job is submitted by POST; GET reads jobs, so it cannot start one")
     plan = compile_plan(func, path=record.path, methods=record.methods, job=kind == "job")
@@ -104,7 +106,7 @@ def build_route(record: Record) -> Route:
         summary=options.get("summary") or summary,
         description=options.get("description") or description,
         tags=tuple(dict.fromkeys((*record.tags, *options.get("tags", ())))),
-        status=_status(options.get("status", 200), where),
+        status=options.get("status", 200),
         scopes=tuple(dict.fromkeys((*record.scopes, *options.get("scopes", ())))),
         public=options.get("public", False),
         include_in_schema=options.get("include_in_schema", True),
@@ -125,36 +127,6 @@ def _kind(record: Record, has_job_option: bool, where: str) -> Literal["call", "
     if job is True or has_job_option or (record.job_by_default and not generates):
         return "job"
     return "stream" if generates else "call"
-
-
-def _check_job(job: JobOptions, where: str) -> None:
-    wrong = ""
-    if job.queue_size < 1:
-        wrong = f"queue_size is {job.queue_size}; at least one job has to fit"
-    elif job.concurrency < 0:
-        wrong = f"concurrency is {job.concurrency}; it must be 0 (choose for me) or more"
-    elif job.timeout is not None and job.timeout <= 0:
-        wrong = f"timeout is {job.timeout}; it must be more than 0, or None for no limit"
-    elif job.max_attempts is not None and job.max_attempts < 1:
-        wrong = f"max_attempts is {job.max_attempts}; it counts tries, so it must be at least 1"
-    elif not -100 <= job.priority <= 100:
-        wrong = f"priority is {job.priority}; it must be between -100 and 100"
-    elif job.isolation not in ("thread", "process"):
-        wrong = f"isolation is {job.isolation!r}; it must be 'thread' or 'process'"
-    elif job.backoff < 0:
-        wrong = f"backoff is {job.backoff}; it must be 0 or more"
-    elif job.retention is not None and job.retention <= 0:
-        wrong = f"retention is {job.retention}; it must be more than 0"
-    if wrong:
-        raise Misconfigured(f"{where}: {wrong}")
-
-
-def _status(status: int, where: str) -> int:
-    if not 200 <= status <= 399:
-        raise Misconfigured(
-            f"{where}: status is {status}; a successful answer has 200 to 399 (raise HTTPError for others)"
-        )
-    return status
 
 
 def _doc(func: Callable[..., Any]) -> tuple[str, str]:

@@ -224,6 +224,8 @@ class Router:
     ) -> Callable[[F], F]:
         if callable(path):
             raise Misconfigured(f"{location(path)}: the decorator needs a path: @router.get('/path')")
+        if not isinstance(path, str):
+            raise Misconfigured(f"a path is text, such as '/path', not {path!r}")
         record = Record(
             _undecorated,
             join(self.prefix, path),

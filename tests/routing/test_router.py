@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from fractions import Fraction
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from router_core.errors import Misconfigured
 from router_core.routing import providers
-from router_core.routing.router import Router, loading
+from router_core.routing.options import _RULES
+from router_core.routing.router import JobKeywords, RouteKeywords, Router, loading
 
 
 def one() -> int:
@@ -99,6 +101,34 @@ def test_options_are_kept() -> None:
         ({"job": False, "queue_size": 5}, "contradicts"),
         ({"status": 404}, "status"),
         ({"queue_sise": 5}, "queue_sise"),
+        ({"queue_size": "5"}, "queue_size is '5'; it must be a whole number of jobs, 1 or more"),
+        ({"queue_size": None}, "queue_size is None"),
+        ({"concurrency": True}, "concurrency is True; it must be a whole number"),
+        ({"concurrency": 2.5}, "concurrency is 2.5"),
+        ({"timeout": "5m"}, "timeout is '5m'; it must be a number of seconds, more than 0, or None"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"timeout": float("inf")}, "timeout is inf; .* None for no limit"),
+        ({"max_attempts": "3"}, "max_attempts is '3'"),
+        ({"priority": "high"}, "priority is 'high'; it must be a whole number between -100 and 100"),
+        ({"isolation": None}, "isolation is None; it must be 'thread' or 'process'"),
+        ({"retry_on": ValueError}, "retry_on is .*; it must be a tuple of exception classes"),
+        ({"retry_on": (int,)}, "retry_on"),
+        ({"retry_on": [ValueError]}, "retry_on"),
+        ({"backoff": "2"}, "backoff is '2'"),
+        ({"retention": "1d"}, "retention is '1d'"),
+        ({"job": "yes"}, "job is 'yes'; it must be True, False or None"),
+        ({"name": 5}, "name is 5; it must be text"),
+        ({"summary": 5}, "summary"),
+        ({"description": 5}, "description"),
+        ({"tags": "images"}, "tags is 'images'; it must be a list of texts"),
+        ({"scopes": "admin"}, "scopes is 'admin'; it must be a list of texts"),
+        ({"status": "201"}, "status is '201'"),
+        ({"public": "no"}, "public is 'no'; it must be True or False"),
+        ({"include_in_schema": 0}, "include_in_schema"),
+        ({"deprecated": 1}, "deprecated"),
+        ({"max_body_bytes": "1MB"}, "max_body_bytes is '1MB'; it must be a whole number of bytes"),
+        ({"max_body_bytes": 0}, "max_body_bytes"),
+        ({"meta": []}, "meta"),
     ],
 )
 def test_impossible_options_name_the_function(options: dict[str, Any], word: str) -> None:
@@ -106,6 +136,24 @@ def test_impossible_options_name_the_function(options: dict[str, Any], word: str
     with pytest.raises(Misconfigured, match=word) as caught:
         Router().route("/x", **options)(one)
     assert f"{Path(__file__).name}:" in str(caught.value)
+
+
+def test_every_option_has_a_rule() -> None:
+    """One without would be taken as it comes."""
+    assert set(RouteKeywords.__annotations__) | set(JobKeywords.__annotations__) == set(_RULES)
+
+
+def test_options_at_the_edge_of_what_is_allowed_are_taken() -> None:
+    """Also numbers of other libraries, which are numbers by the name of numbers."""
+    edges: dict[str, Any] = {
+        "queue_size": 1, "concurrency": 0, "timeout": None, "max_attempts": None, "priority": -100,
+        "retry_on": (), "backoff": 0, "retention": None, "job": None, "tags": (), "scopes": {"a"},
+        "status": 399, "max_body_bytes": None, "meta": {},
+    }  # fmt: skip
+    router = Router()
+    router.route("/x", **edges)(one)
+    router.route("/y", timeout=Fraction(1, 2))(one)  # type: ignore[arg-type]
+    assert [route.job.timeout for route in router.routes] == [None, Fraction(1, 2)]
 
 
 def test_misused_decorators_say_how_they_are_used() -> None:
@@ -117,6 +165,11 @@ def test_misused_decorators_say_how_they_are_used() -> None:
         router.get("/x", job=True)(one)
     with pytest.raises(Misconfigured, match="FETCH"):
         router.route("/x", methods=["FETCH"])
+    for methods in (None, 5, [5], []):
+        with pytest.raises(Misconfigured, match="methods are"):
+            router.route("/x", methods=methods)  # type: ignore[arg-type]
+    with pytest.raises(Misconfigured, match="a path is text"):
+        router.get(5)  # type: ignore[arg-type]
     with pytest.raises(Misconfigured, match="function"):
         router.get("/x")(5)  # type: ignore[type-var]
     with pytest.raises(Misconfigured, match="argument"):
