@@ -15,7 +15,7 @@ from tests.served import Served, served
 LIMITS = {
     "ROUTER_MAX_BODY_BYTES": str(4 * 1024 * 1024),
     "ROUTER_MAX_UPLOAD_BYTES": str(6 * 1024 * 1024),
-    "ROUTER_SYNC_WAIT_MAX": "2",  # callers that wait for a job of next week
+    "ROUTER_SYNC_WAIT_MAX": "0.2",  # callers that wait for a job of next week
 }
 
 
