@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from router_core.security.signing import generate_secret, sign, verify
 from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
 from router_core.telemetry.events import Note
+from tests.docs_blocks import ROOT, blocks
 from tests.jobs.serving import ANN, Bench
 
 OLD, NEW = generate_secret(), generate_secret()
@@ -133,6 +135,27 @@ async def test_a_message_is_signed_and_holds_no_result() -> None:
     assert message["data"]["links"]["result"] == f"/jobs/{job.id}/result"
     assert headers["content-type"] == "application/json"
     assert await world.next_in() is None
+
+
+async def test_the_page_about_webhooks_shows_the_true_body() -> None:
+    """The sample has the members that a message has, down to the links, and texts of the same form."""
+    world = World()
+    async with receiving() as receiver:
+        await world.end(receiver.url)
+        await world.send()
+    told = pydantic_core.from_json(receiver.seen[0][1])
+    page = ROOT / "docs" / "jobs.md"
+    (sample,) = (
+        shown for block in blocks(page, "json") if "type" in (shown := pydantic_core.from_json(block.code))
+    )
+    assert list(sample) == list(told)
+    assert list(sample["data"]) == list(told["data"])
+    assert list(sample["data"]["links"]) == list(told["data"]["links"])
+    assert sample["type"] == told["type"]
+    for one, other in (
+        (sample["timestamp"], told["timestamp"]), (sample["data"]["created_at"], told["data"]["created_at"]),
+    ):  # fmt: skip
+        assert re.sub(r"\d", "0", one) == re.sub(r"\d", "0", other)
 
 
 @pytest.mark.parametrize("status", [500, 503, 400, 404, 302, 301, 100])
