@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol, cast
 
@@ -179,12 +180,12 @@ class AsgiApp:
         try:
             head = read_head(scope, self._settings, self._ids)
             if not head.has_body:
-                request = head.request(scope, b"")
+                request = head.request(scope, b"", partial(_gone, receive))
             else:
                 body = await self._read(scope, head, receive)
                 if body is None:
                     return  # the peer went away before it had said what it wanted
-                request = head.request(scope, body)
+                request = head.request(scope, body, partial(_gone, receive))
         except RouterError as error:
             await self._refuse(scope, head, error, receive, send)
             return
@@ -198,7 +199,7 @@ class AsgiApp:
     async def _read(self, scope: Scope, head: Head, receive: Receive) -> bytes | None:
         """Return the whole body, or None when the peer has gone."""
         limit = head.body_limit
-        if self._admit is not None and not 0 < head.length <= SMALL:
+        if self._admit is not None and not 0 < head.length <= min(SMALL, limit):
             own = await self._admit(head.request(scope, b""))
             limit = limit if own is None else own
         if head.length > limit:
@@ -244,6 +245,15 @@ class AsgiApp:
                 client=client[0] if client else "",
             )
         )
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the peer has gone; only awaited once the body has been read."""
+    try:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+    except OSError:
+        return  # how some frameworks say it
 
 
 async def _read_all(head: Head, receive: Receive, limit: int) -> bytes | None:

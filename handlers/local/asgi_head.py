@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -108,7 +108,12 @@ class Head:
         self.body_limit = body_limit
         self.request_id = request_id
 
-    def request(self, scope: MutableMapping[str, Any], body: bytes) -> Request:
+    def request(
+        self,
+        scope: MutableMapping[str, Any],
+        body: bytes,
+        disconnected: Callable[[], Awaitable[None]] | None = None,
+    ) -> Request:
         """Return the neutral request."""
         client = scope.get("client")
         return Request(
@@ -124,6 +129,7 @@ class Head:
             {},
             scope,
             scope.get("root_path", "").rstrip("/"),
+            disconnected,
         )
 
 

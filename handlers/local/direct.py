@@ -70,6 +70,10 @@ class DirectCycle(Mapping[str, Any]):
         self.task: asyncio.Task[None] | None = None
         self._scope: dict[str, Any] | None = None
 
+    async def gone(self) -> None:
+        """Return when the peer has gone."""
+        await self.protocol.gone()
+
     @property
     def scope(self) -> dict[str, Any]:
         """The ASGI scope."""
@@ -101,6 +105,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         self._closed_to_us = bool(self.root_path) or self.limit_concurrency is not None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
+        self._gone: asyncio.Event | None = None
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -169,6 +174,15 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         cycle.task = task
         self.tasks.add(task)
 
+    async def gone(self) -> None:
+        """Return when the connection has ended."""
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()  # its end is something that is read
+        if self._gone is None:
+            self._gone = asyncio.Event()
+        await self._gone.wait()
+
     def scope_of(self, cycle: DirectCycle) -> dict[str, Any]:
         """Return the scope that uvicorn would have made."""
         path, _, query = cycle.url.partition(b"?")
@@ -206,6 +220,8 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             ANONYMOUS,
             _NO_PARAMS,
             cycle,
+            "",
+            cycle.gone,
         )
         try:
             try:
@@ -310,10 +326,12 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             self.timeout_keep_alive_handler()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go of the timer as well."""
+        """Let go of the timer as well, and tell who asked to be told."""
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+        if self._gone is not None:
+            self._gone.set()
         super().connection_lost(exc)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -91,6 +91,8 @@ class Request:
     root: str = ""
     """Where the app is mounted inside another (``/ai``, no slash at the end): ``path`` comes without it,
     links that go out come with it."""
+    disconnected: Callable[[], Awaitable[None]] | None = None
+    """``await request.disconnected()`` returns once the peer has gone; None where nobody can tell."""
 
     def query_items(self) -> list[tuple[str, str]]:
         """Return the decoded query as pairs, duplicates and blank values included.

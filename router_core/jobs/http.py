@@ -10,6 +10,7 @@ import pydantic_core
 from router_core.errors import BadRequest, Unavailable
 from router_core.http.message import Request, Response
 from router_core.jobs.job import Job, State
+from router_core.jobs.leaving import unless_gone
 from router_core.jobs.outcome import job_error, result_response
 from router_core.jobs.prefer import Wish, parse_prefer, query_value, read_wish
 from router_core.jobs.service import JobService
@@ -91,11 +92,16 @@ def location(service: JobService, request: Request, job_id: str) -> str:
 
 async def _wait(service: JobService, request: Request, job: Job, limit: float, wish: Wish) -> Job:
     try:
-        return await service.wait(job.id, request.principal, limit)
-    except asyncio.CancelledError:
+        waited = await unless_gone(request, service.wait(job.id, request.principal, limit))
+    except asyncio.CancelledError:  # how an adapter, or a caller in this process, may end the request
         if wish.cancel_on_disconnect:
             await asyncio.shield(_cancel(service, request, job.id))
         raise
+    if waited is not None:
+        return waited
+    if wish.cancel_on_disconnect:
+        await _cancel(service, request, job.id)
+    return job
 
 
 async def _cancel(service: JobService, request: Request, job_id: str) -> None:

@@ -127,4 +127,5 @@ def _informed(request: Request, principal: Principal | None, match: Match) -> Re
         match.path_params,
         request.native,
         request.root,
+        request.disconnected,
     )
