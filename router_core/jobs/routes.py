@@ -16,6 +16,7 @@ from router_core.http.sse import SSE_TYPE
 from router_core.jobs.events import ApipodFrames, Frames, JobStream, NdjsonFrames, SseFrames
 from router_core.jobs.http import job_response, location, outcome_response, poll_after, shape_of
 from router_core.jobs.job import Job, State
+from router_core.jobs.leaving import unless_gone
 from router_core.jobs.prefer import query_value
 from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
@@ -92,13 +93,20 @@ class JobRoutes:
         seconds, shape = _wait_seconds(request), shape_of(request)
         tag = request.headers.get("if-none-match")
         version = _version(tag) if tag else None
-        job = await self._service.wait(job_id, request.principal, seconds, version=version)
+        job = await self._read(request, job_id, seconds, version)
         if tag is not None and _matches(tag, job.version):
             headers = [("etag", f'"{job.version}"')]
             if not job.terminal:
                 headers.append(("retry-after", poll_after(self._service, job)))
             return Response(304, tuple(headers))
         return await job_response(self._service, job, request, shape=shape)
+
+    async def _read(self, request: Request, job_id: str, seconds: float, version: int | None) -> Job:
+        if seconds <= 0:
+            return await self._service.get(job_id, request.principal)
+        waiting = self._service.wait(job_id, request.principal, seconds, version=version)
+        job = await unless_gone(request, waiting)
+        return job or await self._service.get(job_id, request.principal)
 
     async def by_query(self, request: Request) -> Response:
         """Read a job at the address it was submitted to: ``GET <job route>?job_id=``."""
