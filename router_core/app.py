@@ -124,19 +124,23 @@ class App:
             self._tasks = [asyncio.create_task(part.run(), name=part.name) for part in parts.upkeep]
             self._started = True
             self._drained = False
-            parts.service.draining = False
+            parts.service.draining = parts.service.released = False
 
     async def drain(self, grace: float) -> None:
         """Take no more jobs and give those that run ``grace`` seconds; reading goes on.
 
-        Jobs that do not end in time go back to the queue without counting the attempt.
+        Jobs that do not end in time go back to the queue without counting the attempt. Who waits for jobs,
+        or follows them, is then let go.
         """
         if self._drained or not self._started:
             return
         self._drained = True
         self.parts.service.draining = True
         self.events.emit(Note("draining", "info", f"draining, up to {grace:g} s"))
-        await self.parts.dispatcher.stop(grace)
+        try:
+            await self.parts.dispatcher.stop(grace)
+        finally:
+            self.parts.service.release()
 
     async def stop(self, grace: float | None = None) -> None:
         """Drain, stop the loops, run the shut-down hooks, close the store. Calling it twice does nothing."""

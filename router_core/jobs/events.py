@@ -4,6 +4,8 @@ Events keep the numbers the store gave them. Snapshots of the job (``event: job`
 its state, progress or message has changed, without a number, so that resuming from the last number repeats
 nothing. The last one, with the terminal
 state, has the number after the last event: who resumes from it is told that there is nothing left (204).
+
+When the process ends the answer does too, after the events there are: its reader resumes at another one.
 """
 
 from __future__ import annotations
@@ -169,7 +171,7 @@ class _Follower:
                 if shown != self._face():
                     shown = self._face()
                     yield self._frames.snapshot(self._job)
-                if not await self._read():
+                if self._service.released or not await self._read():
                     return
                 if beat := self._heartbeat():
                     yield beat

@@ -75,6 +75,8 @@ class JobService:
         self.settings = settings
         self.draining = False
         """Set when the process is going away: no more jobs are taken, those that exist can be read."""
+        self.released = False
+        """Set when nothing runs here any more and the process ends: nobody may hold it up by waiting."""
         self._dispatcher = dispatcher
         self._events = events
         self._check_url = check_url
@@ -182,6 +184,11 @@ class JobService:
         """Report something to the operator."""
         self._events.emit(note)
 
+    def release(self) -> None:
+        """End all waits and live answers, each where it is: callers go on at another process."""
+        self.released = True
+        self.hub.wake()
+
     def prefix(self, root: str = "") -> str:
         """Return what stands before every link: the public address if set, else where the app is mounted."""
         return self.settings.server_url.rstrip("/") or root
@@ -213,7 +220,8 @@ class JobService:
         """Return the job once it has ended (or has left ``version``), or as it is after ``timeout`` seconds.
 
         Woken by writes of this process; writes of others are seen by reading again, after 0.1 s and then less
-        often, up to every second. When too many callers wait already, the job is returned as it is.
+        often, up to every second. When too many callers wait already, or the process ends, the job is
+        returned as it is.
         """
         timeout = min(max(0.0, timeout), self.settings.sync_wait_max)
         if timeout <= 0 or not ID_PATTERN.match(job_id):
@@ -227,6 +235,8 @@ class JobService:
             job = await self.get(job_id, principal)
             pause = _FIRST_POLL
             while not _arrived(job, version) and (left := end - self.clock.monotonic()) > 0:
+                if self.released:
+                    break
                 changed = await watch.changed(min(pause, left), self.clock)
                 pause = _FIRST_POLL if changed else min(_LAST_POLL, pause * 2)
                 job = watch.newer(job) or await self.get(job_id, principal)

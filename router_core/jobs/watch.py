@@ -165,6 +165,13 @@ class Hub:
                 with suppress(Exception):
                     callback(job)
 
+    def wake(self) -> None:
+        """Wake every waiter, whatever it waits for."""
+        with self._lock:
+            everybody = [watch for watches in self._watches.values() for watch in watches]
+        for watch in everybody:
+            watch.notify()
+
     async def wait(self, job_id: str, timeout: float, clock: Clock) -> bool:
         """Return True at the next write of a job, False after ``timeout`` seconds."""
         with self.watch(job_id) as watch:

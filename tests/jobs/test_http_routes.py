@@ -412,6 +412,29 @@ async def test_a_stream_ends_when_its_job_is_deleted() -> None:
     assert bench.hub.waiting == 0
 
 
+async def test_streams_and_waits_end_with_the_process() -> None:
+    """Once nothing runs here any more, after what there is to tell: who followed resumes elsewhere."""
+    bench = Bench()
+    claimed = await bench.claim((await bench.submit()).job.id)
+    followed = await bench.call("GET", f"/jobs/{claimed.id}/events")
+    body: Any = followed.body
+    await anext(body)
+    rest = asyncio.ensure_future(_rest(body))
+    poll = asyncio.create_task(bench.call("GET", f"/jobs/{claimed.id}", query="wait=20"))
+    await until(lambda: bench.clock.sleepers == 2)
+    bench.service.draining = True
+    await bench.say(claimed, "last words")
+    await until(lambda: bench.clock.sleepers == 2)
+    assert not rest.done()
+    assert not poll.done()
+    bench.service.release()
+    assert b'event: output\nid: 1\ndata: "last words"' in await rest
+    assert data(await poll)["status"] == "running"
+    assert bench.hub.waiting == 0
+    late = await bench.call("GET", f"/jobs/{claimed.id}/events", headers={"last-event-id": "1"})
+    assert (await all_of(late)).count(b"event: ") == 1
+
+
 async def _rest(body: AsyncIterator[bytes]) -> bytes:
     return b"".join([chunk async for chunk in body])
 
