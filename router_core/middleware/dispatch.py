@@ -9,6 +9,7 @@ from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.result import is_stream, json_response, to_response
 from router_core.binding.stream import StreamBody
+from router_core.errors import PayloadTooLarge
 from router_core.http.message import Request, Response
 from router_core.jobs.context import JobContext
 from router_core.jobs.http import accept, wants_job
@@ -36,6 +37,10 @@ class Dispatch:
 
     async def __call__(self, request: Request, route: Route) -> Response:
         """Answer; whatever goes wrong is raised."""
+        limit = route.max_body_bytes
+        if limit is not None and len(request.body) > limit:
+            # adapters ask for the limit of a route before a large body alone
+            raise PayloadTooLarge(f"the request body may have {limit} bytes")
         if route.kind == "job" or (not route.internal and wants_job(route, request)):
             return await self._accept(request, route)
         plan = route.plan

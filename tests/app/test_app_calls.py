@@ -135,3 +135,24 @@ def test_a_wrong_blob_url_says_what_to_write() -> None:
         open_blobs(Settings(blobs="file://"), app.parts.clock)
     with pytest.raises(Misconfigured, match="ROUTER_QUEUE"):
         build_app(router, Settings(jobs="memory://", blobs="memory://", queue="sqs://x"))
+
+
+@router.post("/small", max_body_bytes=20)
+async def small(text: str) -> str:
+    """Take a few bytes."""
+    return text
+
+
+@router.route("/small-job", max_body_bytes=20)
+async def small_job(text: str) -> str:
+    """Take a few bytes for later."""
+    return text
+
+
+@pytest.mark.parametrize("path", ["/small", "/small-job"])
+def test_the_body_limit_of_a_route_holds_for_small_bodies(path: str) -> None:
+    """Adapters ask for it before large ones only."""
+    with TestClient(router) as client:
+        assert client.post(path, json={"text": "x" * 9}).status in (200, 202)
+        refused = client.post(path, json={"text": "x" * 10})
+        assert (refused.status, refused.value["code"]) == (413, "payload_too_large")
