@@ -141,7 +141,7 @@ def text_line(
     elif event == "log":
         head = f"{rest.pop('logger')}: {message}"
     else:
-        head = f"{event} {message}".rstrip()
+        head = message if _says(message, event) else f"{event} {message}".rstrip()
     pairs = " ".join(f"{name}={_plain(value)}" for name, value in rest.items())
     body = printable(f"{head}  {pairs}".rstrip())
     word = _WORDS.get(level, "info")
@@ -151,6 +151,11 @@ def text_line(
     if error is not None:
         line += "".join(f"\n    | {printable(part)}" for part in _traceback(error).splitlines())
     return line
+
+
+def _says(message: str, event: str) -> bool:
+    """Return whether a message begins with the name of its event, as ``draining, up to 30 s`` does."""
+    return message.startswith(event) and not message[len(event) : len(event) + 1].isalnum()
 
 
 def _traceback(error: BaseException) -> str:

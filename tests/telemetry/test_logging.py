@@ -13,6 +13,7 @@ import pytest
 
 from router_core.settings import Settings
 from router_core.telemetry.events import Events, JobMoved, Note, RequestDone
+from router_core.telemetry.lines import text_line
 from router_core.telemetry.logging import EventLogger, Log
 from router_core.telemetry.masking import mask_fields, mask_text, printable
 
@@ -262,6 +263,22 @@ def test_event_logger_speaks_to_a_host(caplog: pytest.LogCaptureFixture) -> None
     assert "POST /p 200" in caplog.records[0].message
     assert caplog.records[0].router["request_id"] == "r-1"  # type: ignore[attr-defined]
     assert caplog.records[1].exc_info is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "line"),
+    [
+        ("draining", "draining, up to 30 s", "draining, up to 30 s"),
+        ("serving", "serving on http://127.0.0.1:1", "serving on http://127.0.0.1:1"),
+        ("drain", "draining", "drain draining"),
+        ("job_late", "it waits", "job_late it waits"),
+        ("done", "", "done"),
+    ],
+)
+def test_people_do_not_read_a_name_twice(name: str, message: str, line: str) -> None:
+    """A message that begins with the name of its event stands alone."""
+    fields = {"event": name, "message": message}
+    assert text_line(logging.INFO, fields, None, colour=False, stamp=False) == line
 
 
 def test_an_installed_log_silences_the_event_logger(log: Log, sink: Sink) -> None:
