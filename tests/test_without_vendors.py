@@ -13,13 +13,14 @@ _VENDORS = ("uvicorn", "uvloop", "httptools", "httpx", "rich", "watchfiles", "ru
 _NAMED_FOR = {
     "httpx": {"router_core.client.httpx_transport"},
     "uvicorn": {
+        "handlers.local.direct",
         "handlers.local.limits",
         "handlers.local.protocol_h11",
         "handlers.local.protocol_httptools",
         "handlers.local.provider",
         "handlers.local.server",
     },
-    "httptools": {"handlers.local.protocol_httptools"},
+    "httptools": {"handlers.local.direct", "handlers.local.protocol_httptools"},
 }
 
 _SCRIPT = """

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
-
 from handlers.local.asgi_head import MAX_TARGET
 from router_core.http.message import Response
 
 if TYPE_CHECKING:
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
     from handlers.local.asgi import AsgiApp
 
 __all__ = ["Door"]
