@@ -13,6 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from handlers.local.asgi import AsgiApp
+from handlers.local.provider import build
+from router_core import Router, Settings, build_app
 from router_core.http.message import Request, Response
 from tests.local.tiny_app import Chunks, TinyApp, echo
 
@@ -55,6 +57,17 @@ async def test_the_host_can_run_its_life() -> None:
         assert app.life == ["start"]
         assert (await get(api, "/ai/echo")).status_code == 200
     assert app.life == ["start", "stop"]
+
+
+async def test_the_page_and_runpods_routes_are_there_when_mounted() -> None:
+    """As the page about serving says: ``build`` gives them, ``build_app`` does not."""
+    for make, status in ((build, 200), (build_app, 404)):
+        ai = AsgiApp(make(Router(), Settings(jobs="memory://", blobs="memory://")))
+        api = FastAPI(lifespan=ai.lifespan)
+        api.mount("/ai", ai)
+        async with api.router.lifespan_context(api):
+            for path in ("/ai/docs", "/ai/docs/app.js", "/ai/v2/any/health"):
+                assert (await get(api, path)).status_code == status, path
 
 
 async def test_a_root_path_of_the_server_is_respected() -> None:
