@@ -151,6 +151,8 @@ async def test_the_limit_of_a_route_wins() -> None:
     data = b"x" * 100_000
     peer = await call(app, scope("POST", headers=[(b"content-length", b"100000")]), body(data))
     assert peer.status == 200
+    peer = await call(app, scope("POST", headers=[(b"content-length", b"100")]), body(data[:100]))
+    assert peer.status == 200, "a small body was held to the limit of the settings"
     peer = await call(app, scope("POST", "/nowhere", headers=[(b"content-length", b"100000")]), body(data))
     assert peer.status == 404
     assert peer.answered_before_reading, "a body for nobody was read"
