@@ -38,6 +38,9 @@ CONFIG = {
         "fuzzing": {"enabled": True},
         "stateful": {"enabled": True, "generation": {"max-examples": 10}},
     },
+    # the events of a job that has not begun come for as long as somebody listens
+    "max-stream-events": 3,
+    "operations": [{"include-path-regex": "/(events$|stream/)", "request-timeout": 2}],
     "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}},
 }
 TAKEN = {
