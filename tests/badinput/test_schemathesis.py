@@ -32,7 +32,7 @@ CONFIG = {
     "seed": 20240229,
     "suppress-health-check": ["all"],
     "cache": {"enabled": False},
-    "generation": {"mode": "all", "max-examples": 25, "database": "none", "deterministic": True},
+    "generation": {"mode": "all", "max-examples": 15, "database": "none", "deterministic": True},
     "phases": {
         "coverage": {"enabled": True, "generate-duplicate-query-parameters": True},
         "fuzzing": {"enabled": True},
