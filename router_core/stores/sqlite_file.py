@@ -18,6 +18,10 @@ BUSY_SECONDS: Final = 5.0
 """How long a write waits for another process before it is refused."""
 _WAL_LIMIT: Final = 32 * 1024 * 1024
 _CHECKPOINT_PAGES: Final = 6000
+_WRITER_CACHE_KIB: Final = 8 * 1024
+_READER_CACHE_KIB: Final = 4 * 1024
+"""Small: ids grow with time, so what is busy is close together, and the rest is in the cache of the system.
+What is given here is taken over days, as the file grows, and looks like a leak."""
 
 
 def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
@@ -115,7 +119,7 @@ def connect_writer(path: Path, *, busy: float = BUSY_SECONDS) -> sqlite3.Connect
             )
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA mmap_size = 0")
-        connection.execute("PRAGMA cache_size = -32768")
+        connection.execute(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
@@ -132,7 +136,7 @@ def connect_reader(path: Path) -> sqlite3.Connection:
         connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
         connection.execute("PRAGMA query_only = ON")
         connection.execute("PRAGMA mmap_size = 0")
-        connection.execute("PRAGMA cache_size = -16384")
+        connection.execute(f"PRAGMA cache_size = -{_READER_CACHE_KIB}")
     except BaseException:
         connection.close()
         raise

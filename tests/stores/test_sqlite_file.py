@@ -19,7 +19,7 @@ from router_core.jobs.job import Job, State
 from router_core.jobs.moves import Move
 from router_core.jobs.store import Claim, IdempotencyKey, JobQuery
 from router_core.stores.sqlite import SqliteJobStore
-from router_core.stores.sqlite_file import has_wal_reset_bug
+from router_core.stores.sqlite_file import connect_reader, connect_writer, has_wal_reset_bug
 from router_core.stores.sqlite_schema import MIGRATIONS, migrate
 from router_core.testing.clock import FakeClock
 from router_core.testing.job_records import LEASE, RETENTION, ROUTE, claim_one, ended, new_job
@@ -396,3 +396,14 @@ async def test_queue_depth_is_counted_anew_after_a_failure(tmp_path: Path, clock
     end = moves.succeed(job.fence, now=clock.now(), retention=RETENTION, attempts=b"")
     assert (await store.move(job.id, end)).applied
     await store.close()
+
+
+async def test_the_page_caches_stay_small(tmp_path: Path, clock: FakeClock) -> None:
+    """They fill as the file grows: what they may take is what a server grows by over days."""
+    path = tmp_path / "jobs.db"
+    await (await _open(path, clock)).close()
+    allowed = 0
+    for connection in (connect_writer(path), connect_reader(path)):
+        allowed -= connection.execute("PRAGMA cache_size").fetchone()[0]
+        connection.close()
+    assert 0 < allowed <= 16 * 1024
