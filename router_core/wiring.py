@@ -48,6 +48,7 @@ from router_core.telemetry.events import Events
 from router_core.telemetry.health import Health
 from router_core.telemetry.logging import EventLogger
 from router_core.telemetry.metrics import Metrics
+from router_core.types import new_id
 
 if TYPE_CHECKING:
     from router_core.jobs.blobs import BlobStore
@@ -78,10 +79,22 @@ def _memory_jobs(_url: str, _settings: Settings, clock: Clock) -> Any:
     return MemoryJobStore(clock)
 
 
-def _file_blobs(url: str, _settings: Settings, clock: Clock) -> Any:
+def _file_blobs(url: str, settings: Settings, clock: Clock) -> Any:
     from router_core.blobs.file import FileBlobStore
 
-    return FileBlobStore(_file_path(url), clock)
+    return FileBlobStore(_file_path(url), clock, owner=_owner(settings))
+
+
+def _owner(settings: Settings) -> str:
+    """Return what tells this service's record store from others that may share its folder of blobs.
+
+    Records in memory end with their process, so no other process may take its blobs for its own.
+    """
+    if settings.jobs.startswith("memory:"):
+        return new_id()
+    if settings.jobs.startswith("sqlite:"):
+        return f"sqlite:{os.path.realpath(os.path.expanduser(_sqlite_path(settings.jobs)))}"
+    return settings.jobs
 
 
 def _memory_blobs(_url: str, _settings: Settings, clock: Clock) -> Any:

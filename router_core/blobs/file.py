@@ -26,6 +26,8 @@ _MIB: Final = 1024 * 1024
 _CHUNK: Final = _MIB
 _KEY: Final = re.compile(r"[0-9a-f]{32}\Z")
 _FOLDER: Final = re.compile(r"[0-9a-f]{2}\Z")
+_MARK: Final = 8
+"""Digits at the end of a key that tell whose it is; the 96 random bits before them tell blobs apart."""
 _UNFINISHED: Final = ".new-"
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -33,15 +35,19 @@ _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLO
 
 
 class FileBlobStore:
-    """Each blob is a file named by 128 random bits, in one of 256 folders.
+    """Each blob is a file named by 96 random bits and its owner's mark, in one of 256 folders.
 
     A blob appears whole or not at all: written beside its place, synced, renamed, and the folder synced.
     Nothing that a caller sent becomes part of a path, and no symbolic link is followed below ``root``.
+    ``owner`` names the record store whose blobs these are. Services with record stores of their own may share
+    a folder: each reads every blob by its key and looks for orphans among its own.
     """
 
     def __init__(
-        self, root: str | Path, clock: Clock | None = None, *, max_bytes: int = 100 * _MIB, threads: int = 4
-    ) -> None:
+        self, root: str | Path, clock: Clock | None = None, *, owner: str = "", max_bytes: int = 100 * _MIB,
+        threads: int = 4,
+    ) -> None:  # fmt: skip
+        self._mark = hashlib.sha256(owner.encode("utf-8", "surrogateescape")).hexdigest()[:_MARK]
         self._root = Path(root).expanduser()
         self._clock = clock or SystemClock()
         self._max_bytes = max_bytes
@@ -75,9 +81,10 @@ class FileBlobStore:
         """Remove the file; unknown and odd keys are no error."""
         await self._in_thread(self._remove, key)
 
-    async def keys(self, older_than: float, limit: int = 1000) -> list[str]:
-        """Return keys of blobs that were written before the given time; drafts as old are removed."""
-        return await self._in_thread(self._old, older_than, limit)
+    async def keys(self, older_than: float, limit: int = 1000, after: str = "") -> list[str]:
+        """Return the owner's keys behind ``after`` that were written before the given time; drafts of any
+        owner that are as old are removed."""
+        return await self._in_thread(self._old, older_than, limit, after)
 
     async def ping(self) -> None:
         """Write, sync and remove a small file; raises StoreError if that fails."""
@@ -97,7 +104,7 @@ class FileBlobStore:
             raise _translate(error) from error
 
     def _begin(self) -> _Draft:
-        key = secrets.token_hex(16)
+        key = secrets.token_hex(16 - _MARK // 2) + self._mark
         return _Draft(key, self._folder(key[:2], create=True))
 
     def _read(self, key: str) -> bytes:
@@ -119,11 +126,11 @@ class FileBlobStore:
         ):
             os.unlink(key, dir_fd=folder)
 
-    def _old(self, older_than: float, limit: int) -> list[str]:
+    def _old(self, older_than: float, limit: int, after: str) -> list[str]:
         found: list[str] = []
         for name in sorted(os.listdir(self._root)) if self._root.is_dir() else ():
-            if _FOLDER.match(name) and len(found) < limit:
-                found += self._old_in(name, older_than)
+            if _FOLDER.match(name) and name >= after[:2] and len(found) < limit:
+                found += sorted(key for key in self._old_in(name, older_than) if key > after)
         return found[: max(0, limit)]
 
     def _old_in(self, name: str, older_than: float) -> list[str]:
@@ -137,7 +144,7 @@ class FileBlobStore:
                         continue
                     if entry.startswith(_UNFINISHED):
                         os.unlink(entry, dir_fd=folder)
-                    elif _KEY.match(entry):
+                    elif _KEY.match(entry) and entry.endswith(self._mark):
                         found.append(entry)
             return found
         finally:

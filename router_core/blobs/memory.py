@@ -61,11 +61,11 @@ class MemoryBlobStore:
             content, _ = self._blobs.pop(key, (b"", 0.0))
             self._total -= len(content)
 
-    async def keys(self, older_than: float, limit: int = 1000) -> list[str]:
-        """Return keys of blobs that were written before the given time, oldest first."""
+    async def keys(self, older_than: float, limit: int = 1000, after: str = "") -> list[str]:
+        """Return keys behind ``after`` of blobs that were written before the given time."""
         with self._lock:
-            old = [(written, key) for key, (_, written) in self._blobs.items() if written < older_than]
-        return [key for _, key in sorted(old)[: max(0, limit)]]
+            old = [key for key, (_, at) in self._blobs.items() if at < older_than and key > after]
+        return sorted(old)[: max(0, limit)]
 
     async def ping(self) -> None:
         """Raise StoreError when the store is full."""

@@ -33,8 +33,12 @@ class BlobStore(Protocol):
     async def delete(self, key: str) -> None:
         """Forget the bytes; unknown keys are no error."""
 
-    async def keys(self, older_than: float, limit: int = 1000) -> list[str]:
-        """Return keys of blobs that were written before the given time, for collecting orphans."""
+    async def keys(self, older_than: float, limit: int = 1000, after: str = "") -> list[str]:
+        """Return keys of blobs that were written before the given time, in order, from behind ``after`` on.
+
+        For collecting orphans: only keys that this record store's service has made may be among them, as
+        another one's blobs are named by records that this one cannot see.
+        """
 
     async def ping(self) -> None:
         """Raise StoreError unless a put would succeed now."""

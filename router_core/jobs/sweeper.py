@@ -74,6 +74,7 @@ class Sweeper:
         self._retention = settings.retention
         self._events = events
         self._cursor = ""
+        self._searched = ""
         self._loop = Loop(self.name, self.tick, clock=clock, events=events, interval=interval)
         self._steps = [
             self._step("due", self.due, interval),
@@ -191,7 +192,9 @@ class Sweeper:
         inner = getattr(self._store, "inner", self._store)
         if not isinstance(inner, KnowsBlobs):
             return
-        old = await self._blobs.keys(self._clock.now() - ORPHAN_AGE, _OLD_KEYS)
+        old = await self._blobs.keys(self._clock.now() - ORPHAN_AGE, _OLD_KEYS, self._searched)
+        # the next search goes on where this one ends, or every orphan behind many living blobs would stay
+        self._searched = old[-1] if len(old) == _OLD_KEYS else ""
         found = 0
         for start in range(0, len(old), _PURGE_PAGE):
             for key in await inner.unreferenced(old[start : start + _PURGE_PAGE]):

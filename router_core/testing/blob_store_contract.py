@@ -122,6 +122,10 @@ class BlobStoreContract:
         young = await blobs.put(b"young")
         assert set(await blobs.keys(clock.now())) == {blob.key for blob in old}
         assert len(await blobs.keys(clock.now(), limit=2)) == 2
+        first = await blobs.keys(clock.now(), limit=2)
+        rest = await blobs.keys(clock.now(), after=first[-1])
+        assert [*first, *rest] == await blobs.keys(clock.now())
+        assert first[-1] not in rest
         assert await blobs.keys(clock.now() - 100) == []
         assert young.key in await blobs.keys(clock.now() + 1)
 

@@ -63,7 +63,7 @@ class Blobs:
         """Forget bytes."""
         self.kept.pop(key, None)
 
-    async def keys(self, older_than: float, limit: int = 1000) -> list[str]:
+    async def keys(self, older_than: float, limit: int = 1000, after: str = "") -> list[str]:
         """Return no orphans."""
         return []
 

@@ -67,7 +67,7 @@ class Blobs:
             raise StoreError("the blobs are down")
         self.kept.pop(key, None)
 
-    async def keys(self, older_than: float, limit: int = 1000) -> list[str]:
+    async def keys(self, older_than: float, limit: int = 1000, after: str = "") -> list[str]:
         """Return all of them: each is old enough here."""
         return list(self.kept)[:limit]
 
