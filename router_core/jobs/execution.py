@@ -226,11 +226,6 @@ class Run:
             on_free, self._on_free = self._on_free, None
             on_free()
 
-    @property
-    def occupied(self) -> bool:
-        """Whether a thread still runs for it."""
-        return self._threads > 0
-
 
 def _is_deaf(route: Route) -> bool:
     plan = route.plan

@@ -155,10 +155,7 @@ class ChildPool:
     the router or app, where it is known; else it is looked for in the function's module.
     """
 
-    def __init__(
-        self, *, routes: Mapping[str, Route], events: Events, origin: str = "",
-        environ: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    def __init__(self, *, routes: Mapping[str, Route], events: Events, origin: str = "") -> None:
         self._routes = routes
         self._events = events
         self._origin = origin

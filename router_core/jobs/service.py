@@ -37,9 +37,8 @@ from router_core.types import ID_PATTERN, Principal, new_id
 if TYPE_CHECKING:
     from router_core.binding.inputs import Inputs
 
-__all__ = ["MAX_INLINE_RESULT", "JobService", "NoRoute"]
+__all__ = ["JobService", "NoRoute"]
 
-MAX_INLINE_RESULT: Final = 256 * 1024
 _KEY_RETENTION: Final = 24 * 3600.0
 _FIRST_POLL: Final = 0.1
 _LAST_POLL: Final = 1.0

@@ -95,11 +95,6 @@ class WorkerPool:
             self._maybe.add(route)
             self._wake.set()
 
-    def wake_threadsafe(self, route: str) -> None:
-        """The same from any thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self.wake, route)
-
     def _wake_at(self, when: float) -> None:
         """Look again when a retry is due."""
         if self._loop is not None and not self._draining:
