@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -16,7 +17,7 @@ import pydantic_core
 
 from router_core.clock import Clock
 from router_core.errors import StoreError
-from router_core.jobs.breaker import Breakers
+from router_core.jobs.breaker import Breaker, Breakers
 from router_core.jobs.failpoints import failpoint
 from router_core.jobs.job import Job
 from router_core.jobs.store import Delivery, Store
@@ -38,6 +39,10 @@ _JITTER: Final = 0.1
 _IN_FLIGHT: Final = 32
 _PER_ENDPOINT: Final = 4
 _PAGE: Final = 100
+_PAGES: Final = 10
+"""Pages of the outbox that are looked through at one go."""
+_LONGEST_TURN: Final = 30.0
+"""Seconds for which a message may be moved out of the way of others before it is looked at again."""
 _HOLD: Final = 60.0
 """Seconds for which a row is put aside while it is being sent, for other processes that share the store."""
 _MAX_RETRY_AFTER: Final = 24 * 3600.0
@@ -110,20 +115,47 @@ class WebhookSender:
 
     async def tick(self) -> None:
         """Begin to send what is due and does not wait for another message to the same endpoint."""
-        room = _IN_FLIGHT - len(self._sending)
-        if room > 0:
-            for row in await self._store.deliveries(_PAGE + len(self._sending)):
-                room -= await self._begin(row)
-                if room <= 0:
-                    break
+        for _ in range(_PAGES):
+            limit = _PAGE + len(self._sending)
+            if len(self._sending) >= _IN_FLIGHT:
+                break
+            rows = await self._store.deliveries(limit)
+            crowded = await self._begin_all(rows)
+            if len(rows) < limit:
+                break
+            # the page was full: what cannot go now would hide what stands behind it
+            await self._make_way(crowded)
         self._pulse.beat()
+
+    async def _begin_all(self, rows: Sequence[Delivery]) -> list[Delivery]:
+        """Begin what can; return the rows whose endpoint has enough to do."""
+        crowded = []
+        for row in rows:
+            if len(self._sending) >= _IN_FLIGHT:
+                break
+            if await self._may_begin(row) and not self._begin(row):
+                crowded.append(row)
+        return crowded
+
+    async def _make_way(self, crowded: Sequence[Delivery]) -> None:
+        """Put rows back by about as long as it takes until it is their turn, at one round of an endpoint a
+        tick; their tries do not count."""
+        now, turns = self._clock.now(), Counter[Breaker]()
+        moved = []
+        for row in crowded:
+            breaker = self._breakers.of(row.url)
+            wait = min(_LONGEST_TURN, TICK * (1 + turns[breaker] // _PER_ENDPOINT))
+            turns[breaker] += 1
+            moved.append(self._store.postpone(row.id, attempt=row.attempt, next_at=now + wait))
+        await asyncio.gather(*moved)  # all at once, so that they share a write to the disk
 
     async def idle(self) -> None:
         """Wait until nothing is being sent."""
         while self._sending:
             await asyncio.wait(self._sending.values())
 
-    async def _begin(self, row: Delivery) -> bool:
+    async def _may_begin(self, row: Delivery) -> bool:
+        """Return whether the row is to be sent now, if its endpoint has room."""
         if row.id in self._sending:
             return False
         if not self._secrets:
@@ -140,6 +172,10 @@ class WebhookSender:
         if until > 0:
             await self._store.postpone(row.id, attempt=row.attempt, next_at=self._clock.now() + until)
             return False
+        return True
+
+    def _begin(self, row: Delivery) -> bool:
+        breaker = self._breakers.of(row.url)
         if breaker.in_flight >= _PER_ENDPOINT or not breaker.enter():
             return False
         task = asyncio.create_task(self._deliver(row))

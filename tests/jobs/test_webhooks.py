@@ -267,11 +267,12 @@ async def test_410_disables_the_url() -> None:
         assert receiver.paths == ["/hook", "/hook?subscriber=2"]
 
 
-async def test_a_receiver_that_hangs_delays_no_other() -> None:
+@pytest.mark.parametrize("waiting", [6, 350])
+async def test_a_receiver_that_hangs_delays_no_other(waiting: int) -> None:
     """The healthy one has its message while the other is still silent; the loop goes on meanwhile."""
     world = World()
     async with receiving(hang=True) as silent, receiving() as healthy:
-        for _ in range(6):
+        for _ in range(waiting):
             await world.end(silent.url)
         await world.sender.tick()
         await asyncio.wait_for(silent.arrived.wait(), 5)
@@ -279,6 +280,9 @@ async def test_a_receiver_that_hangs_delays_no_other() -> None:
         await world.sender.tick()
         await asyncio.wait_for(healthy.arrived.wait(), 5)
         assert len(healthy.seen) == 1
+        rows = list(world.inner._outbox.values())
+        assert sum(row.url == silent.url for row in rows) == waiting
+        assert not any(row.attempt for row in rows)
         assert len(world.sender._sending) <= 5
         for task in list(world.sender._sending.values()):
             task.cancel()
