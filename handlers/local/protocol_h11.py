@@ -46,7 +46,7 @@ class _StrictConnection(h11.Connection):
                 raise h11.RemoteProtocolError("two lengths", error_status_hint=400)
             if not is_host(fields.get(b"host", b"")) or event.http_version not in (b"1.0", b"1.1"):
                 raise h11.RemoteProtocolError("malformed Host or version", error_status_hint=400)
-            if event.target[:1] != b"/" or b"#" in event.target:
+            if event.method == b"CONNECT" or event.target[:1] != b"/" or b"#" in event.target:
                 raise h11.RemoteProtocolError("malformed target", error_status_hint=400)
         return event
 

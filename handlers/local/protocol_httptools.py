@@ -57,11 +57,15 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         self._stall: asyncio.TimerHandle | None = None
         self._unsent = 0
         self._fed = 0
-        """Bytes received in the current phase."""
+        """Bytes received in the current phase, without those that came with the end of the last request."""
+        self._chunk = 0
+        """Bytes that were received at once, and are being parsed."""
+        self._shared = 0
+        """Bytes received together with the end of the last request: some of them may be of this head."""
         self._got = 0
         """Body bytes among them."""
         self._head_bytes = 0
-        """Bytes in which the last head came, and perhaps some of what follows it."""
+        """As many bytes as the last head can have: it came in them, and perhaps some of what is around it."""
         self._version = "1.1"
         self._body_since = 0.0
         self._upgrading = False
@@ -121,12 +125,10 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         if self._deaf:
             return
-        self._fed += len(data)
+        self._chunk = len(data)
+        self._fed += self._chunk
         try:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                self._feed_without_upgrade(data[upgrade.args[0] :])
+            self._feed(data)
         except httptools.HttpParserError as error:
             cause = error.__context__
             self._refuse(
@@ -142,8 +144,16 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         else:
             self._in_head()
 
-    def _feed_without_upgrade(self, rest: bytes) -> None:
-        """Parse a request again as if it had not asked for another protocol.
+    def _feed(self, data: bytes) -> None:
+        while True:  # each of pipelined requests may ask for another protocol
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_upgrade(data[upgrade.args[0] :])
+
+    def _without_upgrade(self, rest: bytes) -> bytes:
+        """Begin a request again as if it had not asked for another protocol; returns what is to be parsed.
 
         There is none here, and a server may ignore the wish. llhttp would drop the body: Java's client, for
         one, sends ``Upgrade: h2c`` with everything.
@@ -160,7 +170,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
                 lines.append(name + b": " + value)
         self._upgrading = False
         self.parser = httptools.HttpRequestParser(self)
-        self.parser.feed_data(b"\r\n".join([*lines, b"", rest]))
+        return b"\r\n".join([*lines, b"", rest])
 
     def _in_head(self) -> None:
         if self._fed > self._limits.max_head_bytes:
@@ -201,13 +211,16 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse what llhttp lets through, then hand over."""
+        upgrading = self.parser.should_upgrade()
+        if upgrading and self.parser.get_method() == b"CONNECT":
+            raise HTTPError(501, "this server is no proxy", code="not_implemented")
         self._check()
-        if self.parser.should_upgrade():
+        if upgrading:
             self._upgrading = True
             return
         self._phase = _BODY
-        self._head_bytes = self._fed
-        self._fed = self._got = 0
+        self._head_bytes = self._fed + self._shared
+        self._fed = self._got = self._shared = 0
         if len(self.connections) > self._limits.max_connections:
             raise Unavailable("too many connections", retry_after=1.0)
         self._begin_request()
@@ -226,6 +239,7 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
             return
         self._phase = _IDLE
         self._fed = 0
+        self._shared = self._chunk
         self._end_request()
 
     def _end_request(self) -> None:

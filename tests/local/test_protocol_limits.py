@@ -221,3 +221,29 @@ def test_a_websocket_handshake_is_answered_as_http() -> None:
         answer = talk(port, head)
     assert answer.startswith(b"HTTP/1.1 200"), answer
     assert b"connection: close" in answer.lower()
+
+
+def test_pipelined_wishes_for_another_protocol_are_ignored() -> None:
+    """Each of them, though they come at once."""
+    wish = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE + b"\r\n"
+    with served(TinyApp()) as port:
+        answer = talk(port, wish * 3 + b"GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200") == 4, answer
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+@pytest.mark.parametrize("body", [b"", b"Content-Length: 5\r\n"])
+def test_a_head_that_began_behind_another_request_is_held_to_the_limit(before: int, body: bytes) -> None:
+    """The size of a head is counted, wherever in the received bytes it began."""
+    first = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n" + body + b"\r\n" + b"abcde" * bool(body)
+    fields = b"".join(b"X-%d: %s\r\n" % (number, b"a" * 900) for number in range(90))
+    second = b"GET /echo?second HTTP/1.1\r\nHost: localhost\r\n" + fields + b"\r\n"
+    with served(TinyApp()) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        sock.sendall(first * before + second[:60_000])
+        answered = b""
+        while answered.count(b"HTTP/1.1 200") < before or not answered.endswith(b"}" if before else b""):
+            answered += sock.recv(65536)
+        if before:
+            sock.sendall(second[60_000:])
+        answer = one_answer(sock)
+    assert answer.startswith(b"HTTP/1.1 431"), answer[:200]

@@ -73,6 +73,8 @@ STRICTER = {
     "target of another host": b"GET http://evil.example/echo HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "relative target": b"GET echo HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "CONNECT": b"CONNECT localhost:443 HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "CONNECT of a path": b"CONNECT / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "CONNECT with a body": b"CONNECT / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nab",
     "malformed Host": b"GET /echo HTTP/1.1\r\nHost: local host\r\n\r\n",
     "unknown method": b"FROBNICATE /echo HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "raw bytes in the target": b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
