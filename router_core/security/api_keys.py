@@ -21,7 +21,7 @@ from typing import Final
 
 from router_core.errors import Misconfigured, Unauthorized
 from router_core.http.message import Request
-from router_core.types import Principal
+from router_core.types import ANONYMOUS, Principal
 
 __all__ = ["MIN_KEY_LENGTH", "ApiKey", "ApiKeys", "NewKey", "generate_key"]
 
@@ -141,16 +141,32 @@ def _parse(entry: str, number: int) -> ApiKey:
     name = name or f"key-{digest.hex()[:8]}"
     if not _NAME.match(name):
         raise Misconfigured(f"entry {number} of ROUTER_API_KEYS: a name has letters, digits and . _ @ - only")
-    held = frozenset(scope.strip() for scope in scopes.split("|") if scope.strip()) if scopes else {"*"}
-    return ApiKey(Principal(name, frozenset(held), "api_key"), digest, key_id)
+    if name == ANONYMOUS.id:
+        raise Misconfigured(
+            f"entry {number} of ROUTER_API_KEYS: the name {name!r} is that of callers without a key"
+        )
+    return ApiKey(Principal(name, _scopes(scopes, number), "api_key"), digest, key_id)
 
 
-def _parts(entry: str) -> tuple[str, str, str]:
+def _scopes(listed: str | None, number: int) -> frozenset[str]:
+    if listed is None:
+        return frozenset({"*"})
+    held = frozenset(scope.strip() for scope in listed.split("|") if scope.strip())
+    if not held:
+        # a list that came out empty means neither everything nor, to whoever wrote it, nothing
+        raise Misconfigured(
+            f"entry {number} of ROUTER_API_KEYS: the list of scopes is empty; name some, or leave out the "
+            "last colon for a key that may do everything"
+        )
+    return held
+
+
+def _parts(entry: str) -> tuple[str, str, str | None]:
     if ":" not in entry:
-        return "", entry, ""
+        return "", entry, None
     name, key, *rest = entry.split(":", 2)
     # a colon promises a name; an empty one would be replaced in silence
-    return name.strip() or ":", key.strip(), rest[0] if rest else ""
+    return name.strip() or ":", key.strip(), rest[0] if rest else None
 
 
 def _file_entries(path: Path) -> list[str]:

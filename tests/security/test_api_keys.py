@@ -114,3 +114,17 @@ def test_a_bad_setting_is_refused_without_showing_keys(setting: str) -> None:
     with pytest.raises(Misconfigured) as caught:
         ApiKeys.from_setting(setting)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("scopes", ["", " ", "|", " | |"])
+def test_an_empty_list_of_scopes_is_refused(scopes: str) -> None:
+    """It gives neither everything nor nothing by accident."""
+    for key in (KEY, generate_key().hashed()):
+        with pytest.raises(Misconfigured, match=r"entry 2 .* the list of scopes is empty; name some"):
+            ApiKeys.from_setting(f"bob:{KEY}b:read,alice:{key}:{scopes}")
+
+
+def test_no_key_is_named_like_a_caller_without_one() -> None:
+    """It would own what everybody made before there were keys."""
+    with pytest.raises(Misconfigured, match=r"'anonymous' is that of callers without a key"):
+        ApiKeys.from_setting(f"anonymous:{KEY}")
