@@ -28,7 +28,17 @@ from router_core.http.media import File
 from router_core.jobs.blobs import BlobStore
 from router_core.jobs.job import Job
 
-__all__ = ["INLINE_FILE", "INLINE_INPUT", "Dumped", "blob_keys", "copy_input", "dump", "fingerprint", "load"]
+__all__ = [
+    "INLINE_FILE",
+    "INLINE_INPUT",
+    "Dumped",
+    "blob_keys",
+    "copy_input",
+    "dump",
+    "fingerprint",
+    "load",
+    "pack",
+]
 
 INLINE_INPUT: Final = 32 * 1024
 """Larger inputs go to a blob as a whole: the record is read on every poll."""
@@ -66,22 +76,44 @@ async def dump(values: Mapping[str, Any], blobs: BlobStore) -> Dumped:
 
     Raises StoreError when the blob store does not take them; what was written until then is deleted again.
     """
+    return await (await pack(values)).write(blobs)
+
+
+class Packed:
+    """Arguments as JSON, of which nothing is written yet."""
+
+    __slots__ = ("_data", "_writer")
+
+    def __init__(self, data: bytes, writer: _Writer) -> None:
+        self._data = data
+        self._writer = writer
+
+    @property
+    def large(self) -> bool:
+        """Whether ``write`` has to write a blob."""
+        return len(self._data) > INLINE_INPUT or bool(self._writer.files)
+
+    async def write(self, blobs: BlobStore) -> Dumped:
+        """Write what does not belong into the record. Raises StoreError and leaves nothing then."""
+        dumped = Dumped(self._data)
+        try:
+            if len(self._data) > INLINE_INPUT:
+                blob = await blobs.put(self._writer.bundle(self._data), content_type=_BUNDLE_TYPE)
+                dumped.keys.append(blob.key)
+                dumped.data, dumped.ref = b"", blob.key
+            elif self._writer.files:
+                dumped.data = await self._writer.apart(blobs, dumped.keys)
+        except BaseException:
+            await dumped.discard(blobs)
+            raise
+        return dumped
+
+
+async def pack(values: Mapping[str, Any]) -> Packed:
+    """Return the arguments as JSON with their files beside it."""
     writer = _Writer()
     data = _plain(values)
-    if data is None:
-        data = await writer.encode(values)
-    dumped = Dumped(data)
-    try:
-        if len(data) > INLINE_INPUT:
-            blob = await blobs.put(writer.bundle(data), content_type=_BUNDLE_TYPE)
-            dumped.keys.append(blob.key)
-            dumped.data, dumped.ref = b"", blob.key
-        elif writer.files:
-            dumped.data = await writer.apart(blobs, dumped.keys)
-    except BaseException:
-        await dumped.discard(blobs)
-        raise
-    return dumped
+    return Packed(await writer.encode(values) if data is None else data, writer)
 
 
 def _plain(values: Mapping[str, Any]) -> bytes | None:

@@ -23,7 +23,7 @@ from router_core.errors import (
 from router_core.jobs import moves
 from router_core.jobs.blobs import BlobStore
 from router_core.jobs.dispatch import Dispatcher
-from router_core.jobs.inputs import Dumped, blob_keys, copy_input, dump, fingerprint
+from router_core.jobs.inputs import Dumped, blob_keys, copy_input, fingerprint, pack
 from router_core.jobs.job import MAX_CRASHES, TERMINAL, Job, State, Tombstone
 from router_core.jobs.result import Result
 from router_core.jobs.store import Added, EventPage, IdempotencyKey, JobQuery, Page, Store
@@ -100,7 +100,12 @@ class JobService:
         route.plan.validate(inputs)
         if options.key and not options.fingerprint:
             options = replace(options, fingerprint=fingerprint(inputs, content_type))
-        dumped = await dump(inputs, self.blobs)
+        packed = await pack(inputs)
+        if packed.large:
+            earlier = await self._foresee(route, principal, options)
+            if earlier is not None:
+                return earlier
+        dumped = await packed.write(self.blobs)
         return await self._add(route, dumped, principal, options)
 
     async def _check_webhook(self, options: SubmitOptions) -> None:
@@ -110,15 +115,23 @@ class JobService:
             raise BadRequest("this server has no secret to sign webhooks with", code="no_webhooks")
         await self._check_url(options.webhook)
 
+    async def _foresee(self, route: Route, principal: Principal, options: SubmitOptions) -> Added | None:
+        """Return the job of a repeated submission, refuse what a full queue would refuse: before anything is
+        written for it. What passes here is still up to the store's ``add``."""
+        key = self._key(route, principal, options)
+        try:
+            job = await self.store.foresee(route.key, queue_limit=route.job.queue_size, key=key)
+        except QueueFull as full:
+            raise _with_limits(full) from None
+        return None if job is None else await self._tell(Added(job, replayed=True))
+
     async def _add(self, route: Route, dumped: Dumped, principal: Principal, options: SubmitOptions) -> Added:
         job, key = self._record(route, dumped, principal, options)
         try:
             added = await self.store.add(job, queue_limit=route.job.queue_size, key=key)
         except QueueFull as full:
             await dumped.discard(self.blobs)
-            seconds = full.headers.get("Retry-After", "1")
-            full.headers["RateLimit"] = f'"queue";r=0;t={seconds}'
-            raise
+            raise _with_limits(full) from None
         except StoreError:
             # the record may exist all the same: its blobs are left to the sweeper
             raise
@@ -127,6 +140,9 @@ class JobService:
             raise
         if added.replayed:
             await dumped.discard(self.blobs)
+        return await self._tell(added)
+
+    async def _tell(self, added: Added) -> Added:
         if added.job.state is State.QUEUED and (added.job.dispatch_pending or not added.replayed):
             return replace(added, job=await self._dispatch(added.job))
         return added
@@ -138,11 +154,7 @@ class JobService:
         ready = now + options.delay
         priority = route.job.priority if options.priority is None else options.priority
         deadline = now + options.cancel_after if options.cancel_after else 0.0
-        key = None
-        if options.key:
-            scope = scope_hash(principal.id, options.method, route.key, options.key)
-            kept = max(_KEY_RETENTION, self.retention(route))
-            key = IdempotencyKey(scope, options.fingerprint, ready + kept)
+        key = self._key(route, principal, options)
         job = Job(
             id=new_id(), owner=principal.id, route=route.key,
             state=State.SCHEDULED if options.delay > 0 else State.QUEUED, created_at=now,
@@ -156,6 +168,13 @@ class JobService:
             request_id=options.request_id, meta=options.meta,
         )  # fmt: skip
         return job, key
+
+    def _key(self, route: Route, principal: Principal, options: SubmitOptions) -> IdempotencyKey | None:
+        if not options.key:
+            return None
+        scope = scope_hash(principal.id, options.method, route.key, options.key)
+        kept = options.delay + max(_KEY_RETENTION, self.retention(route))
+        return IdempotencyKey(scope, options.fingerprint, self.clock.now() + kept)
 
     async def _dispatch(self, job: Job) -> Job:
         """Tell the queue; the record says so until it knows."""
@@ -302,16 +321,20 @@ class JobService:
             raise NoRoute(f"this service has no route {job.route!r} any more")
         options = options.check()
         await self._check_webhook(options)
-        try:
-            dumped = await copy_input(job, self.blobs)
-        except NotFound:
-            raise Gone("the input of this job is not kept any more", code="input_gone") from None
         webhook = options.webhook or (pydantic_core.from_json(job.webhook)["url"] if job.webhook else "")
         options = replace(
             options, webhook=webhook, method="RETRY", fingerprint=job.id,
             priority=job.priority if options.priority is None else options.priority,
             meta={**options.meta, "retry_of": job.id},
         )  # fmt: skip
+        if blob_keys(job):
+            earlier = await self._foresee(route, principal, options)
+            if earlier is not None:
+                return earlier
+        try:
+            dumped = await copy_input(job, self.blobs)
+        except NotFound:
+            raise Gone("the input of this job is not kept any more", code="input_gone") from None
         return await self._add(route, dumped, principal, options)
 
     async def delete(self, job_id: str, principal: Principal) -> None:
@@ -342,6 +365,12 @@ def _shorter(limit: float | None, wanted: float | None) -> float:
 
 def _unknown() -> NotFound:
     return NotFound("there is no such job", code="job_not_found")
+
+
+def _with_limits(full: QueueFull) -> QueueFull:
+    seconds = full.headers.get("Retry-After", "1")
+    full.headers["RateLimit"] = f'"queue";r=0;t={seconds}'
+    return full
 
 
 def _ended(job: Job) -> Conflict:

@@ -170,6 +170,14 @@ class JobStore(Protocol):
         is), KeyReused when the key belongs to another request.
         """
 
+    async def foresee(
+        self, route: str, *, queue_limit: int | None = None, key: IdempotencyKey | None = None
+    ) -> Job | None:
+        """Return the job that ``add`` would replay now, or None; raises what ``add`` would refuse with.
+
+        Writes nothing and promises nothing: it saves the work before an ``add`` that is bound to fail.
+        """
+
     async def get(self, job_id: str) -> Job | Tombstone | None:
         """Return the record, its tombstone after retention, or None. A terminal job whose ``expires_at``
         has passed is a tombstone even when no purge has run yet."""

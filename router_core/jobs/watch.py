@@ -248,6 +248,12 @@ class WatchedStore:
             )
         )  # fmt: skip
 
+    def foresee(
+        self, route: str, *, queue_limit: int | None = None, key: IdempotencyKey | None = None
+    ) -> Coroutine[Any, Any, Job | None]:
+        """Ask what would become of a submission."""
+        return self.inner.foresee(route, queue_limit=queue_limit, key=key)
+
     def get(self, job_id: str) -> Coroutine[Any, Any, Job | Tombstone | None]:
         """Read one record."""
         return self.inner.get(job_id)

@@ -71,22 +71,22 @@ class MemoryJobStore:
     ) -> Added:
         """Keep a new record. An idempotency key whose job was deleted or purged early raises Gone."""
         with self._open_lock():
-            earlier = None if key is None else self._earlier(key)
+            earlier = self._admit(job.route, queue_limit, key)
             if earlier is not None:
                 return Added(earlier, replayed=True)
-            depth = self._index.depth[job.route]
-            if queue_limit is not None and depth >= queue_limit:
-                raise QueueFull(
-                    f"{depth} jobs of {job.route} wait already; its queue holds {queue_limit}",
-                    retry_after=self._drain.retry_after(job.route, depth, self._monotonic()),
-                    extra={"queue_size": queue_limit},
-                )
             if job.id in self._index.jobs:
                 raise Conflict(f"a job with the id {job.id} exists")
             self._index.put(job)
             if key is not None:
                 self._keys[key.scope_hash] = (key, job.id)
             return Added(job)
+
+    async def foresee(
+        self, route: str, *, queue_limit: int | None = None, key: IdempotencyKey | None = None
+    ) -> Job | None:
+        """Answer as ``add`` would, and add nothing."""
+        with self._open_lock():
+            return self._admit(route, queue_limit, key)
 
     async def get(self, job_id: str) -> Job | Tombstone | None:
         """Return the record, its tombstone, or None."""
@@ -285,6 +285,17 @@ class MemoryJobStore:
         if self._closed:
             raise StoreError("the job store is closed")
         return self._lock
+
+    def _admit(self, route: str, limit: int | None, key: IdempotencyKey | None) -> Job | None:
+        earlier = None if key is None else self._earlier(key)
+        depth = self._index.depth[route]
+        if earlier is None and limit is not None and depth >= limit:
+            raise QueueFull(
+                f"{depth} jobs of {route} wait already; its queue holds {limit}",
+                retry_after=self._drain.retry_after(route, depth, self._monotonic()),
+                extra={"queue_size": limit},
+            )
+        return earlier
 
     def _earlier(self, key: IdempotencyKey) -> Job | None:
         known = self._keys.get(key.scope_hash)

@@ -121,6 +121,13 @@ class SqliteJobStore:
         added: Added = await self._write_lane.call(self._writer.ops.add, job, queue_limit, key)
         return added
 
+    async def foresee(
+        self, route: str, *, queue_limit: int | None = None, key: IdempotencyKey | None = None
+    ) -> Job | None:
+        """Answer as ``add`` would, and write nothing."""
+        earlier: Job | None = await self._write_lane.call(self._writer.ops.foresee, route, queue_limit, key)
+        return earlier
+
     async def get(self, job_id: str) -> Job | Tombstone | None:
         """Return the record, its tombstone, or None."""
         found: Job | Tombstone | None = await self._read_lane.call(self._reader.ops.get, job_id)

@@ -60,12 +60,9 @@ class SqliteWrites:
 
     def add(self, job: Job, queue_limit: int | None, key: IdempotencyKey | None) -> Added:
         """Insert a record and its key."""
-        if key is not None:
-            earlier = self._earlier(key)
-            if earlier is not None:
-                return Added(earlier, replayed=True)
-        if queue_limit is not None:
-            self._queues.admit(self.connection, job.route, queue_limit)
+        earlier = self.foresee(job.route, queue_limit, key)
+        if earlier is not None:
+            return Added(earlier, replayed=True)
         keys = input_keys(job)
         sql, parameters = INSERTS.statement(job, bool(keys))
         try:
@@ -80,6 +77,13 @@ class SqliteWrites:
             )
         self._queues.added(job)
         return Added(job)
+
+    def foresee(self, route: str, queue_limit: int | None, key: IdempotencyKey | None) -> Job | None:
+        """Look the key up and count the queue; here, because only the writer knows the queue exactly."""
+        earlier = None if key is None else self._earlier(key)
+        if earlier is None and queue_limit is not None:
+            self._queues.admit(self.connection, route, queue_limit)
+        return earlier
 
     def _earlier(self, key: IdempotencyKey) -> Job | None:
         row = self.connection.execute(
@@ -260,4 +264,6 @@ def needs_sync(run: Callable[..., Any], args: tuple[Any, ...]) -> bool:
     and then the job is still there, queued, and runs again, which is what becomes of it anyway.
     """
     name = run.__name__
-    return not (name in ("claim", "renew", "append") or (name == "move" and args[1].name == "progress"))
+    return not (
+        name in ("claim", "renew", "append", "foresee") or (name == "move" and args[1].name == "progress")
+    )

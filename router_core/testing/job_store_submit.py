@@ -117,6 +117,24 @@ class SubmitContract:
         await store.add(new_job(clock), queue_limit=1, key=_key(clock))
         assert (await store.add(new_job(clock), queue_limit=1, key=_key(clock))).replayed
 
+    async def test_what_would_become_of_a_submission_can_be_asked(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        """The answer is that of ``add``, for a key and for a full queue, and nothing is written."""
+        assert await store.foresee(ROUTE, queue_limit=1, key=_key(clock)) is None
+        first = await store.add(new_job(clock), queue_limit=1, key=_key(clock))
+        assert not first.replayed
+        assert await store.foresee(ROUTE, queue_limit=1, key=_key(clock)) == first.job
+        with pytest.raises(KeyReused):
+            await store.foresee(ROUTE, key=_key(clock, fingerprint="other"))
+        with pytest.raises(QueueFull) as caught:
+            await store.foresee(ROUTE, queue_limit=1, key=_key(clock, "free"))
+        assert 1 <= caught.value.retry_after <= 60
+        assert await store.foresee("/other", queue_limit=1) is None
+        await claim_one(store)
+        assert await store.foresee(ROUTE, queue_limit=1, key=_key(clock, "free")) is None
+        assert not (await store.add(new_job(clock), queue_limit=1, key=_key(clock, "free"))).replayed
+
     @pytest.mark.parametrize("leave", ["claim", "claim_by_id", "cancel", "expire"])
     async def test_whatever_leaves_the_queue_makes_room(
         self, store: Store, clock: FakeClock, leave: str

@@ -43,6 +43,7 @@ class Blobs:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.down = False
+        self.puts = 0
 
     async def put(
         self, data: bytes | AsyncIterator[bytes], *, content_type: str = "application/octet-stream"
@@ -51,6 +52,7 @@ class Blobs:
         assert isinstance(data, bytes)
         if self.down:
             raise StoreError("the blobs are down")
+        self.puts += 1
         key = new_id()
         self.kept[key] = data
         return Blob(key, hashlib.sha256(data).hexdigest(), len(data), content_type)

@@ -184,12 +184,13 @@ async def test_retry_runs_the_same_input_as_a_new_job() -> None:
 async def test_retry_with_a_key_retries_once() -> None:
     """The same key for the same job is one new job."""
     bench = Bench()
-    first = (await bench.submit()).job
+    first = (await bench.submit({"prompt": "x" * 40_000})).job
     await bench.service.cancel(first.id, ANN)
     options = SubmitOptions(key="again")
     one = await bench.service.retry(first.id, ANN, options)
     two = await bench.service.retry(first.id, ANN, options)
     assert (one.job.id, two.replayed) == (two.job.id, True)
+    assert bench.blobs.puts == 2
 
 
 async def test_only_what_ended_without_a_result_is_retried() -> None:

@@ -104,24 +104,40 @@ async def test_a_replay_is_answered_although_the_queue_is_full() -> None:
     assert (again.job.id, again.replayed) == (first.job.id, True)
 
 
-async def test_a_refused_submission_leaves_no_blob() -> None:
-    """Files are written before the record and taken back when it is refused."""
+async def test_a_refused_submission_writes_no_blob() -> None:
+    """The queue is looked at before an upload is written."""
     bench = Bench(queue_size=1)
     await bench.submit({"prompt": "x" * 50_000})
     assert len(bench.blobs.kept) == 1
     with pytest.raises(QueueFull):
         await bench.submit({"prompt": "y" * 50_000})
+    assert bench.blobs.puts == len(bench.blobs.kept) == 1
+
+
+async def test_what_the_store_refuses_after_the_blobs_leaves_none() -> None:
+    """Of twenty at once that all saw room one is taken, and the others take their blobs back."""
+    bench = Bench(queue_size=1)
+    values = {"prompt": "x" * 50_000}
+    outcomes = await asyncio.gather(*(bench.submit(values) for _ in range(20)), return_exceptions=True)
+    refused = [one for one in outcomes if isinstance(one, QueueFull)]
+    assert len(refused) == 19
+    assert all(one.headers["RateLimit"].startswith('"queue";r=0;t=') for one in refused)
     assert len(bench.blobs.kept) == 1
 
 
-async def test_a_replay_leaves_no_second_blob() -> None:
-    """What was written for the repetition is taken back; the first job keeps its own."""
-    bench = Bench()
+async def test_a_replay_writes_no_second_blob() -> None:
+    """The key is looked up before an upload is written, and a full queue does not matter to it."""
+    bench = Bench(queue_size=1)
     options = SubmitOptions(key="k")
     first = await bench.submit({"prompt": "x" * 50_000}, options=options)
     again = await bench.submit({"prompt": "x" * 50_000}, options=options)
     assert again.job.input_ref == first.job.input_ref
+    assert again.replayed
+    assert bench.blobs.puts == 1
     assert list(bench.blobs.kept) == [first.job.input_ref]
+    with pytest.raises(KeyReused):
+        await bench.submit({"prompt": "y" * 50_000}, options=options)
+    assert bench.blobs.puts == 1
 
 
 async def test_a_dispatch_failure_names_the_job_and_keeps_it() -> None:
