@@ -22,8 +22,7 @@ from pathlib import Path
 from benchmarks.load import ROOT, free_port, serve, wrk
 from benchmarks.report import Row, Skip, median
 
-_UVICORN = [sys.executable, "-m", "uvicorn", "--loop", "uvloop", "--http", "httptools", "--no-access-log",
-            "--log-level", "warning", "--factory", "benchmarks.apps.ours:asgi", "--port"]  # fmt: skip
+_SERVE = [sys.executable, "-m", "handlers.cli", "serve", "benchmarks.apps.ours:router"]
 _PEERS = os.environ.get("PEERS_PYTHON", str(ROOT / ".venv-peers" / "bin" / "python"))
 _SECONDS = 4
 
@@ -56,7 +55,7 @@ def run() -> list[Row | Skip]:
 def _ours(folder: str) -> Iterator[int]:
     port = free_port()
     env = {"ROUTER_JOBS": f"sqlite:///{folder}/jobs.db", "ROUTER_BLOBS": f"file://{folder}/blobs"}
-    with serve([*_UVICORN, str(port)], port, env=env, core=None):
+    with serve([*_SERVE, "--log-level", "warning", "--port", str(port)], port, env=env, core=None):
         yield port
 
 

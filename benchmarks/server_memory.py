@@ -44,7 +44,9 @@ def _submit(port: int, count: int) -> None:
     """Run at least ``count`` jobs, each waited for (so that no backlog builds up)."""
     done = 0.0
     while done < count:
-        rate, bad = wrk(f"http://127.0.0.1:{port}/noop?sync=true", body='{"n": 1}', connections=128, seconds=5)
+        rate, bad = wrk(
+            f"http://127.0.0.1:{port}/noop?sync=true", body='{"n": 1}', connections=128, seconds=5
+        )
         if bad:
             raise RuntimeError(f"{bad} jobs were refused")
         done += rate * 5
