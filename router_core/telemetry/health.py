@@ -17,7 +17,6 @@ from router_core.telemetry.metrics import CONTENT_TYPE, Metrics
 __all__ = ["Health", "Stats"]
 
 Ready = Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
-Handler = Callable[[Request], Awaitable[Response]]
 _NO_STORE = (("cache-control", "no-store"),)
 
 
@@ -44,15 +43,6 @@ class Health:
     service: str = ""
     version: str = ""
     started_at: float = field(default_factory=time.time)
-
-    def table(self) -> list[tuple[str, str, Handler, str, bool]]:
-        """Return method, path, handler, summary, and whether the route is open to everybody."""
-        return [
-            ("GET", "/health", self.live, "Whether the process answers", True),
-            ("GET", "/health/ready", self.readiness, "Whether work is taken", True),
-            ("GET", "/health/detailed", self.detailed, "Checks, queues and ages", False),
-            ("GET", "/metrics", self.exposition, "Metrics in Prometheus' text format", False),
-        ]
 
     async def live(self, request: Request) -> Response:
         """Answer 200 as long as this process can answer at all."""

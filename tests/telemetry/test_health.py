@@ -91,10 +91,3 @@ async def test_metrics_with_the_store_up_and_down() -> None:
     assert b"router_store_up 0\n" in second.body
     assert second.status == 200
     assert (first.header("content-type") or "").startswith("text/plain; version=0.0.4")
-
-
-def test_what_is_open_to_everybody() -> None:
-    """Probes are; counts and names are not."""
-    assert {path: public for _, path, _, _, public in health().table()} == {
-        "/health": True, "/health/ready": True, "/health/detailed": False, "/metrics": False,
-    }  # fmt: skip
