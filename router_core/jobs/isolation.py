@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -32,6 +32,9 @@ __all__ = ["ChildPool"]
 
 TERM_GRACE: Final = 0.5
 """Seconds between SIGTERM and SIGKILL to a child's process group."""
+START_LIMIT: Final = 300.0
+"""Seconds for a child to import the service and run its start-up hooks: a large model takes minutes to load,
+and a job's ``timeout`` says nothing about that."""
 _LIMIT: Final = 1024 * 1024
 _BOOT: Final = (
     "import sys, json; boot = json.loads(sys.argv[1]); sys.path[:] = boot['path']; "
@@ -176,12 +179,13 @@ class ChildPool:
         """Process ids of the children that live."""
         return [child.pid for child in self._all if child.alive]
 
-    async def call(self, run: Run, inputs: Mapping[str, Any]) -> Done:
+    async def call(self, run: Run, inputs: Mapping[str, Any], began: Callable[[], None]) -> Done:
         """Run the function of ``run.route`` in a child; returns its result."""
         route = run.route
         if route is None:
             raise Misconfigured(f"no function of this service has the route {run.job.route!r}")
         child = await self._take(run, route)
+        began()
         try:
             result = await self._converse(child, run, route, inputs)
         except ChildFailed as error:
@@ -210,11 +214,15 @@ class ChildPool:
         self._all.add(child)
         run.child = child
         try:
-            ready = await child.receive()
-        except BaseException:
+            async with asyncio.timeout(START_LIMIT):
+                ready = await child.receive()
+        except BaseException as error:
             child.kill()
             self._drop(child)
             run.child = None
+            if isinstance(error, TimeoutError):
+                text = f"the service did not start in a child process within {START_LIMIT:g} s"
+                raise ChildFailed(Failure("TimeoutError", text, True)) from error
             raise
         if ready.op != "ready":
             child.kill()

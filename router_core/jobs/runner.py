@@ -47,10 +47,11 @@ class Children(Protocol):
     def check(self) -> None:
         """Raise Misconfigured for a function that cannot run so."""
 
-    async def call(self, run: Run, inputs: Mapping[str, Any]) -> Done:
+    async def call(self, run: Run, inputs: Mapping[str, Any], began: Callable[[], None]) -> Done:
         """Run the function of ``run.route`` in a child; returns its result.
 
-        Raises ChildFailed with the failure that the child (or its death) was.
+        Calls ``began`` when there is a child that has loaded the service: the function's time counts from
+        then on. Raises ChildFailed with the failure that the child (or its death) was.
         """
 
 
@@ -218,17 +219,25 @@ class Runner:
         if run.stopped is not None:
             raise JobCancelled(job.id)
         run.phase = Phase.WORKING
-        if job.timeout:
-            run.start_timer(job.timeout)
         plan = route.plan
         isolated = route.job.isolation == "process"
+        if not isolated:
+            self._start_time(run)
         # a function that neither asks for its job nor yields has nothing to say on the way
         context = self._context(run) if plan.slots or plan.is_generator or isolated else None
         if isolated:
             if self._children is None:
                 raise Misconfigured(f"{route.key} asks for isolation='process', which this worker lacks")
-            return await self._children.call(run, inputs)
+            return await self._children.call(run, inputs, lambda: self._start_time(run))
         return await self._call(run, route, inputs, context)
+
+    def _start_time(self, run: Run) -> None:
+        """Count the time that the function may take from now on."""
+        timeout = run.job.timeout
+        if timeout:
+            run.start_timer(timeout)
+            if run.context is not None:
+                run.context.deadline = self._clock.now() + timeout
 
     def _context(self, run: Run) -> JobContext:
         job = run.job

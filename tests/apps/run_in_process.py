@@ -23,7 +23,8 @@ loaded: list[int] = []
 
 @router.on_startup
 def load() -> None:
-    """Note that the model was loaded, in which process."""
+    """Note that the model was loaded, in which process; takes as long as a test wants."""
+    time.sleep(float(os.environ.get("TEST_LOAD_SECONDS", "0")))
     loaded.append(os.getpid())
 
 

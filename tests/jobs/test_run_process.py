@@ -17,6 +17,7 @@ import pytest
 
 from router_core.errors import Misconfigured
 from router_core.http.media import File
+from router_core.jobs import isolation
 from router_core.jobs.inputs import dump
 from router_core.jobs.isolation import ChildPool
 from router_core.jobs.job import Job, State
@@ -150,6 +151,25 @@ async def test_timeout_kills(tmp_path: Path) -> None:
         record = await bench.until(job_id)
         assert (record.state, record.reason) == (State.FAILED, "timeout")
         await gone(*pids_in(tmp_path / "pids"))
+
+
+async def test_the_start_of_a_child_does_not_count_into_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that loads for longer than a function may run does its job in the first attempt."""
+    monkeypatch.setenv("TEST_LOAD_SECONDS", "1.5")
+    async with children("/whoami", timeout=1.0) as (bench, _):
+        record = await bench.until(await bench.submit("/whoami"))
+        assert (record.state, record.attempt) == (State.SUCCEEDED, 1), record.error
+
+
+async def test_a_child_that_does_not_start_in_time_fails_its_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start-up hook that hangs ends in an error that says so, and in no process that stays."""
+    monkeypatch.setenv("TEST_LOAD_SECONDS", "600")
+    monkeypatch.setattr(isolation, "START_LIMIT", 0.5)
+    async with children("/whoami", max_attempts=1) as (bench, pool):
+        record = await bench.until(await bench.submit("/whoami"))
+        assert (record.state, record.reason) == (State.FAILED, "error")
+        assert json.loads(record.error)["message"].endswith("did not start in a child process within 0.5 s")
+        await eventually(lambda: not pool.pids)
 
 
 @pytest.mark.parametrize(("route", "word"), [("/segfault", "SIGSEGV"), ("/leave", "exit code 3")])
