@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from router_core.clock import Clock
@@ -54,12 +54,14 @@ class Heartbeat:
 
     def start(self, main: asyncio.AbstractEventLoop) -> None:
         """Begin to beat; ``main`` is the loop that is watched for hanging."""
-        if self._thread is not None:
+        if self.alive:
             return
         self._main = main
         self._answered_at = self._asked_at = self._clock.monotonic()
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="router-core-heartbeat", daemon=True)
+        self._stop = stop = threading.Event()  # an older thread that has yet to end keeps its own
+        self._thread = threading.Thread(
+            target=self._run, args=(stop,), name="router-core-heartbeat", daemon=True
+        )
         self._thread.start()
 
     def stop(self) -> None:
@@ -72,8 +74,7 @@ class Heartbeat:
         """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
-    def _run(self) -> None:
-        stop = self._stop
+    def _run(self, stop: threading.Event) -> None:
         try:
             asyncio.run(self._loop(stop))
         except BaseException as error:
@@ -88,11 +89,19 @@ class Heartbeat:
                 beat, began = asyncio.ensure_future(self.beat()), self._clock.monotonic()
             elif self._clock.monotonic() - began > self._lease:
                 beat.cancel()  # a store that hangs: ask again rather than wait for it
-            self.fence_overdue()
-            self.watch()
+            self._guarded(self.fence_overdue)
+            self._guarded(self.watch)
             await asyncio.sleep(tick)
         if beat is not None:
             beat.cancel()
+
+    def _guarded(self, look: Callable[[], None]) -> None:
+        """Do one thing of a turn: whatever goes wrong in it, the next turn comes, and so do the beats."""
+        try:
+            look()
+        except Exception as error:
+            text = "a turn of the heartbeat failed; it goes on"
+            self._events.emit(Note("heartbeat_trouble", "error", text, {}, error))
 
     # --- one round, also called by tests
 

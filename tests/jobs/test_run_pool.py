@@ -233,6 +233,54 @@ async def test_beat_brings_cancel_and_fencing() -> None:
     assert taken.stopped is Stop.FENCED
 
 
+@pytest.mark.parametrize("part", ["fence_overdue", "watch"])
+async def test_an_error_in_a_turn_does_not_end_the_heartbeat(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a turn meets is noted, and leases are still renewed after it."""
+    clock, notes, turns = FakeClock(), list[Any](), []
+    store = Store(clock)
+    run = await held(store, clock)
+    heart = beating(store, clock, {run.job.id: run}, notes)
+
+    def broken() -> None:
+        turns.append(1)
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(heart, part, broken)
+    heart.start(asyncio.get_running_loop())
+    try:
+        await eventually(lambda: len(turns) > 1)
+        assert heart.alive
+        clock.advance(2)
+        await eventually(lambda: store.renewed)
+    finally:
+        heart.stop()
+    assert {note.name for note in notes if isinstance(note, Note)} == {"heartbeat_trouble"}
+
+
+async def test_a_heartbeat_that_died_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``start`` begins anew when the thread is gone, and does nothing while it lives."""
+    clock, notes = FakeClock(), list[Any]()
+    heart = beating(Store(clock), clock, {}, notes)
+
+    async def die(stop: Any) -> None:
+        raise RuntimeError("surprise")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(heart, "_loop", die)
+        heart.start(asyncio.get_running_loop())
+        await eventually(lambda: not heart.alive)
+    heart.start(asyncio.get_running_loop())
+    thread = heart._thread
+    try:
+        assert heart.alive
+        heart.start(asyncio.get_running_loop())
+        assert heart._thread is thread
+    finally:
+        heart.stop()
+
+
 async def test_self_fencing() -> None:
     """Without an answer of the store an attempt stops itself before its lease is over."""
     clock, notes = FakeClock(), list[Any]()
