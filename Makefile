@@ -7,7 +7,7 @@ WORKERS ?= 2
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test fmt lint coverage bench soak clean
+.PHONY: help install run test optimized fmt lint coverage bench soak clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -18,8 +18,14 @@ run: .venv/.stamp-run ## Serve the examples on 127.0.0.1, port PORT (default 800
 	@exec .venv/bin/router-core serve examples.app:router --host 127.0.0.1 --port $(PORT)
 
 # pytest stays last, so that the final line is the count of tests.
-test: lint ## Lint, check types and import order, run the tests
+test: lint optimized ## Lint, check types and import order, run the tests
 	.venv/bin/python -m pytest -n $(WORKERS)
+
+# pytest warns that -O drops asserts; those of tests and contract suites are rewritten, and stay.
+optimized: .venv/.stamp-dev ## Run some tests as `python -O` runs the code, without its asserts
+	PYTHONOPTIMIZE=1 .venv/bin/python -m pytest -q -n 0 \
+		-W 'ignore:assertions not in test modules:pytest.PytestConfigWarning' \
+		tests/app tests/security tests/stores/test_blob_stores.py tests/test_optimized.py
 
 fmt: .venv/.stamp-dev ## Format the code and apply the safe lint fixes
 	.venv/bin/ruff format .
