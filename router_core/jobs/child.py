@@ -21,7 +21,7 @@ import threading
 import traceback
 import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, Final
 
 from router_core.binding.depends import DependencyScope
@@ -33,11 +33,10 @@ from router_core.jobs.address import Address
 from router_core.jobs.context import JobContext
 from router_core.jobs.execution import contained
 from router_core.jobs.frames import Frame
-from router_core.jobs.job import Reason
 from router_core.jobs.journal import Journal
-from router_core.jobs.retry import Failure, failure_of
+from router_core.jobs.retry import failure_of
 from router_core.jobs.runner import decode_steps, file_done, slots_of
-from router_core.jobs.settle import MAX_INLINE_FILE, MAX_RESULT, Done
+from router_core.jobs.settle import MAX_INLINE_FILE, MAX_RESULT, Done, Outputs, TooLarge
 from router_core.jobs.store import NewEvent
 from router_core.routing.route import JobOptions, Route
 from router_core.routing.router import Router, loading
@@ -211,7 +210,7 @@ class _Service:
             options = route.job
             done = await self._call(route, frame, journal)
             if len(done.result) > MAX_RESULT:
-                raise _TooLarge(len(done.result))
+                raise TooLarge(len(done.result))
         except BaseException as error:
             answer: tuple[str, Mapping[str, Any], Sequence[bytes]] = ("failed", _describe(error, options), ())
         else:
@@ -247,12 +246,14 @@ class _Service:
                 file = file_of(value)
                 large = file is not None and file.size > MAX_INLINE_FILE
                 return file_done(file) if file is not None and large else Done(encode_result(route, value))
-            chunks: list[bytes] = []
-            async for item in value:
-                chunks.append(encode_result(route, item))
-                journal.emit(NewEvent("output", chunks[-1]))
-                await journal.room()
-            return Done(b"[" + b",".join(chunks) + b"]")
+            outputs = Outputs()
+            async with aclosing(value):
+                async for item in value:
+                    chunk = encode_result(route, item)
+                    outputs.add(chunk)
+                    journal.emit(NewEvent("output", chunk))
+                    await journal.room()
+            return Done(outputs.result())
 
     async def step(self, name: str, outcome: bytes) -> None:
         """Ask the worker to record a step and wait for its word."""
@@ -281,16 +282,8 @@ class _PipeSink:
         await self._service.step(name, outcome)
 
 
-class _TooLarge(Exception):
-    """The result is larger than any job may have."""
-
-
 def _describe(error: BaseException, options: JobOptions, prefix: str = "") -> dict[str, Any]:
-    if isinstance(error, _TooLarge):
-        text = f"the result has {error.args[0]} bytes; {MAX_RESULT} are allowed"
-        failure = Failure("ResultTooLarge", text, False, Reason.RESULT_TOO_LARGE)
-    else:
-        failure = failure_of(error, options)
+    failure = error.failure if isinstance(error, TooLarge) else failure_of(error, options)
     trace = "".join(traceback.format_exception(error))[-_MAX_TRACE:]
     return {
         "type": failure.type, "message": prefix + failure.message, "retryable": failure.retryable,

@@ -23,7 +23,15 @@ from router_core.jobs.failpoints import failpoint
 from router_core.jobs.job import Job, Reason, State
 from router_core.jobs.journal import Journal
 from router_core.jobs.retry import Failure, failure_of
-from router_core.jobs.settle import MAX_INLINE, MAX_INLINE_FILE, Done, Settlement, StoreSink
+from router_core.jobs.settle import (
+    MAX_INLINE,
+    MAX_INLINE_FILE,
+    Done,
+    Outputs,
+    Settlement,
+    StoreSink,
+    TooLarge,
+)
 from router_core.jobs.store import JobStore, NewEvent
 from router_core.routing.route import Route
 from router_core.settings import Settings
@@ -198,7 +206,7 @@ class Runner:
         return None
 
     def _failure(self, run: Run, error: BaseException) -> Failure:
-        if isinstance(error, ChildFailed):
+        if isinstance(error, ChildFailed | TooLarge):
             failure = error.failure
         elif run.route is None:
             failure = Failure(type(error).__name__, str(error), False, error=error)
@@ -285,7 +293,7 @@ class Runner:
 
     async def _collect(self, run: Run, route: Route, values: AsyncIterator[Any]) -> bytes:
         """Publish each value as an ``output`` event as it comes; the result is the list of them."""
-        chunks: list[bytes] = []
+        outputs = Outputs()
         if run.journal is None:
             self._context(run)
         try:
@@ -293,7 +301,7 @@ class Runner:
                 if run.stopped is not None:
                     raise JobCancelled(run.job.id)
                 chunk = self._encode(route, value)
-                chunks.append(chunk)
+                outputs.add(chunk)
                 if run.journal is not None:
                     run.journal.emit(NewEvent("output", chunk))
                     await run.journal.room()
@@ -301,7 +309,7 @@ class Runner:
             close = getattr(values, "aclose", None)
             if close is not None:
                 await close()
-        return b"[" + b",".join(chunks) + b"]"
+        return outputs.result()
 
     def _abandon(self, run: Run) -> None:
         """Write the end of an attempt whose function does not stop; it keeps its slot until it does."""

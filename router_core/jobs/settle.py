@@ -23,7 +23,16 @@ from router_core.jobs.store import JobStore, Moved, NewEvent
 from router_core.routing.route import JobOptions
 from router_core.telemetry.events import Events, Note
 
-__all__ = ["MAX_INLINE", "MAX_INLINE_FILE", "MAX_RESULT", "Done", "Settlement", "StoreSink"]
+__all__ = [
+    "MAX_INLINE",
+    "MAX_INLINE_FILE",
+    "MAX_RESULT",
+    "Done",
+    "Outputs",
+    "Settlement",
+    "StoreSink",
+    "TooLarge",
+]
 
 T = TypeVar("T")
 
@@ -48,6 +57,36 @@ class Done:
     content_type: str = "application/json"
     filename: str | None = None
     """Set, if only to an empty name, when the result is a file: it goes to the blob store, however small."""
+
+
+class TooLarge(Exception):
+    """The result is larger than any job may have."""
+
+    def __init__(self, size: int) -> None:
+        text = f"the result has {size} bytes; {MAX_RESULT} are allowed"
+        super().__init__(text)
+        self.failure = Failure("ResultTooLarge", text, False, Reason.RESULT_TOO_LARGE)
+
+
+class Outputs:
+    """What a generator yielded so far: the items of the list that is the result, each as JSON."""
+
+    __slots__ = ("_items", "_size")
+
+    def __init__(self) -> None:
+        self._items: list[bytes] = []
+        self._size = 1  # the brackets, less the comma that the first item has none of
+
+    def add(self, item: bytes) -> None:
+        """Keep an item; raises TooLarge when the list has become larger than a result may be."""
+        self._size += len(item) + 1
+        if self._size > MAX_RESULT:
+            raise TooLarge(self._size)
+        self._items.append(item)
+
+    def result(self) -> bytes:
+        """Return the list."""
+        return b"[" + b",".join(self._items) + b"]"
 
 
 class Settlement:
@@ -111,8 +150,7 @@ class Settlement:
         if size <= MAX_INLINE and outcome.filename is None:
             return outcome.result, b""
         if size > MAX_RESULT:
-            text = f"the result has {size} bytes; {MAX_RESULT} are allowed"
-            return Failure("ResultTooLarge", text, False, Reason.RESULT_TOO_LARGE)
+            return TooLarge(size).failure
         failpoint("before_blob")
         try:
             blob = await self.patiently(

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from router_core.binding.depends import Depends
 from router_core.http.media import File
+from router_core.jobs import settle
 from router_core.jobs.context import JobContext, JobProgress
 from router_core.routing.router import Router
 
@@ -55,6 +56,18 @@ def spin(path: str = "") -> None:
             file.write(f"{os.getpid()} {sleeper.pid}")
     while True:
         pass
+
+
+@router.route("/flood", isolation="process")
+def flood(path: str, allowed: int) -> Iterator[str]:
+    """Yield for ever where a result may have so many bytes only; note being closed."""
+    settle.MAX_RESULT = allowed  # type: ignore[misc]
+    try:
+        while True:
+            yield "x" * 1000
+    finally:
+        with open(path, "w") as file:
+            file.write("closed")
 
 
 @router.route("/heedless", isolation="process")

@@ -9,6 +9,7 @@ import json
 import math
 import sys
 import threading
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 from router_core.errors import BadRequest, HTTPError, Misconfigured, RateLimited, StoreError, ValidationFailed
 from router_core.http.media import File
 from router_core.http.message import Response
-from router_core.jobs import moves
+from router_core.jobs import moves, settle
 from router_core.jobs.context import JobContext, JobProgress
 from router_core.jobs.job import Reason, State
 from router_core.jobs.settle import MAX_INLINE, MAX_INLINE_FILE
@@ -365,6 +366,46 @@ async def test_blob_store_that_stays_away(monkeypatch: pytest.MonkeyPatch) -> No
     b.blobs.down = 10_000
     record = await b.run("/made", size=MAX_INLINE + 1)
     assert (record.state, error_of(record)["type"]) == (State.RETRYING, "StoreError")
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_generator_without_end_is_stopped_at_the_size_of_a_result(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it yields is not collected without bound: it is closed and not tried again."""
+    monkeypatch.setattr(settle, "MAX_RESULT", 10_000)
+    yielded, closed = [], []
+
+    def flood() -> Iterator[str]:
+        try:
+            while True:
+                yielded.append(1)
+                yield "x" * 1000
+        finally:
+            closed.append(1)
+
+    async def flood_async() -> AsyncIterator[str]:
+        for item in flood():
+            yield item
+
+    route = route_of(flood if kind == "sync" else flood_async, "/flood", max_attempts=3)
+    record = await bench_of(route).run("/flood")
+    assert (record.state, record.reason, record.attempt) == (State.FAILED, "result_too_large", 1)
+    assert (len(yielded), closed) == (10, [1])
+
+
+async def test_a_generator_may_yield_as_much_as_a_result_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limit is that of the list, to the byte."""
+
+    async def pair() -> AsyncIterator[str]:
+        yield "a"
+        yield "bc"
+
+    bench = bench_of(route_of(pair))
+    monkeypatch.setattr(settle, "MAX_RESULT", len('["a","bc"]'))
+    assert (await bench.run("/pair")).state is State.SUCCEEDED
+    monkeypatch.setattr(settle, "MAX_RESULT", len('["a","bc"]') - 1)
+    assert (await bench.run("/pair")).reason == "result_too_large"
 
 
 @pytest.mark.parametrize("route", ["/stream", "/stream_sync"])

@@ -276,6 +276,17 @@ async def test_generators_stream_through_the_pipe(route: str) -> None:
         assert record.event_seq == 2_000
 
 
+async def test_a_generator_without_end_is_stopped_at_the_size_of_a_result(tmp_path: Path) -> None:
+    """What it yields is not collected without bound: it is closed, and its child does the next job."""
+    async with children("/flood", "/whoami_async", max_attempts=3, concurrency=1) as (bench, pool):
+        path = tmp_path / "end"
+        record = await bench.until(await bench.submit("/flood", path=str(path), allowed=10_000))
+        assert (record.state, record.reason, record.attempt) == (State.FAILED, "result_too_large", 1)
+        assert path.read_text() == "closed"
+        pid = json.loads((await bench.until(await bench.submit("/whoami_async"))).result)
+        assert pool.pids == [pid]
+
+
 async def test_large_results() -> None:
     """A result of several MB comes through and ends as a blob."""
     async with children("/large") as (bench, _):
