@@ -13,7 +13,7 @@ from router_core.jobs.job import Job, State
 from router_core.jobs.leaving import unless_gone
 from router_core.jobs.outcome import job_error, result_response
 from router_core.jobs.prefer import Wish, parse_prefer, query_value, read_wish
-from router_core.jobs.service import JobService
+from router_core.jobs.service import FetchLinks, JobService
 from router_core.jobs.submission import read_options
 from router_core.jobs.wire import apipod_body, encode_job
 from router_core.routing.route import Route
@@ -49,8 +49,10 @@ def wants_job(route: Route, request: Request) -> bool:
     return "respond-async" in parse_prefer(request.headers.getlist("prefer"))
 
 
-async def accept(service: JobService, route: Route, request: Request, inputs: Inputs) -> Response:
-    """Submit the request as a job and answer.
+async def accept(
+    service: JobService, route: Route, request: Request, inputs: Inputs, fetch: FetchLinks | None = None
+) -> Response:
+    """Submit the request as a job and answer; ``fetch`` reads what ``inputs`` have noted by URL.
 
     202 with the job, ``Location`` and ``Retry-After``. With ``?sync=true`` or ``Prefer: wait=N``: 200 with
     the result if it is there in time, a problem if the job failed, else 202 while the job lives on. Headers:
@@ -62,8 +64,9 @@ async def accept(service: JobService, route: Route, request: Request, inputs: In
     content_type = request.headers.get("content-type", "")
     try:
         added = await service.submit(
-            route, inputs, principal=request.principal, options=options, content_type=content_type
-        )
+            route, inputs, principal=request.principal, options=options, content_type=content_type,
+            fetch=fetch,
+        )  # fmt: skip
     except Unavailable as error:
         if "job_id" in error.extra:  # it exists, only its queue does not know yet
             error.headers["Location"] = location(service, request, error.extra["job_id"])

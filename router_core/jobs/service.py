@@ -37,7 +37,7 @@ from router_core.types import ID_PATTERN, Principal, new_id
 if TYPE_CHECKING:
     from router_core.binding.inputs import Inputs
 
-__all__ = ["JobService", "NoRoute"]
+__all__ = ["FetchLinks", "JobService", "NoRoute"]
 
 _KEY_RETENTION: Final = 24 * 3600.0
 _FIRST_POLL: Final = 0.1
@@ -45,6 +45,7 @@ _LAST_POLL: Final = 1.0
 _RETRYABLE: Final = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 
 CheckUrl = Callable[[str], Awaitable[object]]
+FetchLinks = Callable[["Inputs"], Awaitable[None]]
 
 
 class NoRoute(Conflict):
@@ -84,9 +85,12 @@ class JobService:
 
     async def submit(
         self, route: Route, inputs: Inputs, *, principal: Principal,
-        options: SubmitOptions = DEFAULT_OPTIONS, content_type: str = "",
+        options: SubmitOptions = DEFAULT_OPTIONS, content_type: str = "", fetch: FetchLinks | None = None,
     ) -> Added:  # fmt: skip
         """Accept one job: durable when this returns.
+
+        ``fetch`` replaces the URLs noted in ``inputs`` by files. A key belongs to the URLs, so a repetition
+        is answered without fetching them, also when they are dead or give something else by now.
 
         Validates, looks the key up, counts the queue, writes the record, tells the queue; a refusal at any
         step leaves neither record nor key behind. Raises ValidationFailed, BadRequest, KeyReused, QueueFull,
@@ -97,14 +101,17 @@ class JobService:
             raise Draining("this server is going away; another one takes the job", retry_after=2)
         options = options.check()
         await self._check_webhook(options)
-        route.plan.validate(inputs)
         if options.key and not options.fingerprint:
             options = replace(options, fingerprint=fingerprint(inputs, content_type))
+        foreseen = fetch is not None and bool(inputs.links)
+        if foreseen and (earlier := await self._foresee(route, principal, options)):
+            return earlier
+        if fetch is not None:
+            await fetch(inputs)
+        route.plan.validate(inputs)
         packed = await pack(inputs)
-        if packed.large:
-            earlier = await self._foresee(route, principal, options)
-            if earlier is not None:
-                return earlier
+        if packed.large and not foreseen and (earlier := await self._foresee(route, principal, options)):
+            return earlier
         dumped = await packed.write(self.blobs)
         return await self._add(route, dumped, principal, options)
 

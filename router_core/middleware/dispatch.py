@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+from router_core.binding.collect import collect_request
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.result import is_stream, json_response, to_response
@@ -95,8 +96,12 @@ class Dispatch:
         return response
 
     async def _accept(self, request: Request, route: Route) -> Response:
-        inputs = await route.plan.collect(request, self._intake)
-        return await accept(self._service, route, request, inputs)
+        plan = route.plan
+        inputs = collect_request(plan, request, self._intake)
+        # URLs are fetched only once it is known that the request is new
+        return await accept(
+            self._service, route, request, inputs, fetch=lambda links: plan.fetch(links, self._intake)
+        )
 
 
 def _injected(slots: frozenset[str], request: Request) -> Mapping[str, Any]:
