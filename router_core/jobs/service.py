@@ -23,6 +23,7 @@ from router_core.errors import (
 from router_core.jobs import moves
 from router_core.jobs.blobs import BlobStore
 from router_core.jobs.dispatch import Dispatcher
+from router_core.jobs.failpoints import failpoint
 from router_core.jobs.inputs import Dumped, blob_keys, copy_input, fingerprint, pack
 from router_core.jobs.job import MAX_CRASHES, TERMINAL, Job, State, Tombstone
 from router_core.jobs.result import Result
@@ -145,6 +146,7 @@ class JobService:
         except RouterError:
             await dumped.discard(self.blobs)
             raise
+        failpoint("after_add")
         if added.replayed:
             await dumped.discard(self.blobs)
         return await self._tell(added)
