@@ -69,7 +69,7 @@ METHODS = [
     Bad("method: unknown", 400, request("FROBNICATE", "/hello"), framing=True),
     Bad("method: lower case", 400, request("get", "/hello"), framing=True),
     Bad("method: empty", 400, request("", "/hello"), framing=True),
-    Bad("method: CONNECT", 400, request("CONNECT", "localhost:80"), framing=True),
+    Bad("method: CONNECT", 501, request("CONNECT", "localhost:80"), framing=True),
 ]
 ORIGIN = {"origin": "https://evil.example"}
 HOSTS = [
