@@ -127,8 +127,8 @@ class WorkerPool:
             return
         # attempts that end in the same turn of the loop are then replaced by one claim
         await asyncio.sleep(0)
-        if self._wanted():
-            return
+        if self._draining or self._wanted():
+            return  # a drain has woken this loop already, and clearing that would cost it a whole poll
         self._wake.clear()
         try:
             async with asyncio.timeout(self._poll):

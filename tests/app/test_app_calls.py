@@ -156,3 +156,14 @@ def test_the_body_limit_of_a_route_holds_for_small_bodies(path: str) -> None:
         assert client.post(path, json={"text": "x" * 9}).status in (200, 202)
         refused = client.post(path, json={"text": "x" * 10})
         assert (refused.status, refused.value["code"]) == (413, "payload_too_large")
+
+
+async def test_a_drain_never_waits_for_the_next_poll() -> None:
+    """At whatever moment of the claim loop it comes."""
+    for turns in range(25):
+        app = build_app(router, Settings(jobs="memory://", blobs="memory://"))
+        app.parts.pool._poll = 3600.0
+        await app.start()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(app.stop(600.0), 20.0)
