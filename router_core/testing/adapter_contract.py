@@ -171,7 +171,7 @@ def _add_bodies(router: Router) -> None:
 def _add_failures_and_jobs(router: Router) -> None:
     @router.get("/teapot")
     def teapot() -> None:
-        raise HTTPError(418, "no tea", code="teapot", headers={"X-Pot": "short"})
+        raise HTTPError(418, "no tea", headers={"X-Pot": "short"})
 
     @router.get("/broken")
     def broken() -> None:
