@@ -60,16 +60,19 @@ class FileBlobStore:
         """Keep the bytes durably. Raises PayloadTooLarge, StoreError."""
         if isinstance(data, bytes) and len(data) > self._max_bytes:
             raise self._too_large()
-        draft = await self._in_thread(self._begin)
+        drafts: list[_Draft] = []
         try:
+            await self._to_its_end(lambda: drafts.append(self._begin()))
+            draft = drafts[0]
             async for piece in _pieces(data):
                 if draft.size + len(piece) > self._max_bytes:
                     raise self._too_large()
-                await self._in_thread(draft.write, piece)
-            await self._in_thread(draft.finish, self._clock.now())
+                await self._to_its_end(draft.write, piece)
+            await self._to_its_end(draft.finish, self._clock.now())
         except BaseException:
             # shielded: a cancelled caller must not leave the draft behind
-            await asyncio.shield(self._in_thread(draft.abandon))
+            for left in drafts:
+                await asyncio.shield(self._in_thread(left.abandon))
             raise
         return Blob(draft.key, draft.digest.hexdigest(), draft.size, content_type)
 
@@ -95,6 +98,15 @@ class FileBlobStore:
         self._pool.shutdown(wait=False)
 
     # --- in a thread ------------------------------------------------------------------------
+
+    async def _to_its_end(self, work: Callable[..., _T], *args: Any) -> _T:
+        """Run in a thread; a cancelled caller waits for it too, so that nothing goes on behind its back."""
+        task = asyncio.ensure_future(self._in_thread(work, *args))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait([task])
+            raise
 
     async def _in_thread(self, work: Callable[..., _T], *args: Any) -> _T:
         loop = asyncio.get_running_loop()
