@@ -18,10 +18,11 @@ from functools import partial
 from time import perf_counter
 from typing import Any, Final, Protocol, cast
 
-from handlers.local.asgi_head import Head, read_head
+from handlers.local.asgi_head import read_head, to_request
 from handlers.local.asgi_send import Sender
 from handlers.local.eager import first_step, resumed
 from router_core.errors import PayloadTooLarge, RequestTimeout, RouterError, Unavailable
+from router_core.http.head import Head
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
 from router_core.middleware.headers import SECURITY_HEADERS
@@ -180,12 +181,12 @@ class AsgiApp:
         try:
             head = read_head(scope, self._settings, self._ids)
             if not head.has_body:
-                request = head.request(scope, b"", partial(_gone, receive))
+                request = to_request(head, scope, b"", partial(_gone, receive))
             else:
                 body = await self._read(scope, head, receive)
                 if body is None:
                     return  # the peer went away before it had said what it wanted
-                request = head.request(scope, body, partial(_gone, receive))
+                request = to_request(head, scope, body, partial(_gone, receive))
         except RouterError as error:
             await self._refuse(scope, head, error, receive, send)
             return
@@ -200,7 +201,7 @@ class AsgiApp:
         """Return the whole body, or None when the peer has gone."""
         limit = head.body_limit
         if self._admit is not None and not 0 < head.length <= min(SMALL, limit):
-            own = await self._admit(head.request(scope, b""))
+            own = await self._admit(to_request(head, scope, b""))
             limit = limit if own is None else own
         if head.length > limit:
             raise _too_large(limit)

@@ -18,9 +18,9 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from handlers.local.asgi import SMALL
-from handlers.local.asgi_head import Head, read_fields
 from handlers.local.protocol_httptools import EXTENSIONS, StrictHttpToolsProtocol
 from router_core.errors import RouterError
+from router_core.http.head import Head, read_fields
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
 from router_core.telemetry.events import Note

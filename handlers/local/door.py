@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from handlers.local.asgi_head import MAX_TARGET
+from router_core.http.head import MAX_TARGET
 from router_core.http.message import Response
 
 if TYPE_CHECKING:
