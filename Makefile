@@ -7,7 +7,7 @@ WORKERS ?= 2
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test optimized fmt lint coverage bench soak clean
+.PHONY: help install run test parts optimized fmt lint coverage bench soak clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -18,8 +18,13 @@ run: .venv/.stamp-run ## Serve the examples on 127.0.0.1, port PORT (default 800
 	@exec .venv/bin/router-core serve examples.app:router --host 127.0.0.1 --port $(PORT)
 
 # pytest stays last, so that the final line is the count of tests.
-test: lint optimized ## Lint, check types and import order, run the tests
+test: lint optimized parts ## Lint, check types and import order, run the tests
 	.venv/bin/python -m pytest -n $(WORKERS)
+
+# Tests that need one of these say so and are skipped where it could not be installed.
+parts: ## Install the emulators that the AWS tests run against
+	-@$(MAKE) --no-print-directory .venv-aws/.stamp
+	-@$(MAKE) --no-print-directory .venv-sam/.stamp
 
 # pytest warns that -O drops asserts; those of tests and contract suites are rewritten, and stay.
 optimized: .venv/.stamp-dev ## Run some tests as `python -O` runs the code, without its asserts
@@ -51,7 +56,7 @@ soak: .venv/.stamp-dev ## Run the long chaos tests
 	.venv/bin/python -m pytest -m soak tests/soak -n 0 --timeout 3600
 
 clean: ## Remove .venv, caches and build output
-	rm -rf .venv .venv-peers build dist .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-peers .venv-aws .venv-sam build dist .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -60,6 +65,19 @@ clean: ## Remove .venv, caches and build output
 	@test -x .venv-peers/bin/python || "$(PYTHON)" -m venv .venv-peers
 	@echo "installing the measured peers into .venv-peers (once, some minutes) ..."
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@touch $@
+
+# The emulator pins a botocore of its own, the SAM CLI a pydantic.
+.venv-aws/.stamp: tests/requirements-aws.txt
+	@test -x .venv-aws/bin/python || "$(PYTHON)" -m venv .venv-aws
+	@echo "installing the AWS emulator into .venv-aws (once) ..."
+	@.venv-aws/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+.venv-sam/.stamp: tests/requirements-sam.txt
+	@test -x .venv-sam/bin/python || "$(PYTHON)" -m venv .venv-sam
+	@echo "installing the SAM CLI into .venv-sam (once, a minute) ..."
+	@.venv-sam/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 # Serving needs few packages, developing needs many: a newcomer's first `make run` waits only for the few.

@@ -47,6 +47,12 @@ class Upkeep(Protocol):
     async def run(self) -> None:
         """Work until cancelled; never raises."""
 
+    async def tick(self) -> None:
+        """Do what is to be done now, or begin it."""
+
+    async def idle(self) -> None:
+        """Wait until what a tick has begun is over."""
+
     def ready(self, now: float) -> bool:
         """Whether it did its work lately."""
 
@@ -98,12 +104,16 @@ class App:
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
         self._drained = False
+        self._background = True
         self._lock: asyncio.Lock | None = None
 
     # -- life ----------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, *, background: bool = True) -> None:
         """Open the store, run the start-up hooks, begin to work on jobs. Calling it twice does nothing.
+
+        ``background=False`` is for platforms that freeze the process after each answer: nothing is begun
+        that works beside the calls, so somebody has to call ``tend`` on a schedule.
 
         Raises Misconfigured or StoreError when the service cannot run; what was opened is closed again.
         """
@@ -116,12 +126,17 @@ class App:
             try:
                 for hook in parts.on_startup:
                     await self._call_hook(hook)
-                await parts.dispatcher.start(parts.runner.run)
+                if background:
+                    await parts.dispatcher.start(parts.runner.run)
+                else:
+                    parts.runner.check()
             except BaseException:
                 await parts.scope.aclose()
                 await parts.store.close()
                 raise
-            self._tasks = [asyncio.create_task(part.run(), name=part.name) for part in parts.upkeep]
+            if background:
+                self._tasks = [asyncio.create_task(part.run(), name=part.name) for part in parts.upkeep]
+            self._background = background
             self._started = True
             self._drained = False
             parts.service.draining = parts.service.released = False
@@ -172,17 +187,46 @@ class App:
 
     # -- jobs ----------------------------------------------------------------------------------------
 
-    async def run(self, job_id: str, worker_id: str, *, lease: float | None = None) -> Job | None:
+    async def run(
+        self, job_id: str, worker_id: str, *, lease: float | None = None, within: float | None = None
+    ) -> Job | None:
         """Claim one job by id and run it to its end, for queues that name the job they hand out.
+
+        ``lease`` and ``within`` are seconds: after ``within`` the attempt is asked to stop, and what does
+        not end by itself goes back to the queue without being counted.
 
         Returns the record as it is afterwards, or None where there is none; a job that is not ready
         (running elsewhere, ended, not due) is left alone. Raises StoreError when nothing could be claimed.
         """
-        claim = Claim(worker_id, self.settings.lease if lease is None else lease, job_id=job_id)
-        for job in await self.parts.store.claim(claim):
-            await self.parts.runner.run(job)
+        lease = self.settings.lease if lease is None else lease
+        runner, loop = self.parts.runner, asyncio.get_running_loop()
+        for job in await self.parts.store.claim(Claim(worker_id, lease, job_id=job_id)):
+            timer = None if within is None else loop.call_later(max(0.0, within), runner.release, job.id)
+            try:
+                await runner.run(job)
+            finally:
+                if timer is not None:
+                    timer.cancel()
         found = await self.parts.store.get(job_id)
         return found if isinstance(found, Job) else None
+
+    async def tend(self) -> dict[str, bool]:
+        """Do one round of everything that otherwise works beside the calls: rescue, resend, purge, webhooks.
+
+        Returns by name of the part whether it did its work; what failed is reported and done next time.
+        """
+        done: dict[str, bool] = {}
+        for part in self.parts.upkeep:
+            try:
+                await part.tick()
+                await part.idle()
+            except Exception as error:
+                text = f"{part.name}: this round failed"
+                self.events.emit(Note(f"{part.name}_tick_failed", "error", text, error=error))
+                done[part.name] = False
+            else:
+                done[part.name] = part.ready(self.parts.clock.now())
+        return done
 
     # -- state ---------------------------------------------------------------------------------------
 
@@ -195,9 +239,10 @@ class App:
         checks["store"] = await self._ping(self.parts.store.ping)
         checks["blobs"] = await self._ping(self.parts.blobs.ping)
         now = self.parts.clock.now()
-        for part in self.parts.upkeep:
+        for part in self.parts.upkeep if self._background else ():
             checks[part.name] = {"ok": part.ready(now)}
-        if not self.parts.dispatcher.abilities.external:  # else the workers are somewhere else
+        # else the workers are somewhere else
+        if self._background and getattr(self.parts.dispatcher, "claims_here", False):
             worker = self.parts.pool.readiness()
             checks["worker"] = {"ok": worker["ready"], **worker}
         failing = [name for name, check in checks.items() if not check["ok"]]

@@ -79,6 +79,18 @@ class Settings:
     """json, text, or auto: text on a terminal, json elsewhere."""
     server_url: str = ""
     """Public address of the service, for absolute links."""
+    tracebacks: bool = False
+    """Put tracebacks into the errors that callers get (development only); they are in the log anyway."""
+    worker_keys: str = ""
+    """Keys of remote workers, written like ``api_keys``; empty takes no remote workers."""
+    progress_interval: float = 1.0
+    """Seconds between writes of a job's progress to its record; steps in between are left out."""
+    runpod_concurrency: int = 4
+    """Jobs that one RunPod worker runs at once, within what the routes allow."""
+    lambda_grace: float = 10.0
+    """Seconds before the deadline of a Lambda invocation at which a running job is given back."""
+    key_secret: str = ""
+    """Secret of the service that ids are derived with where a platform asks for that."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> Settings:
@@ -161,6 +173,12 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "log_level": ("ROUTER_LOG_LEVEL",),
     "log_format": ("ROUTER_LOG_FORMAT",),
     "server_url": ("ROUTER_SERVER_URL",),
+    "tracebacks": ("ROUTER_TRACEBACKS",),
+    "worker_keys": ("ROUTER_WORKER_KEYS",),
+    "progress_interval": ("ROUTER_PROGRESS_INTERVAL",),
+    "runpod_concurrency": ("ROUTER_RUNPOD_CONCURRENCY",),
+    "lambda_grace": ("ROUTER_LAMBDA_GRACE",),
+    "key_secret": ("ROUTER_KEY_SECRET",),
 }
 """Field -> environment variables that set it, the first that is set wins."""
 
@@ -203,7 +221,8 @@ def _parse(variable: str, text: str, kind: object) -> object:
 
 _POSITIVE: Final = (
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth", "header_timeout",
-    "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention",
+    "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention", "progress_interval",
+    "runpod_concurrency", "lambda_grace",
 )  # fmt: skip
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})

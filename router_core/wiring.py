@@ -1,19 +1,14 @@
-"""The one place that chooses implementations: from settings to an app.
-
-Schemes are looked up here first and then among installed packages (entry-point groups ``router_core.jobs``,
-``router_core.queues`` and ``router_core.blobs``), so that a stranger's store needs no change in this file.
-An entry point is a function ``(url, settings, clock) -> store``, or ``-> Dispatcher``.
-"""
+"""The one place that puts an app together: from settings to parts to an app."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Final
 
 from router_core.app import App, Parts, Upkeep
+from router_core.backends import open_blobs, open_jobs, open_queue
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.openapi import openapi_document
@@ -35,7 +30,6 @@ from router_core.jobs.worker import WorkerPool
 from router_core.middleware.dispatch import Dispatch
 from router_core.middleware.stack import build_stack
 from router_core.middleware.threads import CallThreads
-from router_core.queues.inprocess import InProcessDispatcher
 from router_core.routing.product import product_route
 from router_core.routing.route import Route
 from router_core.routing.table import Table
@@ -48,7 +42,6 @@ from router_core.telemetry.events import Events
 from router_core.telemetry.health import Health
 from router_core.telemetry.logging import EventLogger
 from router_core.telemetry.metrics import Metrics
-from router_core.types import new_id
 
 if TYPE_CHECKING:
     from router_core.jobs.blobs import BlobStore
@@ -58,112 +51,11 @@ if TYPE_CHECKING:
 
 __all__ = ["build_app", "open_blobs", "open_jobs"]
 
-Factory = Callable[[str, Settings, Clock], Any]
-
 _SECURITY_SCHEMES: Final[Mapping[str, Mapping[str, Any]]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _JOB_PROTOCOL: Final = "1.0"
-
-
-def _sqlite(url: str, _settings: Settings, clock: Clock) -> Any:
-    from router_core.stores.sqlite import SqliteJobStore
-
-    return SqliteJobStore(_sqlite_path(url), clock)
-
-
-def _memory_jobs(_url: str, _settings: Settings, clock: Clock) -> Any:
-    from router_core.stores.memory import MemoryJobStore
-
-    return MemoryJobStore(clock)
-
-
-def _file_blobs(url: str, settings: Settings, clock: Clock) -> Any:
-    from router_core.blobs.file import FileBlobStore
-
-    return FileBlobStore(_file_path(url), clock, owner=_owner(settings))
-
-
-def _owner(settings: Settings) -> str:
-    """Return what tells this service's record store from others that may share its folder of blobs.
-
-    Records in memory end with their process, so no other process may take its blobs for its own.
-    """
-    if settings.jobs.startswith("memory:"):
-        return new_id()
-    if settings.jobs.startswith("sqlite:"):
-        return f"sqlite:{os.path.realpath(os.path.expanduser(_sqlite_path(settings.jobs)))}"
-    return settings.jobs
-
-
-def _memory_blobs(_url: str, _settings: Settings, clock: Clock) -> Any:
-    from router_core.blobs.memory import MemoryBlobStore
-
-    return MemoryBlobStore(clock)
-
-
-_JOBS: Mapping[str, Factory] = {"sqlite": _sqlite, "memory": _memory_jobs}
-_BLOBS: Mapping[str, Factory] = {"file": _file_blobs, "memory": _memory_blobs}
-_QUEUES: Final = "router_core.queues"
-
-
-def open_jobs(settings: Settings, clock: Clock) -> Store:
-    """Return the job store that ``settings.jobs`` names; it is opened by ``App.start``."""
-    return cast("Store", _choose("ROUTER_JOBS", settings.jobs, _JOBS, "router_core.jobs", settings, clock))
-
-
-def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
-    """Return the blob store that ``settings.blobs`` names."""
-    return cast(
-        "BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock)
-    )
-
-
-def _choose(
-    variable: str, url: str, known: Mapping[str, Factory], group: str, settings: Settings, clock: Clock
-) -> Any:
-    scheme, separator, _ = url.partition("://")
-    if not separator:
-        raise Misconfigured(f"{variable} is {url!r}; it must be a URL such as {next(iter(known))}://...")
-    factory = known.get(scheme) or _installed(group, scheme)
-    if factory is None:
-        raise Misconfigured(
-            f"{variable} is {url!r}; the scheme must be one of {', '.join(sorted(known))}, "
-            f"or come from an installed package (entry-point group {group})"
-        )
-    return factory(url, settings, clock)
-
-
-def _installed(group: str, scheme: str) -> Factory | None:
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group=group, name=scheme):
-        try:
-            return cast("Factory", point.load())
-        except (ImportError, AttributeError) as error:
-            raise Misconfigured(f"{point.value} of the group {group} cannot be loaded: {error}") from error
-    return None
-
-
-def _sqlite_path(url: str) -> str:
-    """Return the path as SQLAlchemy reads it: three slashes are relative, four are absolute."""
-    rest = url.removeprefix("sqlite://")
-    if not rest.startswith("/") or rest.endswith("/") or "?" in rest:
-        raise Misconfigured(
-            f"ROUTER_JOBS is {url!r}; write sqlite:///relative/jobs.db or sqlite:////absolute/jobs.db"
-        )
-    return unquote(rest[1:])
-
-
-def _file_path(url: str) -> str:
-    """Return the path of ``file:///absolute/folder`` or ``file://relative/folder``."""
-    path = unquote(url.removeprefix("file://"))
-    if not path or "?" in path:
-        raise Misconfigured(
-            f"ROUTER_BLOBS is {url!r}; write file:///absolute/folder or file://relative/folder"
-        )
-    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +103,7 @@ class _Build:
         pool = WorkerPool(
             store=watched, runner=runner, routes=self.by_key, clock=clock, settings=settings, events=events
         )
-        dispatcher = _dispatcher(settings, clock, pool)
+        dispatcher = open_queue(settings, clock, pool)
         service = JobService(
             store=watched, hub=hub, dispatcher=dispatcher, blobs=blobs, routes=self.by_key, clock=clock,
             settings=settings, events=events, check_url=self.web.check,
@@ -365,18 +257,3 @@ def _signs(settings: Settings) -> bool:
         raise Misconfigured(
             f"ROUTER_WEBHOOK_SECRET cannot be used: {error}; `router-core keys webhook` makes one"
         ) from None
-
-
-def _dispatcher(settings: Settings, clock: Clock, pool: WorkerPool) -> Dispatcher:
-    """Return the queue that ``settings.queue`` names; only the one in this process needs the workers."""
-    url = settings.queue
-    if url == "inprocess":
-        return InProcessDispatcher(pool)
-    scheme, separator, _ = url.partition("://")
-    factory = _installed(_QUEUES, scheme) if separator else None
-    if factory is None:
-        raise Misconfigured(
-            f"ROUTER_QUEUE is {url!r}; it must be inprocess, or a URL whose scheme comes from an installed "
-            f"package (entry-point group {_QUEUES})"
-        )
-    return cast("Dispatcher", factory(url, settings, clock))

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.parts import AWS_VARIABLES, aws_emulator
 
 # Before anything imports them: asserts outside of test modules would check nothing under `python -O`.
 pytest.register_assert_rewrite(
@@ -13,3 +18,21 @@ pytest.register_assert_rewrite(
 # No timed assertions: a machine that does something else beside the tests makes nothing wrong.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def aws_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Run one AWS emulator for all tests of this process; each makes tables and queues of its own."""
+    with aws_emulator(tmp_path_factory.mktemp("aws")) as url:
+        yield url
+
+
+@pytest.fixture
+def aws(aws_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Point this test at the AWS emulator and return its address."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in AWS_VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", aws_url)
+    return aws_url

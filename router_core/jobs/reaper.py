@@ -66,6 +66,9 @@ class Reaper:
         """Work until cancelled; never raises."""
         await self._loop.run()
 
+    async def idle(self) -> None:
+        """Nothing goes on after a tick."""
+
     async def tick(self) -> None:
         """Handle every job whose lease has ended. Raises StoreError when the store cannot say which."""
         self._stuck.clear()

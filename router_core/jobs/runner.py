@@ -47,6 +47,8 @@ Subscribe = Callable[[str, Callable[[Job], None]], Callable[[], None]]
 
 CANCEL_GRACE: Final = 10.0
 """Seconds between asking a function to stop and ending it without asking."""
+RELEASE_GRACE: Final = 1.0
+"""The same for a process that must end itself."""
 
 
 class Children(Protocol):
@@ -93,6 +95,7 @@ class Runner:
         self._routes = routes
         self._clock = clock
         self._lease = settings.lease
+        self._progress_every = settings.progress_interval
         self._events = events
         self._load_inputs = load_inputs
         self._new_scope = new_scope
@@ -132,6 +135,11 @@ class Runner:
         """Ask a job to stop that runs here, from any thread; its record says cancelling already."""
         run = self.active.get(job_id)
         return run is not None and run.stop(Stop.CANCEL)
+
+    def release(self, job_id: str) -> bool:
+        """Ask a job that runs here to stop because this process must, so that its attempt is not counted."""
+        run = self.active.get(job_id)
+        return run is not None and run.stop(Stop.RELEASE, RELEASE_GRACE)
 
     async def run(self, job: Job) -> None:
         """Execute a job that was claimed for this process, and write what became of it."""
@@ -250,7 +258,8 @@ class Runner:
     def _context(self, run: Run) -> JobContext:
         job = run.job
         steps = decode_steps(job.steps) if job.steps else {}
-        journal = Journal(run.loop, StoreSink(self._store, run, steps))
+        sink = StoreSink(self._store, run, steps)
+        journal = Journal(run.loop, sink, progress_every=self._progress_every)
         run.journal = journal
         if job.event_seq:  # whoever has read those of an attempt before this one has to know
             journal.emit(NewEvent("attempt", b'{"attempt":%d}' % job.attempt))

@@ -101,6 +101,9 @@ class Sweeper:
         """Work until cancelled; never raises."""
         await self._loop.run()
 
+    async def idle(self) -> None:
+        """Nothing goes on after a tick."""
+
     async def tick(self) -> None:
         """Run each step whose time has come."""
         for step in self._steps:

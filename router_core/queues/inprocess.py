@@ -18,6 +18,8 @@ class InProcessDispatcher:
     """Hands jobs to the worker pool of this process. Nothing is kept here, so nothing can be lost here."""
 
     abilities = _ABILITIES
+    claims_here = True
+    """The pool of this process is what works, so its state is the service's."""
 
     def __init__(self, pool: WorkerPool) -> None:
         self.pool = pool

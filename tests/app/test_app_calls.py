@@ -134,7 +134,7 @@ def test_a_wrong_blob_url_says_what_to_write() -> None:
     with pytest.raises(Misconfigured, match="ROUTER_BLOBS"):
         open_blobs(Settings(blobs="file://"), app.parts.clock)
     with pytest.raises(Misconfigured, match="ROUTER_QUEUE"):
-        build_app(router, Settings(jobs="memory://", blobs="memory://", queue="sqs://x"))
+        build_app(router, Settings(jobs="memory://", blobs="memory://", queue="sqs://"))
 
 
 @router.post("/small", max_body_bytes=20)

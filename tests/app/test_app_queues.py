@@ -107,7 +107,7 @@ async def test_jobs_go_to_the_queue_and_run_where_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("fake", "ROUTER_QUEUE is 'fake'; it must be inprocess, or a URL"),
+        ("fake", "ROUTER_QUEUE is 'fake'; it must be inprocess, pull, runpod, or a URL"),
         ("nobody://x", "ROUTER_QUEUE is 'nobody://x'; .*entry-point group router_core.queues"),
         ("broken://x", "no_such_package:open of the group router_core.queues cannot be loaded"),
     ],

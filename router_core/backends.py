@@ -1,0 +1,189 @@
+"""Which technology stands behind a URL of the settings: records, blobs, queue.
+
+Schemes are looked up here first and then among installed packages (entry-point groups ``router_core.jobs``,
+``router_core.queues`` and ``router_core.blobs``), so that a stranger's store needs no change in this file.
+An entry point is a function ``(url, settings, clock) -> store``, or ``-> Dispatcher``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
+from urllib.parse import unquote
+
+from router_core.clock import Clock
+from router_core.errors import Misconfigured
+from router_core.queues.inprocess import InProcessDispatcher
+from router_core.settings import Settings
+from router_core.types import new_id
+
+if TYPE_CHECKING:
+    from router_core.jobs.blobs import BlobStore
+    from router_core.jobs.dispatch import Dispatcher
+    from router_core.jobs.store import Store
+    from router_core.jobs.worker import WorkerPool
+
+__all__ = ["open_blobs", "open_jobs", "open_queue"]
+
+Factory = Callable[[str, Settings, Clock], Any]
+
+
+def _sqlite(url: str, _settings: Settings, clock: Clock) -> Any:
+    from router_core.stores.sqlite import SqliteJobStore
+
+    return SqliteJobStore(_sqlite_path(url), clock)
+
+
+def _memory_jobs(_url: str, _settings: Settings, clock: Clock) -> Any:
+    from router_core.stores.memory import MemoryJobStore
+
+    return MemoryJobStore(clock)
+
+
+def _file_blobs(url: str, settings: Settings, clock: Clock) -> Any:
+    from router_core.blobs.file import FileBlobStore
+
+    return FileBlobStore(_file_path(url), clock, owner=_owner(settings))
+
+
+def _owner(settings: Settings) -> str:
+    """Return what tells this service's record store from others that may share its folder of blobs.
+
+    Records in memory end with their process, so no other process may take its blobs for its own.
+    """
+    if settings.jobs.startswith("memory:"):
+        return new_id()
+    if settings.jobs.startswith("sqlite:"):
+        return f"sqlite:{os.path.realpath(os.path.expanduser(_sqlite_path(settings.jobs)))}"
+    return settings.jobs
+
+
+def _memory_blobs(_url: str, _settings: Settings, clock: Clock) -> Any:
+    from router_core.blobs.memory import MemoryBlobStore
+
+    return MemoryBlobStore(clock)
+
+
+def _dynamodb(url: str, _settings: Settings, clock: Clock) -> Any:
+    name = _name("ROUTER_JOBS", url, "dynamodb://table")
+    from router_core.stores.dynamodb import DynamoJobStore
+
+    return DynamoJobStore(name, clock)
+
+
+def _s3(url: str, settings: Settings, clock: Clock) -> Any:
+    bucket, _, prefix = _name("ROUTER_BLOBS", url, "s3://bucket/prefix").partition("/")
+    from router_core.blobs.s3 import S3BlobStore
+
+    return S3BlobStore(bucket, prefix.strip("/"), clock, owner=_owner(settings))
+
+
+def _name(variable: str, url: str, example: str) -> str:
+    """Return what follows the scheme; raises Misconfigured where there is nothing, or a query."""
+    name = unquote(url.partition("://")[2])
+    if not name.strip("/") or name.startswith("/") or "?" in name:
+        raise Misconfigured(f"{variable} is {url!r}; write {example}")
+    return name
+
+
+_JOBS: Mapping[str, Factory] = {"sqlite": _sqlite, "memory": _memory_jobs, "dynamodb": _dynamodb}
+_BLOBS: Mapping[str, Factory] = {"file": _file_blobs, "memory": _memory_blobs, "s3": _s3}
+
+
+def open_jobs(settings: Settings, clock: Clock) -> Store:
+    """Return the job store that ``settings.jobs`` names; it is opened by ``App.start``."""
+    return cast("Store", _choose("ROUTER_JOBS", settings.jobs, _JOBS, "router_core.jobs", settings, clock))
+
+
+def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
+    """Return the blob store that ``settings.blobs`` names."""
+    return cast(
+        "BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock)
+    )
+
+
+def open_queue(settings: Settings, clock: Clock, pool: WorkerPool) -> Dispatcher:
+    """Return the queue that ``settings.queue`` names; only those in this process need its workers."""
+    url = settings.queue
+    if url in _OWN_QUEUES:
+        return _OWN_QUEUES[url](pool)
+    scheme, separator, _ = url.partition("://")
+    factory = (_QUEUES.get(scheme) or _installed("router_core.queues", scheme)) if separator else None
+    if factory is None:
+        raise Misconfigured(
+            f"ROUTER_QUEUE is {url!r}; it must be {', '.join(_OWN_QUEUES)}, or a URL whose scheme is "
+            f"{', '.join(_QUEUES)} or comes from an installed package (entry-point group router_core.queues)"
+        )
+    return cast("Dispatcher", factory(url, settings, clock))
+
+
+def _choose(
+    variable: str, url: str, known: Mapping[str, Factory], group: str, settings: Settings, clock: Clock
+) -> Any:
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        raise Misconfigured(f"{variable} is {url!r}; it must be a URL such as {next(iter(known))}://...")
+    factory = known.get(scheme) or _installed(group, scheme)
+    if factory is None:
+        raise Misconfigured(
+            f"{variable} is {url!r}; the scheme must be one of {', '.join(sorted(known))}, "
+            f"or come from an installed package (entry-point group {group})"
+        )
+    return factory(url, settings, clock)
+
+
+def _installed(group: str, scheme: str) -> Factory | None:
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=group, name=scheme):
+        try:
+            return cast("Factory", point.load())
+        except (ImportError, AttributeError) as error:
+            raise Misconfigured(f"{point.value} of the group {group} cannot be loaded: {error}") from error
+    return None
+
+
+def _sqlite_path(url: str) -> str:
+    """Return the path as SQLAlchemy reads it: three slashes are relative, four are absolute."""
+    rest = url.removeprefix("sqlite://")
+    if not rest.startswith("/") or rest.endswith("/") or "?" in rest:
+        raise Misconfigured(
+            f"ROUTER_JOBS is {url!r}; write sqlite:///relative/jobs.db or sqlite:////absolute/jobs.db"
+        )
+    return unquote(rest[1:])
+
+
+def _file_path(url: str) -> str:
+    """Return the path of ``file:///absolute/folder`` or ``file://relative/folder``."""
+    path = unquote(url.removeprefix("file://"))
+    if not path or "?" in path:
+        raise Misconfigured(
+            f"ROUTER_BLOBS is {url!r}; write file:///absolute/folder or file://relative/folder"
+        )
+    return path
+
+
+def _runpod(pool: WorkerPool) -> Dispatcher:
+    from router_core.queues.runpod import RunpodDispatcher
+
+    return RunpodDispatcher(pool)
+
+
+def _pull(_pool: WorkerPool) -> Dispatcher:
+    from router_core.queues.pull import PullDispatcher
+
+    return PullDispatcher()
+
+
+def _sqs(url: str, _settings: Settings, clock: Clock) -> Any:
+    name = _name("ROUTER_QUEUE", url, "sqs://queue-name")
+    from router_core.queues.sqs import SqsDispatcher
+
+    return SqsDispatcher(name, clock)
+
+
+_OWN_QUEUES: Final[Mapping[str, Callable[[WorkerPool], Dispatcher]]] = {
+    "inprocess": InProcessDispatcher, "pull": _pull, "runpod": _runpod,
+}  # fmt: skip
+_QUEUES: Final[Mapping[str, Factory]] = {"sqs": _sqs}
