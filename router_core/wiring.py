@@ -104,6 +104,7 @@ class _Build:
             store=watched, runner=runner, routes=self.by_key, clock=clock, settings=settings, events=events
         )
         dispatcher = open_queue(settings, clock, pool)
+        self.check_queue(dispatcher)
         service = JobService(
             store=watched, hub=hub, dispatcher=dispatcher, blobs=blobs, routes=self.by_key, clock=clock,
             settings=settings, events=events, check_url=self.web.check,
@@ -144,6 +145,15 @@ class _Build:
             )
         )  # fmt: skip
         return app
+
+    def check_queue(self, dispatcher: Dispatcher) -> None:
+        """Raise Misconfigured for a route that asks of the queue what it cannot do."""
+        for route in self.own:
+            if route.job.priority and not dispatcher.abilities.priority:
+                raise Misconfigured(
+                    f"{route.key} has priority={route.job.priority}, and the queue of "
+                    f"ROUTER_QUEUE={self.settings.queue} knows no priorities: leave it out"
+                )
 
     def runner(self, store: Store, blobs: BlobStore, children: ChildPool, hub: Hub) -> Runner:
         """Return what runs a claimed job."""

@@ -13,7 +13,7 @@ __all__ = ["Abilities", "Dispatcher"]
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a queue can do; ``App.start`` refuses a route that needs more, by name."""
+    """What a queue can do: a route that needs more is refused by name, a call that asks for more with 400."""
 
     delay: bool
     """Can it hold a job back until ``not_before``?"""

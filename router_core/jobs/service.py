@@ -100,7 +100,7 @@ class JobService:
         """
         if self.draining:
             raise Draining("this server is going away; another one takes the job", retry_after=2)
-        options = options.check()
+        options = options.check().allowed_by(self._dispatcher.abilities)
         await self._check_webhook(options)
         if options.key and not options.fingerprint:
             options = replace(options, fingerprint=fingerprint(inputs, content_type))
@@ -241,6 +241,10 @@ class JobService:
             raise Gone("this job has ended and its result is not kept any more", code="job_gone")
         return found
 
+    def left(self, answer_by: float) -> float:
+        """Return for how many seconds a request may still wait that its platform gives up at ``answer_by``."""
+        return max(0.0, answer_by - self.clock.monotonic())
+
     async def wait(
         self, job_id: str, principal: Principal, timeout: float, *, version: int | None = None
     ) -> Job:
@@ -328,7 +332,7 @@ class JobService:
         route = self.routes.get(job.route)
         if route is None:
             raise NoRoute(f"this service has no route {job.route!r} any more")
-        options = options.check()
+        options = options.check().allowed_by(self._dispatcher.abilities)
         await self._check_webhook(options)
         webhook = options.webhook or (pydantic_core.from_json(job.webhook)["url"] if job.webhook else "")
         options = replace(

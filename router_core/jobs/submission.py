@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from router_core.errors import BadRequest
 from router_core.http.message import Headers
+from router_core.jobs.dispatch import Abilities
 
 __all__ = [
     "AGEING",
@@ -71,6 +72,14 @@ class SubmitOptions:
             raise BadRequest(f"the webhook URL is longer than {MAX_URL} characters")
         if self.max_attempts is not None and not 1 <= self.max_attempts <= 100:
             raise BadRequest("max_attempts must be between 1 and 100")
+        return self
+
+    def allowed_by(self, queue: Abilities) -> SubmitOptions:
+        """Return these options; raises BadRequest naming the one that the queue of this service lacks."""
+        if self.priority is not None and not queue.priority:
+            raise BadRequest("the queue of this service knows no priorities", code="no_priorities")
+        if self.delay > 0 and not queue.delay:
+            raise BadRequest("the queue of this service cannot hold a job back", code="no_delays")
         return self
 
 

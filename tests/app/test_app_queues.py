@@ -116,3 +116,34 @@ def test_a_queue_that_is_not_there_says_what_to_write(url: str, said: str) -> No
     """One sentence that names the variable, or the package."""
     with pytest.raises(Misconfigured, match=said):
         build_app(router, settings_with(url))
+
+
+@pytest.mark.usefixtures("offered")
+@pytest.mark.parametrize(
+    ("header", "code"), [("x-job-priority", "no_priorities"), ("x-job-delay", "no_delays")]
+)
+async def test_what_the_queue_cannot_do_is_refused(header: str, code: str) -> None:
+    """Neither is passed over in silence."""
+    app = build_app(router, settings_with("fake://x"))
+    await app.start()
+    try:
+        headers = Headers([("content-type", "application/json"), (header, "5"), ("host", "localhost")])
+        answer = await app.handle(Request("POST", "/double", "", headers, b'{"n": 1}'))
+        assert answer.status == 400
+        assert isinstance(answer.body, bytes)
+        assert code in answer.body.decode()
+    finally:
+        await app.stop(1)
+
+
+@pytest.mark.usefixtures("offered")
+def test_a_route_that_the_queue_cannot_serve_is_named() -> None:
+    """Before anything runs."""
+    urgent = Router()
+
+    @urgent.route("/now", priority=9)
+    def now() -> None:
+        """Hurry."""
+
+    with pytest.raises(Misconfigured, match=r"/now has priority=9.*fake"):
+        build_app(urgent, settings_with("fake://x"))
