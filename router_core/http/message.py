@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -93,6 +94,9 @@ class Request:
     links that go out come with it."""
     disconnected: Callable[[], Awaitable[None]] | None = None
     """``await request.disconnected()`` returns once the peer has gone; None where nobody can tell."""
+    answer_by: float = inf
+    """When the platform gives an answer up, in seconds of the app's monotonic clock: whoever waits for a job,
+    or follows one, is answered before. Infinite where the platform sets no limit."""
 
     def query_items(self) -> list[tuple[str, str]]:
         """Return the decoded query as pairs, duplicates and blank values included.

@@ -5,7 +5,8 @@ its state, progress or message has changed, without a number, so that resuming f
 nothing. The last one, with the terminal
 state, has the number after the last event: who resumes from it is told that there is nothing left (204).
 
-When the process ends the answer does too, after the events there are: its reader resumes at another one.
+When the process ends the answer does too, after the events there are: its reader resumes at another one. The
+same goes for a platform that gives an answer only so much time.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from typing import Any, Final
 import pydantic_core
 
 from router_core.errors import Gone, NotFound
+from router_core.http.message import Request
 from router_core.http.sse import HEARTBEAT, ServerEvent, encode_event
 from router_core.jobs.job import Event, Job
+from router_core.jobs.leaving import seconds_left
 from router_core.jobs.service import JobService
 from router_core.jobs.watch import Watch
 from router_core.jobs.wire import encode_job
-from router_core.types import Principal
 
 __all__ = ["ApipodFrames", "Frames", "JobStream", "NdjsonFrames", "SseFrames"]
 
@@ -128,11 +130,9 @@ class JobStream(AsyncIterator[bytes]):
 
     __slots__ = ("_chunks", "_watch")
 
-    def __init__(
-        self, service: JobService, job: Job, principal: Principal, after: int, frames: Frames
-    ) -> None:
+    def __init__(self, service: JobService, job: Job, request: Request, after: int, frames: Frames) -> None:
         self._watch = service.hub.watch(job.id)
-        self._chunks = _Follower(service, job, principal, after, frames, self._watch).run()
+        self._chunks = _Follower(service, job, request, after, frames, self._watch).run()
 
     async def __anext__(self) -> bytes:
         """Return the next piece; never empty."""
@@ -146,11 +146,11 @@ class JobStream(AsyncIterator[bytes]):
 
 class _Follower:
     def __init__(
-        self, service: JobService, job: Job, principal: Principal, after: int, frames: Frames, watch: Watch
+        self, service: JobService, job: Job, request: Request, after: int, frames: Frames, watch: Watch
     ) -> None:
         self._service = service
         self._job = job
-        self._principal = principal
+        self._request = request
         self._after = min(after, job.event_seq)
         self._frames = frames
         self._watch = watch
@@ -172,6 +172,8 @@ class _Follower:
                     shown = self._face()
                     yield self._frames.snapshot(self._job)
                 if self._service.released or not await self._read():
+                    return
+                if seconds_left(self._request, self._service.clock) <= 0:
                     return
                 if beat := self._heartbeat():
                     yield beat
@@ -196,10 +198,11 @@ class _Follower:
 
     async def _read(self) -> bool:
         """Wait for a change (or a while) and read the record; False when it is gone."""
-        await self._watch.changed(_POLL, self._service.clock)
+        left = seconds_left(self._request, self._service.clock)
+        await self._watch.changed(min(_POLL, left), self._service.clock)
         newer = self._watch.newer(self._job)
         try:
-            self._job = newer or await self._service.get(self._job.id, self._principal)
+            self._job = newer or await self._service.get(self._job.id, self._request.principal)
         except (Gone, NotFound):  # deleted while it was followed
             return False
         return True

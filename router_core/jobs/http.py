@@ -10,7 +10,7 @@ import pydantic_core
 from router_core.errors import BadRequest, Unavailable
 from router_core.http.message import Request, Response
 from router_core.jobs.job import Job, State
-from router_core.jobs.leaving import unless_gone
+from router_core.jobs.leaving import seconds_left, unless_gone
 from router_core.jobs.outcome import job_error, result_response
 from router_core.jobs.prefer import Wish, parse_prefer, query_value, read_wish
 from router_core.jobs.service import FetchLinks, JobService
@@ -76,7 +76,7 @@ async def accept(
     if added.replayed:
         headers.append(("idempotency-replayed", "true"))
     if wish.wait is not None:
-        limit = min(wish.wait, service.settings.sync_wait_max)
+        limit = min(wish.wait, service.settings.sync_wait_max, seconds_left(request, service.clock))
         if wish.by_header:
             headers.append(("preference-applied", f"wait={limit:.0f}"))
         job = await _wait(service, request, job, limit, wish)

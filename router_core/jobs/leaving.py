@@ -1,4 +1,4 @@
-"""Stop waiting for a caller who has gone away."""
+"""Stop waiting for a caller who has gone away, or whose platform gives the answer up."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from router_core.clock import Clock
 from router_core.http.message import Request
 
-__all__ = ["unless_gone"]
+__all__ = ["seconds_left", "unless_gone"]
 
 T = TypeVar("T")
+
+
+def seconds_left(request: Request, clock: Clock) -> float:
+    """Return for how long the platform of a request still waits for its answer."""
+    return max(0.0, request.answer_by - clock.monotonic())
 
 
 async def unless_gone(request: Request, waiting: Coroutine[Any, Any, T]) -> T | None:

@@ -16,7 +16,7 @@ from router_core.http.sse import SSE_TYPE
 from router_core.jobs.events import ApipodFrames, Frames, JobStream, NdjsonFrames, SseFrames
 from router_core.jobs.http import job_response, location, outcome_response, poll_after, shape_of
 from router_core.jobs.job import Job, State
-from router_core.jobs.leaving import unless_gone
+from router_core.jobs.leaving import seconds_left, unless_gone
 from router_core.jobs.prefer import query_value
 from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
@@ -90,7 +90,8 @@ class JobRoutes:
 
     async def read(self, request: Request, job_id: str) -> Response:
         """Answer with the job of this id; also serves ``GET <job route>?job_id=``."""
-        seconds, shape = _wait_seconds(request), shape_of(request)
+        seconds = min(_wait_seconds(request), seconds_left(request, self._service.clock))
+        shape = shape_of(request)
         tag = request.headers.get("if-none-match")
         version = _version(tag) if tag else None
         job = await self._read(request, job_id, seconds, version)
@@ -182,7 +183,7 @@ class JobRoutes:
         headers = (("content-type", kind), *_STREAM_HEADERS)
         if request.method == "HEAD":
             return Response(200, headers)
-        return Response(200, headers, JobStream(self._service, job, request.principal, after, frames))
+        return Response(200, headers, JobStream(self._service, job, request, after, frames))
 
 
 def _list_query(request: Request) -> JobQuery:

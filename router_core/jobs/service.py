@@ -241,10 +241,6 @@ class JobService:
             raise Gone("this job has ended and its result is not kept any more", code="job_gone")
         return found
 
-    def left(self, answer_by: float) -> float:
-        """Return for how many seconds a request may still wait that its platform gives up at ``answer_by``."""
-        return max(0.0, answer_by - self.clock.monotonic())
-
     async def wait(
         self, job_id: str, principal: Principal, timeout: float, *, version: int | None = None
     ) -> Job:

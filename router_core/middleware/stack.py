@@ -128,4 +128,5 @@ def _informed(request: Request, principal: Principal | None, match: Match) -> Re
         request.native,
         request.root,
         request.disconnected,
+        request.answer_by,
     )
