@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -19,6 +19,7 @@ LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 STRANGER: Final = Principal("anonymous", frozenset(), "anonymous")
 """The caller of a public route where authentication is configured: may do nothing that needs a scope."""
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_NO_REALMS: Final[Mapping[str, Authenticator]] = {}
 
 
 def is_loopback(host: str) -> bool:
@@ -114,18 +115,27 @@ def match_gate(table: Matcher) -> Gate:
     return match
 
 
-def authenticate_gate(authenticator: Authenticator) -> Gate:
-    """Find out who is asking, unless the route is open to everybody."""
+def authenticate_gate(
+    authenticator: Authenticator | None, realms: Mapping[str, Authenticator] = _NO_REALMS
+) -> Gate:
+    """Find out who is asking, unless the route is open to everybody.
 
-    async def ask(exchange: Exchange) -> None:
-        exchange.principal = await authenticator.authenticate(exchange.request)
+    A route of a realm is opened by the keys of that realm alone, whoever else may be known.
+    """
+
+    async def ask(exchange: Exchange, asked: Authenticator) -> None:
+        exchange.principal = await asked.authenticate(exchange.request)
 
     def authenticate(exchange: Exchange) -> Awaitable[None] | None:
         match = exchange.match
+        if match is not None and match.route.realm:
+            return ask(exchange, realms[match.route.realm])
+        if authenticator is None:
+            return None
         if match is not None and match.route.public:
             exchange.principal = STRANGER
             return None
-        return ask(exchange)
+        return ask(exchange, authenticator)
 
     return authenticate
 

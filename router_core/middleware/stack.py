@@ -98,6 +98,7 @@ def build_stack(
     dispatch: Dispatch,
     events: Events,
     authenticator: Authenticator | None = None,
+    realms: Mapping[str, Authenticator] | None = None,
     exception_handlers: Mapping[type[BaseException], ExceptionHandler] | None = None,
 ) -> Stack:
     """Put the layers that are configured into their order."""
@@ -106,7 +107,7 @@ def build_stack(
         ("host", host_gate(hosts) if hosts else None),
         ("origin", origin_gate(settings)),
         ("match", match_gate(table)),
-        ("authenticate", authenticate_gate(authenticator) if authenticator is not None else None),
+        ("authenticate", authenticate_gate(authenticator, realms or {}) if authenticator or realms else None),
         ("scopes", scopes_gate() if authenticator is not None else None),
     ]
     configured = [(name, gate) for name, gate in gates if gate is not None]

@@ -19,7 +19,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 def product_route(
     method: str, path: str, handler: Handler, summary: str = "", *, public: bool = False,
     scopes: tuple[str, ...] = (), tags: tuple[str, ...] = (), in_schema: bool = True,
-    meta: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None, realm: str = "", max_body_bytes: int | None = None,
 ) -> Route:  # fmt: skip
     """Return a route that hands the request to ``handler`` as it is; path values are in ``path_params``."""
     func = _with_path_values(handler, path)
@@ -27,7 +27,7 @@ def product_route(
         key=f"{method} {path}", methods=(method,), path=path, func=func,
         plan=compile_plan(func, path=path, methods=(method,)), kind="call", job=JobOptions(), internal=True,
         summary=summary, description=inspect.getdoc(handler) or "", public=public, scopes=scopes, tags=tags,
-        include_in_schema=in_schema, meta=dict(meta or {}),
+        include_in_schema=in_schema, meta=dict(meta or {}), realm=realm, max_body_bytes=max_body_bytes,
     )  # fmt: skip
 
 

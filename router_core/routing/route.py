@@ -66,6 +66,8 @@ class Route:
     """What a caller must hold; empty means any authenticated caller."""
     public: bool = False
     """Served without authentication (health, docs)."""
+    realm: str = ""
+    """Whose keys open it: ``worker`` those of remote workers and no others, empty those of callers."""
     internal: bool = False
     """Belongs to the product rather than to the author's service: it cannot become a job."""
     include_in_schema: bool = True

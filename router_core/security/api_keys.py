@@ -6,6 +6,8 @@ A setting is a comma-separated list, or ``@path`` of a file with one entry a lin
     name:key:scope|scope        may do what is listed
     name:sha256=<hex>[:scopes]  the same, without the key itself in the setting
     key                         named after the first digits of its hash
+
+Keys of remote workers are written the same way in a setting of their own, with routes in the place of scopes.
 """
 
 from __future__ import annotations
@@ -23,15 +25,39 @@ from router_core.errors import Misconfigured, Unauthorized
 from router_core.http.message import Request
 from router_core.types import ANONYMOUS, Principal
 
-__all__ = ["MIN_KEY_LENGTH", "ApiKey", "ApiKeys", "NewKey", "generate_key"]
+__all__ = ["CALLERS", "MIN_KEY_LENGTH", "WORKERS", "ApiKey", "ApiKeys", "NewKey", "generate_key"]
 
 MIN_KEY_LENGTH: Final = 16
 _MAX_KEY_LENGTH: Final = 512
-_KEY: Final = re.compile(r"rk_([a-z0-9]{8,32})_[A-Za-z0-9_-]{32,}\Z")
+_KEY: Final = re.compile(r"r[kw]_([a-z0-9]{8,32})_[A-Za-z0-9_-]{32,}\Z")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")
 _HASH: Final = re.compile(r"sha256=([0-9a-fA-F]{64})\Z")
 _ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 _NOBODY: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What messages call one kind of keys."""
+
+    variable: str
+    kind: str
+    """``Principal.kind`` of their holders."""
+    key: str
+    needed: str
+    command: str
+    scopes: str
+    unlimited: str
+
+
+CALLERS: Final = _Words(
+    "ROUTER_API_KEYS", "api_key", "API key", "an API key is needed", "new", "scopes",
+    "a key that may do everything",
+)  # fmt: skip
+WORKERS: Final = _Words(
+    "ROUTER_WORKER_KEYS", "worker", "worker key", "a worker key is needed", "worker", "routes",
+    "a worker that may serve them all",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,54 +86,67 @@ class NewKey:
         return f"NewKey(id={self.id!r})"
 
 
-def generate_key() -> NewKey:
-    """Return a new key, ``rk_<id>_<secret>`` with 256 random bits."""
+def generate_key(kind: str = "rk") -> NewKey:
+    """Return a new key, ``rk_<id>_<secret>`` with 256 random bits; that of a worker begins with ``rw``."""
     key_id = "".join(secrets.choice(_ALPHABET) for _ in range(12))
-    return NewKey(f"rk_{key_id}_{secrets.token_urlsafe(32)}", key_id)
+    return NewKey(f"{kind}_{key_id}_{secrets.token_urlsafe(32)}", key_id)
 
 
 class ApiKeys:
     """An Authenticator over a fixed set of keys."""
 
-    __slots__ = ("_by_digest", "_by_id")
+    __slots__ = ("_by_digest", "_by_id", "_words")
 
-    def __init__(self, keys: Iterable[ApiKey]) -> None:
+    def __init__(self, keys: Iterable[ApiKey], words: _Words | None = None) -> None:
+        self._words = words or CALLERS
         self._by_digest: dict[bytes, ApiKey] = {}
         self._by_id: dict[str, ApiKey] = {}
         for key in keys:
             if key.digest in self._by_digest:
-                raise Misconfigured(f"the API key of {key.principal.id!r} is also that of somebody else")
+                raise Misconfigured(
+                    f"the {self._words.key} of {key.principal.id!r} is also that of somebody else"
+                )
             self._by_digest[key.digest] = key
             if key.id:
                 self._by_id[key.id] = key
 
     @classmethod
-    def from_setting(cls, text: str) -> ApiKeys:
+    def from_setting(cls, text: str, words: _Words | None = None) -> ApiKeys:
         """Read the setting; raises Misconfigured, naming the entry by its position and never its key."""
-        text = text.strip()
+        text, words = text.strip(), words or CALLERS
         if text.startswith("@"):
-            entries = _file_entries(Path(text[1:]))
+            entries = _file_entries(Path(text[1:]), words)
         else:
             entries = [entry.strip() for entry in text.split(",")]
-        keys = [_parse(entry, number) for number, entry in enumerate(entries, 1) if entry]
+        keys = [_parse(entry, number, words) for number, entry in enumerate(entries, 1) if entry]
         if not keys:
-            raise Misconfigured("ROUTER_API_KEYS is set and holds no key")
-        return cls(keys)
+            raise Misconfigured(f"{words.variable} is set and holds no key")
+        return cls(keys, words)
+
+    @property
+    def principals(self) -> tuple[Principal, ...]:
+        """Everybody who has a key."""
+        return tuple(key.principal for key in self._by_digest.values())
+
+    def shared_with(self, other: ApiKeys) -> str:
+        """Return whose key also opens ``other``, or nothing."""
+        both = self._by_digest.keys() & other._by_digest.keys()
+        return min((self._by_digest[digest].principal.id for digest in both), default="")
 
     async def authenticate(self, request: Request) -> Principal:
         """Return whose key came with the request; raises Unauthorized."""
         presented = _presented(request)
         if not presented:
-            raise _unauthorized("an API key is needed: Authorization: Bearer <key>, or X-API-Key", "")
+            raise _unauthorized(f"{self._words.needed}: Authorization: Bearer <key>, or X-API-Key", "")
         if len(presented) > _MAX_KEY_LENGTH or not presented.isascii():
-            raise _unauthorized("the API key is not valid", "invalid_token")
+            raise _unauthorized(f"the {self._words.key} is not valid", "invalid_token")
         digest = hashlib.sha256(presented.encode("ascii")).digest()
         form = _KEY.match(presented)
         found = self._by_id.get(form[1]) if form is not None else None
         if found is None:
             found = self._by_digest.get(digest)
         if not hmac.compare_digest(digest, found.digest if found is not None else _NOBODY) or found is None:
-            raise _unauthorized("the API key is not valid", "invalid_token")
+            raise _unauthorized(f"the {self._words.key} is not valid", "invalid_token")
         return found.principal
 
 
@@ -125,7 +164,8 @@ def _unauthorized(detail: str, error: str) -> Unauthorized:
     return Unauthorized(detail, headers={"WWW-Authenticate": challenge})
 
 
-def _parse(entry: str, number: int) -> ApiKey:
+def _parse(entry: str, number: int, words: _Words) -> ApiKey:
+    where = f"entry {number} of {words.variable}"
     name, key, scopes = _parts(entry)
     hashed = _HASH.match(key)
     if hashed is not None:
@@ -133,30 +173,28 @@ def _parse(entry: str, number: int) -> ApiKey:
     else:
         if len(key) < MIN_KEY_LENGTH or len(key) > _MAX_KEY_LENGTH or not key.isascii():
             raise Misconfigured(
-                f"entry {number} of ROUTER_API_KEYS: a key has {MIN_KEY_LENGTH} to {_MAX_KEY_LENGTH} "
-                "ASCII characters; `router-core keys new` makes one"
+                f"{where}: a key has {MIN_KEY_LENGTH} to {_MAX_KEY_LENGTH} "
+                f"ASCII characters; `router-core keys {words.command}` makes one"
             )
         form = _KEY.match(key)
         digest, key_id = hashlib.sha256(key.encode()).digest(), form[1] if form is not None else ""
     name = name or f"key-{digest.hex()[:8]}"
     if not _NAME.match(name):
-        raise Misconfigured(f"entry {number} of ROUTER_API_KEYS: a name has letters, digits and . _ @ - only")
+        raise Misconfigured(f"{where}: a name has letters, digits and . _ @ - only")
     if name == ANONYMOUS.id:
-        raise Misconfigured(
-            f"entry {number} of ROUTER_API_KEYS: the name {name!r} is that of callers without a key"
-        )
-    return ApiKey(Principal(name, _scopes(scopes, number), "api_key"), digest, key_id)
+        raise Misconfigured(f"{where}: the name {name!r} is that of callers without a key")
+    return ApiKey(Principal(name, _scopes(scopes, where, words), words.kind), digest, key_id)
 
 
-def _scopes(listed: str | None, number: int) -> frozenset[str]:
+def _scopes(listed: str | None, where: str, words: _Words) -> frozenset[str]:
     if listed is None:
         return frozenset({"*"})
     held = frozenset(scope.strip() for scope in listed.split("|") if scope.strip())
     if not held:
         # a list that came out empty means neither everything nor, to whoever wrote it, nothing
         raise Misconfigured(
-            f"entry {number} of ROUTER_API_KEYS: the list of scopes is empty; name some, or leave out the "
-            "last colon for a key that may do everything"
+            f"{where}: the list of {words.scopes} is empty; name some, or leave out the last colon for "
+            f"{words.unlimited}"
         )
     return held
 
@@ -169,9 +207,11 @@ def _parts(entry: str) -> tuple[str, str, str | None]:
     return name.strip() or ":", key.strip(), rest[0] if rest else None
 
 
-def _file_entries(path: Path) -> list[str]:
+def _file_entries(path: Path, words: _Words) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Misconfigured(f"ROUTER_API_KEYS names the file {path}, which cannot be read: {error}") from None
+        raise Misconfigured(
+            f"{words.variable} names the file {path}, which cannot be read: {error}"
+        ) from None
     return [line.partition("#")[0].strip() for line in lines]

@@ -32,7 +32,8 @@ class OneRoute:
     """A table that knows /x."""
 
     def __init__(self, **route: Any) -> None:
-        defaults = {"key": "/x", "public": False, "scopes": (), "kind": "call", "max_body_bytes": None}
+        defaults: dict[str, Any] = {"key": "/x", "public": False, "realm": "", "scopes": (), "kind": "call"}
+        defaults["max_body_bytes"] = None
         self.route = SimpleNamespace(**{**defaults, **route})
         self.params: Mapping[str, str] = {}
 
