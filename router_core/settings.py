@@ -113,6 +113,9 @@ class Settings:
                 )
             if value is not None:
                 values[name] = value
+        environment = str(values.get("environment", "")).lower()
+        if environment == "decentralized":  # the workers are elsewhere, and come for their jobs
+            values.setdefault("queue", "pull")
         return replace(cls(), **values).checked()
 
     def checked(self) -> Settings:
