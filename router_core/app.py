@@ -228,6 +228,11 @@ class App:
                 done[part.name] = part.ready(self.parts.clock.now())
         return done
 
+    @property
+    def background(self) -> bool:
+        """Whether this process goes on working between the calls, so that a call may wait here."""
+        return self._started and self._background
+
     # -- state ---------------------------------------------------------------------------------------
 
     async def ready(self) -> dict[str, Any]:
