@@ -264,7 +264,8 @@ def test_a_result_that_is_no_json_is_refused(api: RunpodApi, wire: Wire, body: b
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "status/nobody", 404), ("POST", "cancel/nobody", 404), ("GET", "run", 405),
-     ("GET", "nothing", 404), ("GET", "", 404), ("POST", "job-done/w/nobody?isStream=false", 404), ("GET", "job-done/w/x", 405),
+     ("GET", "nothing", 404), ("GET", "", 404), ("POST", "job-done/w/nobody?isStream=false", 404),
+     ("GET", "job-done/w/x", 405),
      ("GET", "job-take-batch/w?batch_size=x", 400), ("GET", "status", 404)],
 )  # fmt: skip
 def test_what_is_not_there_is_said_to_be_so(wire: Wire, method: str, path: str, status: int) -> None:

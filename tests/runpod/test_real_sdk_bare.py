@@ -1,0 +1,171 @@
+"""The SDK's own worker loop and client against the pretended platform: it is the wire that they know.
+
+No code of ours runs in the worker. Each figure of the wire that our worker's tests rely on is shown here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router_core.testing.runpod_api import RunpodApi
+from tests.runpod.sdk_process import ROOT, SdkWorker, sdk_worker
+
+pytest.importorskip("runpod", reason="the runpod SDK is not installed")
+pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for logs."""
+    return tmp_path_factory.mktemp("bare")
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[RunpodApi]:
+    """Run the platform."""
+    with RunpodApi(poll=1.0) as running:
+        yield running
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """Jobs whose results the platform does not take: their posts fail while other tests run."""
+
+    failing: str
+    too_large: str
+
+
+@pytest.fixture(scope="module")
+def worker(api: RunpodApi, folder: Path) -> Iterator[SdkWorker]:
+    """Run a bare worker."""
+    with sdk_worker(api, [str(HERE / "bare_handler.py")], folder) as running:
+        yield running.ready()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dropped(api: RunpodApi, worker: SdkWorker) -> Dropped:
+    """Hand out two jobs whose results are refused."""
+    failing, too_large = api.submit({"n": 1}), api.submit({"return": "x" * 10_000_001})
+    api.fault("job-done", status=500, times=None, job=failing)
+    return Dropped(failing, too_large)
+
+
+def official(api: RunpodApi, folder: Path) -> dict[str, Any]:
+    """Run the official client in a process of its own and return what it saw."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "official_client.py")], cwd=folder,
+        env={**os.environ, "HOME": str(folder), "PYTHONPATH": str(ROOT), **api.environ()},
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
+def test_the_official_client_works_through_a_real_worker(
+    api: RunpodApi, worker: SdkWorker, folder: Path
+) -> None:
+    """Results, failures, cancel, health, purge, refusals; both clients."""
+    seen = official(api, folder)
+    assert (seen["output"], seen["status"], seen["sync"]) == (
+        {"echo": {"n": 1}}, "COMPLETED", {"echo": {"n": 2}},
+    )  # fmt: skip
+    assert (seen["failed"], seen["failed_status"]) == (None, "FAILED")
+    assert json.loads(seen["error"])["error_message"] == "no cat"
+    assert (seen["cancelled"], seen["long"]) == ("CANCELLED", "CANCELLED")
+    assert sorted(seen["health"]["jobs"]) == ["completed", "failed", "inProgress", "inQueue", "retried"]
+    assert sum(seen["health"]["workers"].values()) == 1
+    assert (seen["purged"]["status"], seen["too_large"]) == ("completed", 400)
+    assert seen["unauthorised"].startswith("401")
+    told = seen["asynchronous"]
+    assert (told["output"], told["status"]) == ({"echo": {"n": 3}}, "COMPLETED")
+    assert (told["cancel"]["status"], told["health"]) == ("CANCELLED", ["jobs", "workers"])
+
+
+def test_a_cancelled_job_posts_nothing_more(api: RunpodApi, worker: SdkWorker) -> None:
+    """The stop channel ends the task of an async handler; its slot is free again."""
+    job = api.submit({"wait": 3})
+    api.taken(job)
+    api.cancel(job)
+    after = [api.submit({"n": n}) for n in range(4)]
+    assert [each.output for each in api.all_ended(after)] == [{"echo": {"n": n}} for n in range(4)]
+    assert api.posts(job) == []
+
+
+def test_the_wire_is_that_of_the_sdk(api: RunpodApi, worker: SdkWorker) -> None:
+    """Polls with free slots ask for a batch; posts are JSON under a form's name, with the job's id beside."""
+    one, two = api.submit_all([{"n": 1}, {"return": {"error": "soft", "x": 1}}])
+    api.all_ended([one, two])
+    batch = api.seen("job-take-batch")[-1]
+    assert {"gpu", "batch_size", "job_in_progress"} <= set(batch.query)
+    (post,) = api.posts(one)
+    assert (post.query["isStream"], post.json) == ("false", {"output": {"echo": {"n": 1}}})
+    assert post.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert post.headers["authorization"] == api.key
+    assert post.headers["user-agent"].startswith("RunPod-Python-SDK/")
+    assert api.posts(two)[0].json == {"output": {"x": 1}, "error": "soft"}
+    assert api.job(two).status == "FAILED"
+    assert api.asked("ping")[0].query["runpod_version"]
+
+
+def test_its_progress_arrives_in_any_order_and_after_the_end(api: RunpodApi, worker: SdkWorker) -> None:
+    """Why our worker has a sender of its own: here jobs stay IN_PROGRESS for ever."""
+    job = api.submit({"progress": list(range(8)), "return": 1})
+    api.wait(lambda: len(api.posts(job)) == 9)
+    posts = [post.json for post in api.posts(job)]
+    assert sorted(post["output"] for post in posts if post.get("status") == "IN_PROGRESS") == list(range(8))
+    assert posts.index({"output": 1}) < len(posts) - 1 or api.job(job).status == "COMPLETED"
+
+
+def test_it_retries_a_failing_post_twice_and_then_drops_the_result(
+    api: RunpodApi, worker: SdkWorker, dropped: Dropped
+) -> None:
+    """Three attempts on 500; none more on 400, which is what a result too large gets."""
+    api.wait(lambda: len(api.posts(dropped.failing)) == 3)
+    assert [post.status for post in api.posts(dropped.failing)] == [500] * 3
+    assert [post.status for post in api.posts(dropped.too_large)] == [400]
+    assert api.job(dropped.failing).status == "IN_PROGRESS"
+    assert api.job(dropped.too_large).status == "IN_PROGRESS"
+
+
+def test_a_generator_streams(folder: Path) -> None:
+    """Chunks on job-stream, the whole with isStream=true at the end."""
+    with (
+        RunpodApi(poll=1.0) as api,
+        sdk_worker(api, [str(HERE / "bare_handler.py"), "stream"], folder, "streamer"),
+    ):
+        job = api.submit({"yield": ["a", {"b": 1}, None, 3]})
+        ended = api.ended(job)
+        posts = [(post.action, post.query["isStream"]) for post in api.posts(job)]
+    assert ended.status == "COMPLETED"
+    assert ended.chunks == ended.output == ["a", {"b": 1}, None, 3]
+    assert posts == [("job-stream", "false")] * 4 + [("job-done", "true")]
+
+
+def test_a_job_that_is_handed_out_during_shutdown_is_lost(folder: Path) -> None:
+    """The gap that our worker has to close: the SDK takes the job, ends, and nothing is ever posted."""
+    with (
+        RunpodApi(poll=20.0) as api,
+        sdk_worker(api, [str(HERE / "bare_handler.py")], folder, "leaver") as worker,
+    ):
+        worker.ready().signal()
+        api.wait(lambda: "shutdown signal" in worker.log)
+        time.sleep(0.5)  # its run loop looks every 0.1 s whether it has to end, and says nothing then
+        job = api.submit({"n": 1})
+        api.taken(job)
+        api.release_polls()
+        assert worker.wait() == 0
+        assert api.job(job).status == "IN_PROGRESS"
+        assert api.posts(job) == []
