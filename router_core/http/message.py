@@ -94,6 +94,10 @@ class Request:
     links that go out come with it."""
     disconnected: Callable[[], Awaitable[None]] | None = None
     """``await request.disconnected()`` returns once the peer has gone; None where nobody can tell."""
+    max_reply_bytes: int = 0
+    """Bytes that the body of the answer may have, before any encoding of the platform's; 0: no such limit.
+    The adapter knows it. A larger result is answered by a redirect to the blob store, where that can sign
+    addresses."""
     answer_by: float = inf
     """When the platform gives an answer up, in seconds of the app's monotonic clock: whoever waits for a job,
     or follows one, is answered before. Infinite where the platform sets no limit."""

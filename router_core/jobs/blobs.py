@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ["Blob", "BlobStore"]
+__all__ = ["Blob", "BlobStore", "SignsUrls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +42,18 @@ class BlobStore(Protocol):
 
     async def ping(self) -> None:
         """Raise StoreError unless a put would succeed now."""
+
+
+@runtime_checkable
+class SignsUrls(Protocol):
+    """A blob store that callers can be sent to."""
+
+    presigns: bool
+
+    def presign(
+        self, key: str, *, seconds: int = 300, content_type: str | None = None, filename: str | None = None
+    ) -> str:
+        """Return an address under which anybody can read the blob for a while, with the type and name given.
+
+        Blocks for a moment (it may have to load the technology); raises StoreError, NotFound for an odd key.
+        """

@@ -9,6 +9,7 @@ import pydantic_core
 
 from router_core.errors import BadRequest, Unavailable
 from router_core.http.message import Request, Response
+from router_core.jobs.blobs import SignsUrls
 from router_core.jobs.job import Job, State
 from router_core.jobs.leaving import seconds_left, unless_gone
 from router_core.jobs.outcome import job_error, result_response
@@ -122,12 +123,29 @@ async def outcome_response(
         error = job_error(job, location(service, request, job.id))
         error.headers.update(headers or [])
         raise error
+    elsewhere = await _elsewhere(service, job, request, headers or [])
+    if elsewhere is not None:
+        return elsewhere
     result = await service.result(job)
     if result.file is None and len(result.data) > _LARGE:  # a text of that size takes its time to decode
         answer = await asyncio.to_thread(result_response, result, request, status=status)
     else:
         answer = result_response(result, request, status=status)
     return answer.with_headers(*(headers or []))
+
+
+async def _elsewhere(service: JobService, job: Job, request: Request, headers: list[Pair]) -> Response | None:
+    """Return a redirect to a result that is too large to be answered on the way that the request came."""
+    if not request.max_reply_bytes or not job.result_ref or not isinstance(service.blobs, SignsUrls):
+        return None
+    ref = pydantic_core.from_json(job.result_ref)
+    if ref.get("size", 0) <= request.max_reply_bytes:
+        return None
+    kind, name = ref.get("content_type"), ref.get("filename")
+    url = await asyncio.to_thread(service.blobs.presign, ref["key"], content_type=kind, filename=name)
+    status = f'<{location(service, request, job.id)}>; rel="status"'
+    others = [(name, value) for name, value in headers if name != "location"]
+    return Response(303, (("location", url), ("cache-control", "no-store"), ("link", status), *others))
 
 
 async def job_response(
@@ -138,7 +156,7 @@ async def job_response(
     pairs = [_JSON, ("etag", f'"{job.version}"'), *(headers or [])]
     if not job.terminal:
         pairs.append(("retry-after", poll_after(service, job)))
-    body = await _encoded(service, job, shape, service.prefix(request.root))
+    body = await _encoded(service, job, shape, request)
     return Response(status, tuple(pairs), body)
 
 
@@ -148,17 +166,18 @@ def poll_after(service: JobService, job: Job) -> str:
     return str(int(min(5.0, max(1.0, age / 10))))
 
 
-async def _encoded(service: JobService, job: Job, shape: str, prefix: str) -> bytes:
-    stream = service.streams(job)
+async def _encoded(service: JobService, job: Job, shape: str, request: Request) -> bytes:
+    stream, prefix = service.streams(job), service.prefix(request.root)
     if not shape:
         return encode_job(job, prefix=prefix, stream=stream)
-    result = await _embedded(service, job) if job.result_ref else None
+    result = await _embedded(service, job, request) if job.result_ref else None
     return pydantic_core.to_json(apipod_body(job, prefix=prefix, stream=stream, result=result))
 
 
-async def _embedded(service: JobService, job: Job) -> object:
+async def _embedded(service: JobService, job: Job, request: Request) -> object:
     ref = pydantic_core.from_json(job.result_ref)
-    if ref.get("size", 0) > MAX_EMBEDDED:
+    # a file is a third larger in base64
+    if ref.get("size", 0) > min(MAX_EMBEDDED, request.max_reply_bytes * 0.7 or MAX_EMBEDDED):
         return None
     result = await service.result(job)
     value: object = pydantic_core.from_json(result.data) if result.file is None else result.file.to_object()
