@@ -19,10 +19,12 @@ __all__ = [
     "cancel_waiting",
     "cancelled",
     "crash",
+    "dead_letter",
     "deadline",
     "dispatched",
     "due",
     "fail",
+    "forgotten",
     "progress",
     "release",
     "rescue",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _RUNNING: Final = frozenset({State.RUNNING})
+_READY: Final = frozenset({State.QUEUED, State.RETRYING})
 _DONE: Final = {"token": "", "lease_until": 0.0, "worker_id": "", "dispatch_pending": False}
 
 
@@ -174,9 +177,34 @@ def due(*, now: float) -> Move:
     return Move("due", frozenset({State.SCHEDULED}), State.QUEUED, sets={"dispatch_pending": True})
 
 
-def dispatched() -> Move:
-    """Note that the queue knows of the job."""
-    return Move("dispatched", frozenset({State.QUEUED, State.RETRYING}), sets={"dispatch_pending": False})
+def dispatched(epoch: int | None = None) -> Move:
+    """Note that the queue knows of the job.
+
+    With the ``epoch`` that was told: by the time of this note a worker may have claimed the job and put it
+    back, which the queue does not know.
+    """
+    return Move("dispatched", _READY, epoch=epoch, sets={"dispatch_pending": False})
+
+
+def forgotten(epoch: int) -> Move:
+    """Note that the queue does not know of the job any more: the sweeper tells it when the job is due."""
+    return Move("forgotten", _READY, epoch=epoch, sets={"dispatch_pending": True})
+
+
+def dead_letter(job: Job, *, now: float, retention: float, attempts: bytes, error: bytes) -> Move:
+    """Queued, retrying, or running with an ended lease -> failed: its queue has given up on it.
+
+    The guards repeat what was seen, so that a worker that claims or still has the job keeps it.
+    """
+    running = job.state is State.RUNNING
+    guards: dict[str, Any] = (
+        {"epoch": job.epoch, "lease_before": now} if running else {"version": job.version}
+    )
+    sets = {
+        **_DONE, "reason": Reason.DEAD_LETTER.value, "error": error, "finished_at": now,
+        "expires_at": now + retention, "attempts": attempts,
+    }  # fmt: skip
+    return Move("dead_letter", frozenset({job.state}), State.FAILED, sets=sets, **guards)
 
 
 def deadline(job: Job, *, now: float, retention: float) -> Move:

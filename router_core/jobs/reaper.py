@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from router_core.clock import Clock
 from router_core.jobs import moves
-from router_core.jobs.dispatch import Dispatcher
+from router_core.jobs.dispatch import Dispatcher, tell
 from router_core.jobs.job import MAX_CRASHES, Job, Reason, State
 from router_core.jobs.retry import Failure, backoff, history
-from router_core.jobs.store import Store
+from router_core.jobs.store import Moved, Store
 from router_core.jobs.upkeep import Loop, Pulse
 from router_core.routing.route import JobOptions, Route
 from router_core.settings import Settings
@@ -46,6 +47,7 @@ class Reaper:
         self._retention = settings.retention
         self._events = events
         self._dispatcher = dispatcher
+        self._external = dispatcher is not None and dispatcher.abilities.external
         self._draw = draw
         interval = min(interval, settings.lease / 3)
         self._pulse = Pulse(clock, interval)
@@ -85,7 +87,7 @@ class Reaper:
 
     async def _safely(self, job: Job) -> bool:
         try:
-            await self._rescue(job)
+            await self._tell(await self.rescue(job))
         except Exception as error:
             self._stuck.add(job.id)
             note = Note("reaper_row_failed", "error", f"job {job.id} could not be rescued", error=error)
@@ -93,7 +95,8 @@ class Reaper:
             return False
         return True
 
-    async def _rescue(self, job: Job) -> None:
+    async def rescue(self, job: Job) -> Moved:
+        """Take one job back whose lease has ended, or end it. The queue is not told."""
         now = self._clock.now()
         route = self._routes.get(job.route)
         options = JobOptions() if route is None else route.job
@@ -106,9 +109,18 @@ class Reaper:
             not_before=now + backoff(options, job.attempt, self._draw),
             attempts=history(job, Reason.RESCUED.value, now, error),
         )  # fmt: skip
+        if self._external and move.to is State.RETRYING:
+            move = replace(move, sets={**move.sets, "dispatch_pending": True})
         moved = await self._store.move(job.id, move)
         if moved.applied and moved.job is not None:
             text = f"job {job.id} was taken from a worker that vanished; it is {moved.job.state.value} now"
             self._events.emit(Note("job_rescued", "warning", text, {"job_id": job.id, "route": job.route}))
-            if moved.job.state is State.RETRYING and self._dispatcher is not None:
-                await self._dispatcher.dispatch(moved.job)
+        return moved
+
+    async def _tell(self, moved: Moved) -> None:
+        """Tell the queue of a job that waits again; what it cannot hold so long is left to the sweeper."""
+        job = moved.job
+        if not moved.applied or job is None or job.state is not State.RETRYING or self._dispatcher is None:
+            return
+        if not self._external or self._dispatcher.abilities.takes(job, self._clock.now()):
+            await tell(self._dispatcher, self._store, job)

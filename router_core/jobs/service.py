@@ -22,7 +22,7 @@ from router_core.errors import (
 )
 from router_core.jobs import moves
 from router_core.jobs.blobs import BlobStore
-from router_core.jobs.dispatch import Dispatcher
+from router_core.jobs.dispatch import Dispatcher, foretell, tell
 from router_core.jobs.failpoints import failpoint
 from router_core.jobs.inputs import Dumped, blob_keys, copy_input, fingerprint, pack
 from router_core.jobs.job import MAX_CRASHES, TERMINAL, Job, State, Tombstone
@@ -131,7 +131,7 @@ class JobService:
             job = await self.store.foresee(route.key, queue_limit=route.job.queue_size, key=key)
         except QueueFull as full:
             raise _with_limits(full) from None
-        return None if job is None else await self._tell(Added(job, replayed=True))
+        return None if job is None else await self._tell(Added(job, replayed=True), options)
 
     async def _add(self, route: Route, dumped: Dumped, principal: Principal, options: SubmitOptions) -> Added:
         job, key = self._record(route, dumped, principal, options)
@@ -149,11 +149,16 @@ class JobService:
         failpoint("after_add")
         if added.replayed:
             await dumped.discard(self.blobs)
-        return await self._tell(added)
+        return await self._tell(added, options)
 
-    async def _tell(self, added: Added) -> Added:
-        if added.job.state is State.QUEUED and (added.job.dispatch_pending or not added.replayed):
-            return replace(added, job=await self._dispatch(added.job))
+    async def _tell(self, added: Added, options: SubmitOptions) -> Added:
+        job = added.job
+        if not options.tell:
+            return added
+        if job.state is State.QUEUED and (job.dispatch_pending or not added.replayed):
+            return replace(added, job=await self._dispatch(job))
+        if job.state is State.SCHEDULED and not added.replayed:
+            await foretell(self._dispatcher, job, self.clock.now(), self._events)
         return added
 
     def _record(
@@ -188,7 +193,7 @@ class JobService:
     async def _dispatch(self, job: Job) -> Job:
         """Tell the queue; the record says so until it knows."""
         try:
-            await self._dispatcher.dispatch(job)
+            return await tell(self._dispatcher, self.store, job)
         except Exception as error:
             text = f"job {job.id} waits for the sweeper"
             self._events.emit(Note("dispatch_failed", "error", text, error=error))
@@ -197,13 +202,6 @@ class JobService:
                 code="dispatch_failed", retry_after=10,
                 extra={"job_id": job.id},
             ) from error  # fmt: skip
-        if not job.dispatch_pending:
-            return job
-        try:
-            moved = await self.store.move(job.id, moves.dispatched())
-        except StoreError:  # told twice is harmless, as the queue's message is only the id
-            return job
-        return moved.job or job
 
     # -- read --------------------------------------------------------------------------------------
 

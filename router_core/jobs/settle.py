@@ -92,7 +92,9 @@ class Outputs:
 class Settlement:
     """Ends attempts in the record."""
 
-    __slots__ = ("_blobs", "_clock", "_draw", "_events", "_retention", "_retry_at", "_store", "fenced")
+    __slots__ = (
+        "_blobs", "_clock", "_draw", "_events", "_retention", "_retry_at", "_store", "external", "fenced",
+    )  # fmt: skip
 
     def __init__(
         self, *, store: JobStore, blobs: BlobStore, clock: Clock, events: Events, retention: float,
@@ -105,6 +107,9 @@ class Settlement:
         self._retention = retention
         self._draw = draw
         self._retry_at = retry_at
+        self.external = False
+        """The queue lives outside the record store: a job that is put back is marked, for the sweeper to tell
+        the queue again unless whoever gave out the job does."""
         self.fenced = 0
         """Attempts whose outcome was thrown away, as they were not the owner any more."""
 
@@ -201,7 +206,7 @@ class Settlement:
         pause = _FIRST_PAUSE
         while run.stopped not in (Stop.FENCED, Stop.ABANDON):
             try:
-                moved = await self._store.move(run.job.id, move)
+                moved = await self._store.move(run.job.id, self._for_queue(move))
             except StoreError as error:
                 self._events.emit(_note("settle_unclear", run, "the store did not answer", error=error))
             else:
@@ -219,6 +224,11 @@ class Settlement:
             await self._clock.sleep(pause * (0.5 + self._draw() / 2))
             pause = min(_LONGEST_PAUSE, pause * 2)
         self.discard(run)
+
+    def _for_queue(self, move: Move) -> Move:
+        if self.external and move.to in (State.QUEUED, State.RETRYING):
+            return replace(move, sets={**move.sets, "dispatch_pending": True})
+        return move
 
     def _after_refusal(self, run: Run, move: Move, record: Job | None) -> Move | None:
         """Read what the record says instead: None when there is nothing left to write."""

@@ -55,6 +55,8 @@ class SubmitOptions:
     timeout: float | None = None
     """Seconds that one attempt may run; a caller can only shorten what the route allows."""
     request_id: str = ""
+    tell: bool = True
+    """False leaves the queue untold: who submits runs the job too. Should that fail, the sweeper tells it."""
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> SubmitOptions:

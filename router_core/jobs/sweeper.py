@@ -9,7 +9,7 @@ from typing import Final, Protocol, runtime_checkable
 from router_core.clock import Clock
 from router_core.jobs import moves
 from router_core.jobs.blobs import BlobStore
-from router_core.jobs.dispatch import Dispatcher
+from router_core.jobs.dispatch import Dispatcher, tell
 from router_core.jobs.job import Job, State
 from router_core.jobs.store import JobQuery, Store
 from router_core.jobs.upkeep import Loop, Pulse
@@ -147,9 +147,7 @@ class Sweeper:
             await self._tell(moved.job)
 
     async def _tell(self, job: Job) -> None:
-        await self._dispatcher.dispatch(job)
-        if job.dispatch_pending:
-            await self._store.move(job.id, moves.dispatched())
+        await tell(self._dispatcher, self._store, job)
 
     async def _safely(self, step: str, job: Job, work: Callable[[Job], Awaitable[None]]) -> bool:
         try:
@@ -163,14 +161,19 @@ class Sweeper:
     # -- what the queue has not taken --------------------------------------------------------------
 
     async def resend(self) -> None:
-        """Tell the queue of jobs that it was not told of, or did not take."""
+        """Tell the queue of jobs that it was not told of, or did not take, and that nobody has claimed.
+
+        Among them are jobs that a worker put back: the queue may have the message of that worker still, so
+        they are left alone until they have been due for a while.
+        """
         if not self._dispatcher.abilities.external:
             return
         waiting = frozenset({State.QUEUED, State.RETRYING})
         for _ in range(_PAGES):
             page = await self._store.find(JobQuery(states=waiting, cursor=self._cursor, limit=_PAGE))
             for job in page.jobs:
-                if job.dispatch_pending and job.created_at <= self._clock.now() - RESEND:
+                since = max(job.created_at, job.not_before)
+                if job.dispatch_pending and since <= self._clock.now() - RESEND:
                     await self._safely("resend", job, self._tell)
             self._cursor = page.cursor
             if not page.cursor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from router_core.errors import Fenced
@@ -22,6 +24,7 @@ def _all_moves(job: Job, now: float) -> list[Move]:
     return [
         *worker_moves(job.fence, now),
         moves.cancel_waiting(**kept), moves.cancel_running(now=now), moves.due(now=now), moves.dispatched(),
+        moves.forgotten(job.epoch),
     ]  # fmt: skip
 
 
@@ -157,6 +160,42 @@ class MoveContract:
         now = await store.get(job.id)
         assert isinstance(now, Job)
         assert (await store.move(job.id, moves.deadline(now, now=clock.now(), retention=RETENTION))).applied
+
+    async def test_a_dead_letter_ends_what_nobody_runs(self, store: Store, clock: FakeClock) -> None:
+        """Waiting jobs as they were seen, running ones after their lease; nobody else's."""
+
+        def dead(job: Job) -> Move:
+            return moves.dead_letter(
+                job, now=clock.now(), retention=RETENTION, attempts=b"[]", error=b'{"type":"DeadLetter"}'
+            )
+
+        seen = (await store.add(new_job(clock))).job
+        assert (await store.move(seen.id, moves.forgotten(seen.epoch))).applied
+        assert not (await store.move(seen.id, dead(seen))).applied
+        held = await running(store, clock)
+        assert not (await store.move(held.id, dead(held))).applied
+        clock.advance(LEASE + 1)
+        for job_id in (seen.id, held.id):
+            job = await store.get(job_id)
+            assert isinstance(job, Job)
+            moved = await store.move(job_id, dead(job))
+            assert moved.applied
+            assert moved.job is not None
+            assert (moved.job.state, moved.job.reason) == (State.FAILED, "dead_letter")
+            assert (moved.job.token, moved.job.finished_at) == ("", clock.now())
+            assert moved.job.expires_at == clock.now() + RETENTION
+
+    async def test_a_mark_for_the_queue_is_guarded_by_what_was_told(
+        self, store: Store, clock: FakeClock
+    ) -> None:
+        """It says nothing about an epoch that came later."""
+        held = await running(store, clock, dispatch_pending=True)
+        job = replace(held, epoch=held.epoch - 1)
+        assert (await store.move(job.id, moves.release(held.fence, attempts=b"[]"))).applied
+        assert not (await store.move(job.id, moves.dispatched(job.epoch))).applied
+        moved = await store.move(job.id, moves.dispatched(held.epoch))
+        assert moved.job is not None
+        assert not moved.job.dispatch_pending
 
     async def test_meta_can_be_written(self, store: Store, clock: FakeClock) -> None:
         """Adapters keep a small object of their own in the record."""
