@@ -200,10 +200,12 @@ class App:
         """
         lease = self.settings.lease if lease is None else lease
         runner, loop = self.parts.runner, asyncio.get_running_loop()
+        at = self.parts.clock.monotonic()
         for job in await self.parts.store.claim(Claim(worker_id, lease, job_id=job_id)):
+            runner.claimed(job.id, at)
             timer = None if within is None else loop.call_later(max(0.0, within), runner.release, job.id)
             try:
-                await runner.run(job)
+                await runner.run(job, lease)
             finally:
                 if timer is not None:
                     timer.cancel()

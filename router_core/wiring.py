@@ -104,6 +104,7 @@ class _Build:
             store=watched, runner=runner, routes=self.by_key, clock=clock, settings=settings, events=events
         )
         dispatcher = open_queue(settings, clock, pool)
+        runner.settlement.external = dispatcher.abilities.external
         self.check_queue(dispatcher)
         service = JobService(
             store=watched, hub=hub, dispatcher=dispatcher, blobs=blobs, routes=self.by_key, clock=clock,

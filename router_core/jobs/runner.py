@@ -106,7 +106,7 @@ class Runner:
         self._subscribe = subscribe
         self._grace = cancel_grace
         self._threads = Threads()
-        self._claimed: dict[str, tuple[float, Callable[[], None]]] = {}
+        self._claimed: dict[str, tuple[float, Callable[[], None] | None]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self.settlement = Settlement(
             store=store, blobs=blobs, clock=clock, events=events, retention=settings.retention, draw=draw,
@@ -127,7 +127,7 @@ class Runner:
             if route.job.isolation == "process":
                 raise Misconfigured(f"{route.key} asks for isolation='process', which this worker lacks")
 
-    def claimed(self, job_id: str, at: float, on_free: Callable[[], None]) -> None:
+    def claimed(self, job_id: str, at: float, on_free: Callable[[], None] | None = None) -> None:
         """Note, before ``run``, when the job was claimed (monotonic), and whose slot it takes."""
         self._claimed[job_id] = (at, on_free)
 
@@ -141,12 +141,17 @@ class Runner:
         run = self.active.get(job_id)
         return run is not None and run.stop(Stop.RELEASE, RELEASE_GRACE)
 
-    async def run(self, job: Job) -> None:
-        """Execute a job that was claimed for this process, and write what became of it."""
+    async def run(self, job: Job, lease: float = 0.0) -> None:
+        """Execute a job that was claimed for this process, and write what became of it.
+
+        ``lease`` is for how many seconds it was claimed, if not for those of the settings.
+        """
         at, on_free = self._claimed.pop(job.id, (self._clock.monotonic(), None))
         loop = asyncio.get_running_loop()
         route = self._routes.get(job.route)
-        run = Run(job, route, loop, lease_ends=at + self._lease, grace=self._grace, on_free=on_free)
+        run = Run(
+            job, route, loop, lease_ends=at + (lease or self._lease), grace=self._grace, on_free=on_free
+        )
         run.task = asyncio.current_task()
         run.abandon = lambda: self._abandon(run)
         self.active[job.id] = run
