@@ -87,6 +87,10 @@ class Settings:
     """Seconds between writes of a job's progress to its record; steps in between are left out."""
     runpod_concurrency: int = 4
     """Jobs that one RunPod worker runs at once, within what the routes allow."""
+    runpod_result_bytes: int = 9 * _MIB
+    """Largest output of a RunPod job, twice that for /runsync; a larger one needs ``s3://`` blobs."""
+    runpod_refresh: bool = False
+    """Have RunPod replace the worker after each job."""
     lambda_grace: float = 10.0
     """Seconds before the deadline of a Lambda invocation at which a running job is given back."""
     key_secret: str = ""
@@ -180,6 +184,8 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "worker_keys": ("ROUTER_WORKER_KEYS",),
     "progress_interval": ("ROUTER_PROGRESS_INTERVAL",),
     "runpod_concurrency": ("ROUTER_RUNPOD_CONCURRENCY",),
+    "runpod_result_bytes": ("ROUTER_RUNPOD_RESULT_BYTES",),
+    "runpod_refresh": ("ROUTER_RUNPOD_REFRESH",),
     "lambda_grace": ("ROUTER_LAMBDA_GRACE",),
     "key_secret": ("ROUTER_KEY_SECRET",),
 }
@@ -225,7 +231,7 @@ def _parse(variable: str, text: str, kind: object) -> object:
 _POSITIVE: Final = (
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth", "header_timeout",
     "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention", "progress_interval",
-    "runpod_concurrency", "lambda_grace",
+    "runpod_concurrency", "runpod_result_bytes", "lambda_grace",
 )  # fmt: skip
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
