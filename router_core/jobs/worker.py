@@ -89,6 +89,13 @@ class WorkerPool:
         self.heartbeat.start(self._loop)
         self._claiming = self._loop.create_task(self._claim_for_ever())
 
+    def attend(self) -> None:
+        """Keep jobs alive that somebody else claims and hands to the runner (``App.run``), on the running loop;
+        claim nothing here. ``drain`` waits for them as for our own."""
+        self._runner.check()
+        self._loop = asyncio.get_running_loop()
+        self.heartbeat.start(self._loop)
+
     def wake(self, route: str) -> None:
         """Say that a job of a route may be ready; on the loop of this pool."""
         if route in self._free:
@@ -237,11 +244,15 @@ class WorkerPool:
     async def _ending(self, seconds: float) -> None:
         """Wait until nothing runs any more, or for so many seconds."""
         until = asyncio.get_running_loop().time() + seconds
-        while self._tasks and (self._running() or not self._only_stuck()):
+        while (tasks := self._open()) and (self._running() or not self._only_stuck()):
             left = until - asyncio.get_running_loop().time()
             if left <= 0:
                 return
-            await asyncio.wait(self._tasks, timeout=min(left, 0.25), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=min(left, 0.25), return_when=asyncio.FIRST_COMPLETED)
+
+    def _open(self) -> set[asyncio.Task[Any]]:
+        """Return the tasks of our own claims, and of jobs that others run here."""
+        return self._tasks | {run.task for run in self._running() if run.task is not None}
 
     def _only_stuck(self) -> bool:
         """Whether the tasks that are left belong to functions that ignore every stop."""
