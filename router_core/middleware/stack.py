@@ -129,5 +129,6 @@ def _informed(request: Request, principal: Principal | None, match: Match) -> Re
         request.native,
         request.root,
         request.disconnected,
+        request.max_reply_bytes,
         request.answer_by,
     )
