@@ -77,6 +77,10 @@ class Stack:
             response = await self._errors.answer(error, exchange)
         return recorded(self._events, exchange, with_headers(response, request.id), started)
 
+    async def explain(self, error: Exception, request: Request) -> Response:
+        """Answer an error that an adapter met itself, the way ``handle`` answers it."""
+        return await self._errors.answer(error, Exchange(request))
+
     async def admit(self, request: Request) -> int | None:
         """Raise what ``handle`` would answer before it looks at the body.
 
