@@ -1,0 +1,166 @@
+"""The code of the Lambda functions: router-core, the app and what both need, in one folder.
+
+    python -m handlers.deploy.aws_bundle --folder . --out build/lambda [--zip build/lambda.zip]
+
+Wheels are taken for Lambda's machine, not for this one, so nothing is compiled and nothing is run there.
+boto3 is left out: it comes with Lambda's runtime and is five times as large as all the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from handlers.deploy.aws_packages import HOST, Target, compile_folder, find_compiler, install_packages
+from handlers.deploy.aws_sources import BundleConfig, copy_app, is_ignored, read_config
+from handlers.deploy.errors import DeployError, NotPrepared
+
+__all__ = ["MAX_UNZIPPED", "Bundle", "build_bundle", "main", "zip_folder"]
+
+MAX_UNZIPPED: Final = 250 * 1024 * 1024
+"""Bytes: what Lambda takes, layers included."""
+_OUR_PARTS: Final = {
+    "router_core": ("testing", "gateway/testing"),
+    "handlers": ("cli", "deploy", "local", "runpod"),
+}
+"""Our packages, and what of them no function runs."""
+_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+_MB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What was built."""
+
+    folder: Path
+    size: int
+    """Bytes, unzipped."""
+    compiled: bool
+    """Whether the modules are compiled: a cold start without that is two to three times as long."""
+
+
+def build_bundle(
+    folder: Path, out: Path, target: Target, *, app: str = "", say: Callable[[str], None] = print
+) -> Bundle:
+    """Make the bundle of the app in ``folder`` in the empty or missing folder ``out``.
+
+    ``app`` is checked to be in it. Raises NotPrepared for what the caller has to change, DeployError for a
+    package that cannot be installed.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise NotPrepared(f"{folder} is no folder")
+    if out.exists() and any(out.iterdir()):
+        raise NotPrepared(f"{out} is not empty")
+    try:
+        compiled = _fill(folder, out, target, app, say)
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+        if size > MAX_UNZIPPED:
+            raise NotPrepared(
+                f"the bundle has {size // _MB} MB, and Lambda takes {MAX_UNZIPPED // _MB} MB unzipped; "
+                "leave something out with `exclude` in [tool.router-core.bundle] of pyproject.toml"
+            )
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+    say(f"bundle of {size / _MB:.1f} MB for {target}: {out}")
+    return Bundle(out, size, compiled)
+
+
+def _fill(folder: Path, out: Path, target: Target, app: str, say: Callable[[str], None]) -> bool:
+    config = read_config(folder)
+    compiler = find_compiler(target)
+    packages = install_packages(folder, config, target, compiler, say)
+    shutil.copytree(packages, out, dirs_exist_ok=True)
+    _copy_ours(out)
+    copy_app(folder, out, config)
+    _check_app(app, out, folder, config)
+    if compiler is None:
+        say(f"there is no Python {target.python} here to compile the modules with: cold starts take longer")
+        return False
+    compile_folder(compiler, out)
+    return True
+
+
+def _copy_ours(out: Path) -> None:
+    """Copy router-core as it is installed here, in a clone or as a package."""
+    here = Path(__file__).resolve().parent.parent.parent
+    for package, left_out in _OUR_PARTS.items():
+        source = here / package
+
+        def skip(
+            folder: str, names: list[str], source: Path = source, left: Sequence[str] = left_out
+        ) -> set[str]:
+            inside = Path(folder).relative_to(source)
+            return {name for name in names if is_ignored(name) or (inside / name).as_posix() in left}
+
+        shutil.copytree(source, out / package, ignore=skip, dirs_exist_ok=True)
+    # An installed package may have lost the mode of its scripts.
+    for script in (out / "handlers").rglob("*"):
+        if script.is_file() and script.read_bytes()[:2] == b"#!":
+            script.chmod(0o755)
+
+
+def _check_app(app: str, out: Path, folder: Path, config: BundleConfig) -> None:
+    """Raise NotPrepared unless the module of ``app`` is in the bundle."""
+    module = app.partition(":")[0]
+    if not module:
+        return
+    path = out.joinpath(*module.split("."))
+    if path.with_suffix(".py").is_file() or path.is_dir():
+        return
+    said = f" (include = {list(config.include)})" if config.include else ""
+    raise NotPrepared(
+        f"the bundle has no module {module}: it holds what is in {folder}{said}, and the requirements"
+    )
+
+
+def zip_folder(folder: Path, out: Path) -> int:
+    """Zip a bundle; equal folders give equal bytes. Returns the size."""
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for path in sorted(folder.rglob("*")):
+            if not path.is_file():
+                continue
+            info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _EPOCH)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            mode = 0o755 if os.access(path, os.X_OK) else 0o644
+            info.external_attr = mode << 16
+            archive.writestr(info, path.read_bytes())
+    return out.stat().st_size
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build a bundle from the command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m handlers.deploy.aws_bundle", description="Make the code of the Lambda functions."
+    )
+    parser.add_argument("--folder", type=Path, default=Path.cwd(), help="folder of the app")
+    parser.add_argument("--out", type=Path, required=True, help="empty or missing folder to build in")
+    parser.add_argument("--arch", choices=("arm64", "x86_64", "host"), default="arm64")
+    parser.add_argument("--app", default="", help="module:attribute that has to be in it")
+    parser.add_argument("--zip", type=Path, help="write a zip, too")
+    args = parser.parse_args(argv)
+    target = HOST if args.arch == "host" else Target(args.arch)
+    try:
+        bundle = build_bundle(args.folder, args.out, target, app=args.app, say=_say)
+        if args.zip is not None:
+            _say(f"{args.zip}: {zip_folder(bundle.folder, args.zip) / _MB:.1f} MB")
+    except DeployError as error:
+        _say(f"cannot build the bundle: {error}")
+        return error.exit_code
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

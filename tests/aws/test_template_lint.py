@@ -1,0 +1,93 @@
+"""What other makers' tools say of template.yaml, and that they would say something."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from tests.aws.template_files import TEMPLATE, lint, read, sam_environment, translate
+from tests.parts import sam_program
+
+Document = dict[str, Any]
+
+
+def _function(document: Document, name: str = "JobFunction") -> Document:
+    properties: Document = document["Resources"][name]["Properties"]
+    return properties
+
+
+def _endless(document: Document) -> None:
+    _function(document)["Timeout"] = 2900
+
+
+def _whole_batches(document: Document) -> None:
+    _function(document)["Events"]["Jobs"]["Properties"]["FunctionResponseTypes"] = ["ReportBatchFailures"]
+
+
+def _visible_too_soon(document: Document) -> None:
+    document["Resources"]["JobQueue"]["Properties"]["VisibilityTimeout"] = 30
+    _function(document)["Timeout"] = 60  # cfn-lint compares numbers, and no parameters
+
+
+def _nobodys_queue(document: Document) -> None:
+    _function(document)["Events"]["Jobs"]["Properties"]["Queue"] = {"Fn::GetAtt": ["Jobs", "Arn"]}
+
+
+def _unknown_event(document: Document) -> None:
+    _function(document)["Events"]["Jobs"]["Type"] = "Sqs"
+
+
+_FAULTS: Final[Mapping[str, tuple[Callable[[Document], None], str]]] = {
+    "a timeout that Lambda does not have": (_endless, "E3717"),
+    "a response type that does not exist": (_whole_batches, "E3030"),
+    "a message that is visible before its function ends": (_visible_too_soon, "E3505"),
+    "a queue that is not there": (_nobodys_queue, "E1010"),
+}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """Lint the template and its broken copies; one run, as most of its time is spent on starting."""
+    document = read()
+    broken = {}
+    for name, (plant, _) in _FAULTS.items():
+        broken[name] = copy.deepcopy(document)
+        plant(broken[name])
+    results = translate(document, *broken.values())
+    assert not any("error" in result for result in results), results
+    templates = {str(number): result["template"] for number, result in enumerate(results)}
+    rules = lint(tmp_path_factory.mktemp("lint"), templates)
+    return dict(zip(["", *broken], rules.values(), strict=True))
+
+
+def test_the_translated_template_is_clean(found: dict[str, set[str]]) -> None:
+    """Find nothing, not even a warning, in what CloudFormation will get."""
+    assert found[""] == set()
+
+
+@pytest.mark.parametrize("name", _FAULTS)
+def test_a_planted_fault_is_found(found: dict[str, set[str]], name: str) -> None:
+    """Notice each fault that a look at the untranslated template misses."""
+    assert _FAULTS[name][1] in found[name]
+
+
+def test_an_unknown_event_is_refused_by_the_translator() -> None:
+    """Notice an event source that does not exist."""
+    document = read()
+    _unknown_event(document)
+    (result,) = translate(document)
+    assert "JobFunction" in result["error"]
+
+
+def test_sam_validates_it(tmp_path: Path) -> None:
+    """Pass `sam validate --lint`, which looks at the template as it is written."""
+    command = [str(sam_program()), "validate", "--lint", "--template", str(TEMPLATE)]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=sam_environment(), capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
