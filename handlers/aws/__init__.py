@@ -1,0 +1,1 @@
+"""AWS Lambda: one entry for HTTP, queues, schedules and direct calls."""
