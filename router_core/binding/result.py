@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HEARTBEAT_SECONDS",
+    "disposition",
     "encode_result",
     "file_of",
     "file_response",
@@ -148,18 +149,25 @@ def _stream(
 def file_response(status: int, file: File) -> Response:
     """Return a file as the answer: its bytes, its type and its name."""
     content_type = file.content_type or DEFAULT_CONTENT_TYPE
-    media = content_type.partition(";")[0].lower()
-    # anything that a browser would run (HTML, SVG) is saved rather than shown: it may be a caller's upload
-    shown = media in _INLINE or media.startswith(("audio/", "video/"))
     headers = [
         ("content-type", content_type),
         ("content-length", str(file.size)),
         ("x-content-type-options", "nosniff"),
-        ("content-disposition", ("inline" if shown else "attachment") + _filename(file.filename)),
+        ("content-disposition", disposition(content_type, file.filename)),
     ]
     if file.path is None or file.size <= _PIECE:
         return Response(status, tuple(headers), file.read())
     return Response(status, tuple(headers), _pieces(file))
+
+
+def disposition(content_type: str, filename: str = "") -> str:
+    """Return the Content-Disposition of a file.
+
+    Anything that a browser would run (HTML, SVG) is saved rather than shown: it may be a caller's upload.
+    """
+    media = content_type.partition(";")[0].strip().lower()
+    shown = media in _INLINE or media.startswith(("audio/", "video/"))
+    return ("inline" if shown else "attachment") + _filename(filename)
 
 
 def _filename(name: str) -> str:

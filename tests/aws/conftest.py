@@ -1,0 +1,30 @@
+"""What the tests against the AWS emulator share."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from router_core.vendors import boto3
+
+
+@pytest.fixture(autouse=True)
+def own_clients(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let clients that a test has made for its endpoint not serve a test with another one."""
+    if "aws" not in request.fixturenames:
+        yield
+        return
+    endpoint = request.getfixturevalue("aws")
+    if boto3.client("sqs").meta.endpoint_url != endpoint:
+        boto3.forget()
+    yield
+
+
+@pytest.fixture
+def bucket(aws: str) -> str:
+    """Make a bucket of this test's own."""
+    name = f"blobs-{secrets.token_hex(6)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return name
