@@ -77,8 +77,7 @@ def build_bundle(
 def _fill(folder: Path, out: Path, target: Target, app: str, say: Callable[[str], None]) -> bool:
     config = read_config(folder)
     compiler = find_compiler(target)
-    packages = install_packages(folder, config, target, compiler, say)
-    shutil.copytree(packages, out, dirs_exist_ok=True)
+    install_packages(folder, out, config, target, compiler, say)
     _copy_ours(out)
     copy_app(folder, out, config)
     _check_app(app, out, folder, config)

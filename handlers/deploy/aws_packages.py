@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +24,7 @@ from typing import Final
 from handlers.deploy.aws_sources import BundleConfig
 from handlers.deploy.errors import DeployError, NotPrepared
 
-__all__ = ["HOST", "Target", "compile_folder", "find_compiler", "install_packages"]
+__all__ = ["HOST", "Target", "app_requirements", "compile_folder", "find_compiler", "install_packages"]
 
 LAMBDA_PYTHON: Final = "3.13"
 _MACHINES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
@@ -56,44 +58,40 @@ HOST: Final = Target("", f"{sys.version_info.major}.{sys.version_info.minor}")
 
 
 def install_packages(
-    folder: Path, config: BundleConfig, target: Target, compiler: str | None, say: _Say
-) -> Path:
-    """Return a folder with the packages of app and router-core; it is the cache's, and only to be read.
+    folder: Path, out: Path, config: BundleConfig, target: Target, compiler: str | None, say: _Say
+) -> None:
+    """Put the packages of app and router-core into ``out``; what was installed lately is used again.
 
     Raises DeployError with the last words of the installer.
     """
-    wanted = [*_own_requirements(), *_app_requirements(folder, config)]
+    wanted = [*_own_requirements(), *app_requirements(folder, config)]
     constraints = folder / "constraints.txt"
     pinned = constraints.read_text(encoding="utf-8") if constraints.is_file() else ""
     mark = json.dumps([wanted, pinned, target.arch, target.python, platform.machine(), compiler is not None])
-    place = _cache(folder) / hashlib.sha256(mark.encode()).hexdigest()[:16]
-    if place.is_dir() and time.time() - place.stat().st_mtime < _KEEP:
-        return place
-    say(f"installing {len(wanted)} requirements for {target} ...")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent) as made:
-        inside = Path(made) / "packages"
-        _install(wanted, constraints if pinned else None, target, inside, folder)
-        _prune(inside, keep=_pinned_runtime(wanted))
-        if compiler is not None:
-            compile_folder(compiler, inside)
-        _swap(inside, place)
-    return place
+    cache = _cache(folder)
+    place = cache / hashlib.sha256(mark.encode()).hexdigest()[:16]
+    with _locked(cache):
+        if not place.is_dir() or time.time() - place.stat().st_mtime > _KEEP:
+            say(f"installing {len(wanted)} requirements for {target} ...")
+            shutil.rmtree(place, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=cache) as made:
+                inside = Path(made) / "packages"
+                _install(wanted, constraints if pinned else None, target, inside, folder)
+                _prune(inside, keep=_pinned_runtime(wanted))
+                if compiler is not None:
+                    compile_folder(compiler, inside)
+                os.utime(inside)
+                inside.rename(place)
+        shutil.copytree(place, out, dirs_exist_ok=True)
 
 
-def _swap(made: Path, place: Path) -> None:
-    """Put a finished folder in its place; another build may be doing the same."""
-    os.utime(made)
-    old = made.with_name("old")
-    try:
-        place.rename(old)
-    except FileNotFoundError:
-        pass
-    try:
-        made.rename(place)
-    except OSError:
-        if not place.is_dir():
-            raise
+@contextmanager
+def _locked(cache: Path) -> Iterator[None]:
+    """Let one build at a time use the cache: `sam build --parallel` starts one for every function."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _cache(folder: Path) -> Path:
@@ -122,7 +120,8 @@ def _own_requirements() -> list[str]:
     return found
 
 
-def _app_requirements(folder: Path, config: BundleConfig) -> list[str]:
+def app_requirements(folder: Path, config: BundleConfig) -> list[str]:
+    """Return the lines that the app asks for, without those that are met anyway."""
     if config.requirements is not None:
         lines: Iterable[str] = config.requirements
     elif (folder / "requirements.txt").is_file():

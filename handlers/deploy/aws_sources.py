@@ -91,10 +91,11 @@ def _our_place(package: str) -> Path:
 
 
 def _chosen(folder: Path, config: BundleConfig) -> Iterator[Path]:
+    above = (os.path.realpath(folder),)
     if not config.include:
         for name in sorted(os.listdir(folder)):
             if name not in _TOP_LEVEL:
-                yield from _below(folder, Path(name), config, ())
+                yield from _below(folder, Path(name), config, above)
         return
     for text in config.include:
         path = Path(os.path.normpath(text))
@@ -102,7 +103,7 @@ def _chosen(folder: Path, config: BundleConfig) -> Iterator[Path]:
             raise NotPrepared(f"{text!r} in `include` lies outside of {folder}")
         if not (folder / path).exists():
             raise NotPrepared(f"{text!r} in `include` is not in {folder}")
-        yield from _below(folder, path, config, ())
+        yield from _below(folder, path, config, above)
 
 
 def _below(folder: Path, path: Path, config: BundleConfig, above: tuple[str, ...]) -> Iterator[Path]:
