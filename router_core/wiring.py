@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -33,7 +33,7 @@ from router_core.middleware.threads import CallThreads
 from router_core.routing.product import product_route
 from router_core.routing.route import Route
 from router_core.routing.table import Table
-from router_core.security.api_keys import ApiKeys
+from router_core.security.api_keys import WORKERS, ApiKeys
 from router_core.security.fetch import GuardedHttp
 from router_core.security.signing import parse_secrets, sign
 from router_core.security.url_guard import UrlGuard
@@ -122,9 +122,12 @@ class _Build:
             version=self.router.version,
         )
         core = Core(settings, service, self.own, events, self.intake, lambda: self.document(routes), pool)
+        realms = self.worker_keys()
+        remote = self.remote_routes(service, dispatcher, lambda: app.background) if realms else ()
         routes = (
             *self.own,
             *self.product_routes(core, health),
+            *remote,
             *(extra_routes(core) if extra_routes else ()),
         )
         keys = ApiKeys.from_setting(settings.api_keys) if settings.api_keys else None
@@ -132,7 +135,7 @@ class _Build:
         dispatch = Dispatch(service, self.intake, self.scope, events)
         stack = build_stack(
             settings=settings, table=table, dispatch=dispatch, events=events, authenticator=keys,
-            exception_handlers=self.router.exception_handlers,
+            realms=realms, exception_handlers=self.router.exception_handlers,
         )  # fmt: skip
         children.check()
         app = App(
@@ -164,6 +167,48 @@ class _Build:
             children=children, subscribe=hub.subscribe,
             new_scope=lambda run_sync: DependencyScope(app=self.scope, run_sync=run_sync),
         )  # fmt: skip
+
+    def worker_keys(self) -> Mapping[str, ApiKeys]:
+        """Return who may open the routes of remote workers; raises Misconfigured for an impossible key."""
+        if not self.settings.worker_keys:
+            return {}
+        keys = ApiKeys.from_setting(self.settings.worker_keys, WORKERS)
+        if self.settings.api_keys:
+            both = keys.shared_with(ApiKeys.from_setting(self.settings.api_keys))
+            if both:
+                raise Misconfigured(
+                    f"the worker key of {both!r} stands in ROUTER_API_KEYS, too; make another"
+                )
+        for principal in keys.principals:
+            unknown = sorted(principal.scopes - {"*", *self.by_key})
+            if unknown:
+                raise Misconfigured(
+                    f"the worker key of {principal.id!r} is for {unknown[0]!r}, which is no route of this "
+                    f"service; they are {', '.join(self.by_key)}"
+                )
+        return {"worker": keys}
+
+    def remote_routes(
+        self, service: JobService, dispatcher: Dispatcher, holds: Callable[[], bool]
+    ) -> Sequence[Route]:
+        """Return the routes under which workers elsewhere come for jobs."""
+        if dispatcher.abilities.external:
+            raise Misconfigured(
+                "remote workers take jobs from the record store, and the queue of "
+                f"ROUTER_QUEUE={self.settings.queue} hands them out as well: set ROUTER_QUEUE=pull, or "
+                "inprocess to work here, too"
+            )
+        from router_core.jobs.remote import RemoteRoutes
+        from router_core.jobs.remote_wait import Wakeups
+
+        wakeups = getattr(dispatcher, "wakeups", None)
+        if wakeups is None:  # a queue that knows only the workers of this process
+            wakeups = Wakeups()
+            self.events.subscribe(wakeups.listen)
+        return RemoteRoutes(
+            service=service, routes=self.by_key, dispatcher=dispatcher, wakeups=wakeups, events=self.events,
+            holds=holds, title=self.router.title,
+        ).routes()  # fmt: skip
 
     def product_routes(self, core: Core, health: Health) -> list[Route]:
         """Return the routes that every service has."""
