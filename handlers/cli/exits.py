@@ -42,11 +42,19 @@ def exit_for(error: BaseException) -> tuple[Exit, str]:
     """Return the exit code of an error, and what to say about it."""
     if isinstance(error, KeyboardInterrupt):
         return Exit.INTERRUPTED, ""
+    if "handlers.deploy.errors" in sys.modules and (told := _deploy_code(error)) is not None:
+        return told, " ".join(printable(str(error)).split())
     code = Exit.USAGE
     if "router_core.client.errors" in sys.modules:
         # an error of the client can only come up where the client was imported
         code = _client_code(error)
     return code, _line(error, code)
+
+
+def _deploy_code(error: BaseException) -> Exit | None:
+    from handlers.deploy.errors import DeployError
+
+    return Exit(error.exit_code) if isinstance(error, DeployError) else None
 
 
 def _client_code(error: BaseException) -> Exit:

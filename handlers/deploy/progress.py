@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final, TextIO
 
-from router_core.telemetry.masking import MASK, mask_text
+from router_core.telemetry.masking import MASK, mask_fields, mask_text
 
 __all__ = ["Progress", "Step"]
 
-_SHORTEST_SECRET: Final = 6
+_SHORTEST_SECRET: Final = 4
+_LONG: Final = 8
 """Characters: to mask every ``1`` or ``true`` would make the output unreadable and hide nothing."""
+_PUBLIC: Final = frozenset({"ROUTER_APP", "ROUTER_DEPLOYMENT"})
 _MAX_LINE: Final = 2_000
 
 
@@ -46,19 +48,20 @@ class Progress:
         self._clock = clock
         self._secrets: tuple[str, ...] = ()
 
-    def hide(self, values: Iterable[str], *, but: Iterable[str] = ()) -> None:
-        """Mask these values from now on; ``but`` are names that may be shown although they are among them."""
-        shown = set(but)
-        given = [value for value in values if len(value) >= _SHORTEST_SECRET and value not in shown]
+    def hide(self, values: Iterable[str]) -> None:
+        """Mask these values from now on, wherever they come up."""
         # an answer may quote a value as JSON
-        fresh = {
-            form
-            for value in given
-            for form in (value, json.dumps(value)[1:-1], *value.splitlines())
-            if len(form) >= _SHORTEST_SECRET
-        }
+        forms = {form for value in values for form in (value, json.dumps(value)[1:-1], *value.splitlines())}
+        fresh = {form for form in forms if len(form) >= _SHORTEST_SECRET}
         # the longest first: one may contain another
         self._secrets = tuple(sorted({*self._secrets, *fresh}, key=len, reverse=True))
+
+    def hide_env(self, env: Mapping[str, str]) -> None:
+        """Mask the values of environment variables, but those that cannot be secrets."""
+        for name, value in env.items():
+            named_secret = mask_fields({name: value})[name] == MASK
+            if named_secret or (len(value) >= _LONG and name not in _PUBLIC):
+                self.hide([value])
 
     def masked(self, text: str) -> str:
         """Return the text without secrets, in one line."""

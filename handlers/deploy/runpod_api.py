@@ -71,6 +71,10 @@ class RunpodApi:
     ) -> None:
         self._http.close()
 
+    def url(self, endpoint_id: str) -> str:
+        """Return the address that callers of an endpoint use."""
+        return f"{self._jobs}/{endpoint_id}"
+
     # -- endpoints -----------------------------------------------------------------------------------
 
     def endpoints(self) -> list[dict[str, Any]]:

@@ -1,0 +1,99 @@
+"""Test a service on this machine before it is deployed: load it, and send it one request."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from handlers.deploy.errors import DeployError, TooSlow
+
+__all__ = ["LocalReport", "local_test"]
+
+_LAST_LINES: Final = 3
+_REFERENCE: Final = "{{"
+"""Begins a value that only RunPod can fill in: {{ RUNPOD_SECRET_name }}."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalReport:
+    """What the test showed."""
+
+    routes: int
+    longest: float | None
+    """Seconds that the slowest job may take; None: no limit; 0: there are no job routes."""
+    test: dict[str, Any]
+    """The request: the given one, or one that was derived from the routes."""
+
+
+def local_test(
+    app: str, test: Mapping[str, Any] | None, *, folder: Path, env: Mapping[str, str], timeout: float
+) -> LocalReport:
+    """Run the test in a child process. Raises DeployError with one line, TooSlow when it hangs."""
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.json"
+        log = Path(scratch) / "log.txt"
+        asked = {"app": app, "test": dict(test or {}), "report": str(report), "timeout": timeout}
+        code = _run(asked, log, folder, env, timeout)
+        if not report.is_file():
+            raise DeployError(f"the test of {app} on this machine ended with code {code}: {_end(log)}")
+        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+    if "error" in found:
+        raise DeployError(str(found["error"]))
+    answer = found["answer"]
+    if answer["status"] != "COMPLETED":
+        raise DeployError(f"the test request {json.dumps(found['test'])} {answer['status']}: {_why(answer)}")
+    return LocalReport(found["routes"], found["longest"], found["test"])
+
+
+def _run(asked: Mapping[str, Any], log: Path, folder: Path, env: Mapping[str, str], timeout: float) -> int:
+    root = str(Path(__file__).parent.parent.parent)
+    usable = {key: value for key, value in env.items() if _REFERENCE not in value}
+    own = {key: value for key, value in os.environ.items() if key != "RUNPOD_API_KEY"}
+    path = os.pathsep.join(part for part in (root, own.get("PYTHONPATH", "")) if part)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "handlers.deploy.smoke"],
+            cwd=folder, env={**own, **usable, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=out,
+            stderr=out, start_new_session=True,
+        )  # fmt: skip
+        try:
+            # a little longer than what it allows itself
+            process.communicate(json.dumps(asked).encode(), timeout=timeout + 10)
+        except subprocess.TimeoutExpired:
+            raise TooSlow(f"the test on this machine has not ended after {timeout + 10:g} s") from None
+        finally:
+            _kill(process)
+    return process.returncode
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End it with whatever it has started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    process.wait()
+
+
+def _end(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return " / ".join(line.strip() for line in lines[-_LAST_LINES:]) or "it said nothing"
+
+
+def _why(answer: Mapping[str, Any]) -> str:
+    error = answer.get("error")
+    text = error if isinstance(error, str) else json.dumps(error)
+    errors = [
+        f"{'.'.join(map(str, each.get('loc', [])))} {each.get('msg', '')}"
+        for each in answer.get("errors") or []
+        if isinstance(each, dict)
+    ]
+    return "; ".join([text or "without a reason", *errors[:3]])
