@@ -1,0 +1,281 @@
+"""Job routes: the record decides, the platform only says when.
+
+A delivery becomes a record whose idempotency key is the platform's job id, so a job that is delivered again
+finds what became of it: a result is posted again, a run that another worker keeps alive is waited for, one
+that was given back is run. Only a job that has failed or was cancelled gets a new record, because that is
+what ``/retry`` asks for and the platform sends it under the same id. Without a store that outlives this
+worker all this holds for as long as the worker lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from handlers.runpod.envelope import Envelope, read_key
+from handlers.runpod.line import Chunks, Line, Progress
+from handlers.runpod.outcome import Outcome
+from handlers.runpod.results import Results
+from handlers.runpod.slots import Slots
+from router_core.app import App
+from router_core.binding.inputs import Intake
+from router_core.errors import Conflict, Draining, StoreError, ValidationFailed
+from router_core.jobs.job import WAITING, Job, State
+from router_core.jobs.outcome import job_error
+from router_core.jobs.runner import CANCEL_GRACE
+from router_core.jobs.store import Claim
+from router_core.jobs.submission import SubmitOptions
+from router_core.routing.named import Named
+from router_core.routing.route import Route
+from router_core.telemetry.events import Note
+from router_core.types import ANONYMOUS
+
+__all__ = ["Jobs", "is_shared"]
+
+T = TypeVar("T")
+
+PATIENCE: Final = 60.0
+"""Seconds for which a store that does not answer is asked again before the job fails for it."""
+_LONGEST_PAUSE: Final = 5.0
+_LOOK_AGAIN: Final = 5.0
+"""Seconds between looks at a job that another worker runs."""
+_AGAIN: Final = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
+_MAX_GENERATIONS: Final = 100
+_PAGE: Final = 100
+
+
+def is_shared(url: str) -> bool:
+    """Whether other workers of the endpoint see the same records: a file or memory is this worker's own."""
+    return url.partition(":")[0] not in ("memory", "sqlite")
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """One delivery on its way to an outcome."""
+
+    envelope: Envelope
+    route: Route
+    job: Job
+    ours: bool
+    """The record was made for this platform job; another one's is not ours to cancel."""
+    progress: Progress
+    chunks: Chunks
+    followed: int = 0
+    """Number of the last event that was posted."""
+
+
+class Jobs:
+    """Runs job routes."""
+
+    def __init__(self, app: App, intake: Intake, results: Results, slots: Slots, routes: Iterable[Route]):
+        self._app = app
+        self._service = app.service
+        self._intake = intake
+        self._results = results
+        self._slots = slots
+        self._shared = is_shared(app.settings.jobs)
+        self._worker_id = app.parts.pool.worker_id
+        self._released = False
+        # the platform has accepted the job already: its queue is the one that counts
+        self._unbounded = {route.key: _unbounded(route) for route in routes if route.kind == "job"}
+
+    def release(self) -> None:
+        """Begin nothing more: what runs is given back by the app's drain."""
+        self._released = True
+
+    async def run(self, envelope: Envelope, named: Named, line: Line) -> Outcome:
+        """Return what became of a job; when this task is cancelled, so is the job."""
+        route = named.route
+        job, ours = await self._accept(envelope, named)
+        progress = Progress(line, self._app.settings.progress_interval)
+        delivery = _Delivery(envelope, route, job, ours, progress, Chunks(line))
+        leave = self._service.hub.subscribe(job.id, lambda new: _tell(progress, new))
+        try:
+            job = await self._followed(delivery)
+        except asyncio.CancelledError:
+            await self._cancel(delivery)
+            raise
+        finally:
+            leave()
+            await progress.close()
+            await delivery.chunks.drop()
+        if job.state is not State.SUCCEEDED:
+            raise job_error(job, "")
+        return await self._results.of_job(job, envelope.sync, stream=route.plan.is_generator)
+
+    # -- accepting -----------------------------------------------------------------------------------
+
+    async def _accept(self, envelope: Envelope, named: Named) -> tuple[Job, bool]:
+        route, arguments = named.route, dict(named.arguments)
+        taken = frozenset(name for param in route.plan.params for name in (param.alias, param.name))
+        key = read_key(envelope, arguments, taken)
+        if key and not self._shared:
+            raise _no_keys()
+        inputs = route.plan.collect_input(arguments, self._intake)
+        options = SubmitOptions(
+            key=key or _as_key(envelope.id), method="POST" if key else "RUNPOD", request_id=envelope.id,
+        )  # fmt: skip
+        for generation in range(1, _MAX_GENERATIONS):
+            submit = self._service.submit(
+                self._unbounded[route.key], inputs, principal=ANONYMOUS, options=options,
+                content_type="application/json", fetch=lambda links: route.plan.fetch(links, self._intake),
+            )  # fmt: skip
+            added = await submit
+            if key or not added.replayed or added.job.state not in _AGAIN:
+                return added.job, not key or not added.replayed
+            options = replace(options, method=f"RUNPOD-{generation}")
+        raise Conflict("this job was retried too often")
+
+    # -- running -------------------------------------------------------------------------------------
+
+    async def _followed(self, delivery: _Delivery) -> Job:
+        """Run or await the job, and post what it yields meanwhile."""
+        follower: asyncio.Task[None] | None = None
+        if delivery.route.plan.is_generator:
+            follower = asyncio.create_task(self._follow(delivery))
+        try:
+            job = await self._to_its_end(delivery)
+        finally:
+            if follower is not None:
+                follower.cancel()
+                await asyncio.wait({follower})
+        if follower is not None:
+            await self._post_outputs(delivery)
+            await delivery.chunks.flush()
+        return job
+
+    async def _to_its_end(self, delivery: _Delivery) -> Job:
+        job = delivery.job
+        while not job.terminal:
+            if self._released:
+                raise _draining()
+            job = await self._attempt(delivery, job) if self._is_due(job) else await self._change(job)
+            delivery.job = job
+        return job
+
+    def _is_due(self, job: Job) -> bool:
+        return job.state in WAITING and job.not_before <= self._app.parts.clock.now()
+
+    async def _attempt(self, delivery: _Delivery, job: Job) -> Job:
+        """Claim the job and run it once; the slot is free again when its function has really ended."""
+        give_back = await self._slots.take(delivery.route)
+        if self._released:
+            give_back()
+            raise _draining()
+        # not cancelled with this task: a cancel goes through the record, so that all see the same end
+        run = asyncio.create_task(self._claimed(job.id, give_back))
+        try:
+            await asyncio.shield(run)
+        except asyncio.CancelledError:
+            await self._cancel(delivery)
+            await asyncio.wait({run}, timeout=CANCEL_GRACE + 2)
+            raise
+        return await self._read(job.id)
+
+    async def _claimed(self, job_id: str, give_back: Callable[[], None]) -> None:
+        parts = self._app.parts
+        claimed = False
+        try:
+            at = parts.clock.monotonic()
+            claim = Claim(self._worker_id, self._app.settings.lease, job_id=job_id)
+            for job in await self._patiently(lambda: parts.store.claim(claim)):
+                claimed = True
+                parts.runner.claimed(job.id, at, give_back)
+                await parts.runner.run(job)
+        finally:
+            if not claimed:
+                give_back()
+
+    async def _change(self, job: Job) -> Job:
+        """Wait until a job that cannot be claimed now may be: it is not due, or another worker runs it."""
+        pause = _LOOK_AGAIN
+        if job.state in WAITING:
+            pause = min(pause, max(0.01, job.not_before - self._app.parts.clock.now() + 0.002))
+        wait = lambda: self._service.wait(job.id, ANONYMOUS, pause, version=job.version)  # noqa: E731
+        return await self._patiently(wait)
+
+    async def _read(self, job_id: str) -> Job:
+        return await self._patiently(lambda: self._service.get(job_id, ANONYMOUS))
+
+    async def _cancel(self, delivery: _Delivery) -> None:
+        """Have the record cancelled; whoever runs it hears of it."""
+        if not delivery.ours:
+            return
+        try:
+            await asyncio.shield(self._service.cancel(delivery.job.id, ANONYMOUS))
+        except Conflict:
+            return  # it has ended
+        except Exception as error:
+            fields = {"job_id": delivery.job.id, "request_id": delivery.envelope.id}
+            self._service.note(
+                Note("cancel_failed", "warning", "a job could not be cancelled", fields, error)
+            )
+
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do something that may meet a store which is away for a while."""
+        clock = self._app.parts.clock
+        until, pause = clock.monotonic() + PATIENCE, 0.1
+        while True:
+            try:
+                return await work()
+            except StoreError:
+                if self._released or clock.monotonic() >= until:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+    # -- what it yields ------------------------------------------------------------------------------
+
+    async def _follow(self, delivery: _Delivery) -> None:
+        """Post outputs as they are recorded, until cancelled."""
+        with self._service.hub.watch(delivery.job.id) as watch:
+            while True:
+                await self._post_outputs(delivery)
+                await watch.changed(_LOOK_AGAIN, self._app.parts.clock)
+
+    async def _post_outputs(self, delivery: _Delivery) -> None:
+        while True:
+            page = await self._patiently(
+                lambda: self._service.events(delivery.job.id, delivery.followed, _PAGE)
+            )
+            if page.first_seq > delivery.followed + 1 and delivery.followed < page.last_seq:
+                fields = {"job_id": delivery.job.id, "request_id": delivery.envelope.id}
+                text = "chunks came faster than RunPod took them; its stream lacks some, the output none"
+                self._service.note(Note("stream_gap", "warning", text, fields))
+            for event in page.events:
+                delivery.followed = event.seq
+                if event.type == "output":
+                    await delivery.chunks.put(event.data)
+            if len(page.events) < _PAGE:
+                return
+
+
+def _tell(progress: Progress, job: Job) -> None:
+    if job.state is State.RUNNING and (job.progress or job.message):
+        progress.set(job.progress, job.message)
+
+
+def _unbounded(route: Route) -> Route:
+    return replace(route, job=replace(route.job, queue_size=1_000_000_000))
+
+
+def _as_key(job_id: str) -> str:
+    """Return the platform's id as a key; one that could not be one is hashed."""
+    fits = 0 < len(job_id) <= 200 and job_id.isascii() and job_id.isprintable()
+    return job_id if fits else hashlib.sha256(job_id.encode("utf-8", "replace")).hexdigest()
+
+
+def _no_keys() -> ValidationFailed:
+    text = (
+        "idempotency keys need records that all workers share, and this service keeps none: leave the key "
+        "out, or have its operator set ROUTER_JOBS=dynamodb://table"
+    )
+    error = {"loc": ["input", "idempotency_key"], "msg": text, "type": "idempotency_unsupported"}
+    return ValidationFailed(text, errors=[error], code="idempotency_unsupported")
+
+
+def _draining() -> Draining:
+    return Draining("this worker is shutting down; run the job again", retry_after=1)
