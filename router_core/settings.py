@@ -192,7 +192,9 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 """Field -> environment variables that set it, the first that is set wins."""
 
 
-_OTHERS: Final = ("ROUTER_URL", "ROUTER_API_KEY", "ROUTER_FAILPOINT")
+_OTHERS: Final = (
+    "ROUTER_URL", "ROUTER_API_KEY", "ROUTER_COORDINATOR", "ROUTER_WORKER_KEY", "ROUTER_FAILPOINT",
+)  # fmt: skip
 """Variables that are read elsewhere: by the command line, and by tests that break things."""
 
 

@@ -9,25 +9,34 @@ from handlers.cli.output import say
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
 DESCRIPTION = (
-    "Make API keys and webhook secrets. Each is shown once; of a key the server can keep only its hash."
+    "Make API keys, keys of remote workers and webhook secrets. Each is shown once; of a key the server can "
+    "keep only its hash."
 )
 EXAMPLES = """\
 examples:
   router-core keys new ann                      a key, and what to put into ROUTER_API_KEYS
   router-core keys new ann --hashed >> keys.txt
+  router-core keys worker gpu-box --route /predict   a key for ROUTER_WORKER_KEYS
   export ROUTER_WEBHOOK_SECRET=$(router-core keys webhook)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what keys takes."""
-    commands = parser.add_subparsers(dest="action", required=True, metavar="new|webhook")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="new|worker|webhook")
     new = commands.add_parser("new", help="make a key", allow_abbrev=False)
-    new.add_argument("name", nargs="?", default="", help="who it is for (default: the key's own id)")
-    new.add_argument("--name", dest="option", default="", metavar="NAME", help="the same")
-    new.add_argument(
-        "--hashed", action="store_true",
-        help="print the entry for ROUTER_API_KEYS on standard output, and the key on standard error",
+    worker = commands.add_parser("worker", help="make a key for remote workers", allow_abbrev=False)
+    worker.add_argument(
+        "--route", action="append", default=[], metavar="KEY",
+        help="a route that it may take jobs of (repeatable; default: all)",
     )  # fmt: skip
+    for each, variable in ((new, "ROUTER_API_KEYS"), (worker, "ROUTER_WORKER_KEYS")):
+        each.add_argument("name", nargs="?", default="", help="who it is for (default: the key's own id)")
+        each.add_argument("--name", dest="option", default="", metavar="NAME", help="the same")
+        each.add_argument(
+            "--hashed",
+            action="store_true",
+            help=f"print the entry for {variable} on standard output, and the key on standard error",
+        )
     commands.add_parser("webhook", help="make a secret that signs webhooks", allow_abbrev=False)
 
 
@@ -39,15 +48,19 @@ def run(args: argparse.Namespace) -> int:
 def _new(args: argparse.Namespace) -> int:
     from handlers.cli.exits import UsageError
     from router_core.errors import Misconfigured
-    from router_core.security.api_keys import ApiKeys, generate_key
+    from router_core.security.api_keys import CALLERS, WORKERS, ApiKeys, generate_key
+
+    worker = args.action == "worker"
+    words, held = (WORKERS, args.route) if worker else (CALLERS, [])
+    tail = ":" + "|".join(held) if held else ""
 
     if args.name and args.option and args.name != args.option:
         raise UsageError(f"the key is for {args.name} or for {args.option}, not for both")
-    made = generate_key()
+    made = generate_key("rw" if worker else "rk")
     name = args.name or args.option or made.id
-    entry = f"{name}:{made.hashed()}"
+    entry = f"{name}:{made.hashed()}{tail}"
     try:
-        ApiKeys.from_setting(entry)
+        ApiKeys.from_setting(entry, words)
     except Misconfigured:
         raise UsageError(
             f"{name!r} cannot name a key: a name has letters, digits and . _ @ - only, at most 64"
@@ -57,7 +70,7 @@ def _new(args: argparse.Namespace) -> int:
         say(f"the key, shown only now: {made.key}")
     else:
         print(made.key)
-        say(f"for ROUTER_API_KEYS, or a line of its @file: {name}:{made.key}")
+        say(f"for {words.variable}, or a line of its @file: {name}:{made.key}{tail}")
         say(f"or, without the key itself: {entry}")
     return 0
 

@@ -40,11 +40,12 @@ class _Command:
 _COMMANDS: Final = {
     "serve": _Command("handlers.cli.serve", "serve an app on this machine"),
     "dev": _Command("handlers.cli.dev", "serve it and start again whenever a file changes"),
+    "worker": _Command("handlers.cli.worker", "run jobs of a service that is deployed elsewhere"),
     "routes": _Command("handlers.cli.routes", "list the routes of an app"),
     "openapi": _Command("handlers.cli.openapi", "write the OpenAPI document of an app"),
     "call": _Command("handlers.cli.call", "call a route of a running service"),
     "jobs": _Command("handlers.cli.jobs", "list, show, watch, cancel or retry jobs"),
-    "keys": _Command("handlers.cli.keys", "make API keys and webhook secrets"),
+    "keys": _Command("handlers.cli.keys", "make API keys, worker keys and webhook secrets"),
     "deploy": _Command("handlers.cli.deploy", "deploy a service to RunPod or AWS"),
 }
 _EXAMPLES: Final = """\

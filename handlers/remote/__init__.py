@@ -1,0 +1,1 @@
+"""Workers on other machines that take their jobs from a coordinator."""
