@@ -36,6 +36,7 @@ T = TypeVar("T")
 Kind = Literal["answer", "drop", "lose", "cut", "garbage", "hold"]
 
 _WAIT: Final = 30.0
+_LOOK: Final = 0.05
 
 
 @dataclass(slots=True)
@@ -222,6 +223,10 @@ class RunpodApi:
         """Let a job reach its executionTimeout: its worker is told to stop."""
         self._do(lambda: self._queue.end(self._queue.jobs[job_id], "TIMED_OUT"))
 
+    def retry(self, job_id: str) -> bool:
+        """Queue a failed or timed-out job again as /retry does."""
+        return self._do(lambda: self._queue.retry(self._queue.jobs[job_id]))
+
     def deliver_again(self, job_id: str) -> None:
         """Hand the same id out once more, whatever became of it."""
         self._do(lambda: self._queue.deliver_again(self._queue.jobs[job_id]))
@@ -267,7 +272,7 @@ class RunpodApi:
 
     def wait(self, condition: Callable[[], bool], timeout: float = _WAIT, what: str = "") -> None:
         """Wait until something holds; it is looked at after every change, on the server's thread."""
-        if not self._wire.call(self._queue.outlast(condition, timeout), timeout + 10):
+        if not self._wire.call(self._queue.outlast(condition, timeout, _LOOK), timeout + 10):
             last = [f"{each.action} {each.job} {each.status}" for each in self.requests[-8:]]
             raise TimeoutError(f"waited {timeout:g} s for {what or 'a condition'}; the last requests: {last}")
 

@@ -250,13 +250,17 @@ class Queue:
         await self.outlast(lambda: condition() or ask.gone.is_set() or released.is_set(), seconds)
         return condition() and not ask.gone.is_set()
 
-    async def outlast(self, condition: Condition, seconds: float) -> bool:
-        """Wait until something holds or the time is up; returns whether it holds."""
+    async def outlast(self, condition: Condition, seconds: float, look: float = math.inf) -> bool:
+        """Wait until something holds or the time is up; returns whether it holds.
+
+        It is looked at after every change here, and every ``look`` seconds for the sake of other things.
+        """
         end = time.monotonic() + seconds
         while not condition():
             left = end - time.monotonic()
             if left <= 0:
                 return False
+            pause = min(left, look)
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), None if left == math.inf else left)
+                await asyncio.wait_for(self._changed.wait(), None if pause == math.inf else pause)
         return True
