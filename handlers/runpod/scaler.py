@@ -25,8 +25,9 @@ from router_core.telemetry.events import Note
 
 __all__ = ["Drive", "install"]
 
-_LAST_JOBS: Final = 2.0
-"""Seconds before the end of the grace at which the open question is given up."""
+_LISTEN: Final = 3.0
+"""Seconds for which the open question is listened to after the signal. An answer that was under way has come
+by then; longer would only have jobs handed to a worker that is about to end."""
 _LAST_POSTS: Final = 10.0
 """Seconds that the ends of jobs which were given back have to reach the platform."""
 
@@ -79,9 +80,9 @@ class Drive:
         grace = self.worker.settings.drain_grace
         self._ends_at = asyncio.get_running_loop().time() + grace
         over = asyncio.ensure_future(taking.empty())
-        await asyncio.wait({over}, timeout=max(0.0, grace - _LAST_JOBS))
+        await asyncio.wait({over}, timeout=min(grace, _LISTEN))
         taking.hang_up()
-        await asyncio.wait({over}, timeout=min(grace, _LAST_JOBS))
+        await asyncio.wait({over}, timeout=max(0.0, grace - _LISTEN))
         if not over.done():
             self._note("jobs_given_back", "warning", f"{len(taking.tasks)} jobs did not end in time")
             await self.worker.release()
