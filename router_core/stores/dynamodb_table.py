@@ -26,7 +26,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from router_core.errors import Misconfigured
+from router_core.errors import Misconfigured, StoreError
+from router_core.stores.dynamodb_calls import Table
+from router_core.vendors import boto3
 
 __all__ = [
     "AGENDA",
@@ -35,9 +37,9 @@ __all__ = [
     "READY",
     "SHARDS",
     "TTL_ATTRIBUTE",
+    "check",
     "fault_of",
     "key_part",
-    "refuse",
     "shard_of",
     "table_definition",
 ]
@@ -58,6 +60,7 @@ _INDEXES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
 """Index -> partition key, sort key, further attributes."""
 _NUMBERS: Final = frozenset({"ready_at", "agenda_at"})
 _LONGEST_KEY: Final = 500
+_COMMAND: Final = "router_core.stores.dynamodb"
 
 
 def table_definition(name: str) -> dict[str, Any]:
@@ -125,12 +128,23 @@ def _schema(described: Mapping[str, Any]) -> set[tuple[str, str]]:
     return {(entry["KeyType"], entry["AttributeName"]) for entry in described["KeySchema"]}
 
 
-def refuse(fault: str) -> Misconfigured:
-    """Return the error for a table that cannot be used."""
-    return Misconfigured(
-        f"{fault}; create it from template.yaml, or with "
-        "`python -m router_core.stores.dynamodb TABLE` where that is allowed"
-    )
+def check(table: Table, wanted: Mapping[str, Any]) -> None:
+    """Raise Misconfigured, with what to do, when a table is not as wanted."""
+    name = wanted["TableName"]
+    try:
+        fault = fault_of(table.describe(), wanted)
+    except StoreError as error:
+        cause = error.__cause__ or error
+        if boto3.error_code(cause) == "ResourceNotFoundException":
+            fault = f"table {name} does not exist in this region and account"
+        elif boto3.is_misconfigured(cause):
+            raise Misconfigured(f"table {name} cannot be looked at: {cause}") from error
+        elif boto3.is_throttled(cause):
+            return  # a thousand functions may start at once; the table was there when they were deployed
+        else:
+            raise
+    if fault:
+        raise Misconfigured(f"{fault}; create it from template.yaml, or with `python -m {_COMMAND} {name}`")
 
 
 def shard_of(job_id: str) -> int:

@@ -1,0 +1,30 @@
+"""Run the job store contract over DynamoDB, as an emulator with atomic conditional writes plays it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from itertools import count
+
+import pytest
+
+from router_core.stores.dynamodb import DynamoJobStore, create_table
+from router_core.testing.clock import FakeClock
+from router_core.testing.job_store_contract import JobStoreContract
+
+_number = count()
+
+
+@pytest.mark.usefixtures("aws")
+class TestDynamo(JobStoreContract):
+    """The contract over a table of its own for each test."""
+
+    @pytest.fixture
+    async def store(self, clock: FakeClock) -> AsyncIterator[DynamoJobStore]:
+        """A fresh table. Nothing in it expires by the emulator's clock, which is not the test's."""
+        table = f"contract{next(_number)}"
+        await asyncio.to_thread(create_table, table, expire=False)
+        store = DynamoJobStore(table, clock)
+        await store.open()
+        yield store
+        await store.close()
