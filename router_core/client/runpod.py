@@ -176,17 +176,38 @@ def _job(answer: Answer) -> JobView:
 
 
 def _error(raw: Any, parsed: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The vendor's own workers send the error as JSON text of another shape."""
+    """Workers send the error as JSON text: ours a problem, the vendor's own a shape of theirs."""
     if not isinstance(raw, str):
         return parsed
     try:
         told = pydantic_core.from_json(raw)
     except ValueError:
         return parsed
-    if not isinstance(told, dict) or "error_message" not in told:
+    if not isinstance(told, dict):
         return parsed
-    kind = str(told.get("error_type") or "Error").removeprefix("<class '").removesuffix("'>")
-    return {"type": kind, "message": str(told["error_message"]), "attempt": 1, "retryable": False}
+    if isinstance(told.get("error"), dict) and {"type", "message"} <= set(told["error"]):
+        return dict(told["error"])
+    if "error_message" in told:
+        kind = str(told.get("error_type") or "Error").removeprefix("<class '").removesuffix("'>")
+        return _failure(kind, str(told["error_message"]))
+    if isinstance(told.get("code"), str) and isinstance(told.get("detail"), str):
+        return _failure(told["code"], _sentence(told), retryable=told.get("status") in (429, 503))
+    return parsed
+
+
+def _failure(kind: str, message: str, *, retryable: bool = False) -> Mapping[str, Any]:
+    return {"type": kind, "message": message, "attempt": 1, "retryable": retryable}
+
+
+def _sentence(problem: Mapping[str, Any]) -> str:
+    """Return what is wrong, value by value."""
+    errors = problem.get("errors")
+    lines = [
+        f"{'.'.join(str(part) for part in each.get('loc') or ())}: {each.get('msg', '')}"
+        for each in (errors if isinstance(errors, list) else ())
+        if isinstance(each, dict)
+    ]
+    return "; ".join([str(problem["detail"]), *lines])
 
 
 def _refuse_unknown(options: Options) -> None:

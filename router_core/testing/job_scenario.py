@@ -61,7 +61,7 @@ class JobScenario:
     async def test_a_callers_mistake_is_refused_and_named(self, client: AsyncClient) -> None:
         """The value at fault is named in the same words everywhere, and nothing has run."""
         with pytest.raises((ValidationFailed, JobFailed)) as caught:
-            await client.endpoint("/count")(to="many")
+            await client.endpoint("/count").run(to="many")
         said = str(caught.value)
         assert "to" in said
         assert "integer" in said
