@@ -64,6 +64,8 @@ class Calls:
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
+            call.progress.stop()
+            call.chunks.stop()
             call.context.mark_cancelled()
             task.cancel()
             await asyncio.wait({task}, timeout=STOP_GRACE)

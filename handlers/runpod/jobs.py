@@ -18,16 +18,17 @@ from typing import Final, TypeVar
 from handlers.runpod.envelope import Envelope, read_key
 from handlers.runpod.line import Chunks, Line, Progress
 from handlers.runpod.outcome import Outcome
+from handlers.runpod.pacing import PacedStore, Reader
 from handlers.runpod.results import Results
 from handlers.runpod.slots import Slots
 from router_core.app import App
 from router_core.binding.inputs import Intake
-from router_core.errors import Conflict, Draining, StoreError, ValidationFailed
+from router_core.errors import Conflict, Draining, RouterError, StoreError, ValidationFailed
 from router_core.jobs.job import WAITING, Job, State
 from router_core.jobs.outcome import job_error
 from router_core.jobs.runner import CANCEL_GRACE
 from router_core.jobs.store import Claim
-from router_core.jobs.submission import SubmitOptions
+from router_core.jobs.submission import MAX_DELAY, SubmitOptions
 from router_core.routing.named import Named
 from router_core.routing.route import Route
 from router_core.telemetry.events import Note
@@ -45,6 +46,8 @@ _LOOK_AGAIN: Final = 5.0
 _AGAIN: Final = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 _MAX_GENERATIONS: Final = 100
 _PAGE: Final = 100
+_TTL: Final = 24 * 3600.0
+"""Seconds; the platform's own default."""
 
 
 def is_shared(url: str) -> bool:
@@ -63,8 +66,17 @@ class _Delivery:
     """The record was made for this platform job; another one's is not ours to cancel."""
     progress: Progress
     chunks: Chunks
+    reader: Reader
     followed: int = 0
     """Number of the last event that was posted."""
+    refused: RouterError | None = None
+    """Why a chunk cannot be posted at all."""
+
+    def hush(self) -> None:
+        """Post nothing more."""
+        self.progress.stop()
+        self.chunks.stop()
+        self.reader.leave()
 
 
 class Jobs:
@@ -79,6 +91,7 @@ class Jobs:
         self._shared = is_shared(app.settings.jobs)
         self._worker_id = app.parts.pool.worker_id
         self._released = False
+        self._store = _paced(app)
         # the platform has accepted the job already: its queue is the one that counts
         self._unbounded = {route.key: _unbounded(route) for route in routes if route.kind == "job"}
 
@@ -91,15 +104,17 @@ class Jobs:
         route = named.route
         job, ours = await self._accept(envelope, named)
         progress = Progress(line, self._app.settings.progress_interval)
-        delivery = _Delivery(envelope, route, job, ours, progress, Chunks(line))
+        delivery = _Delivery(envelope, route, job, ours, progress, Chunks(line), self._store.follow(job.id))
         leave = self._service.hub.subscribe(job.id, lambda new: _tell(progress, new))
         try:
             job = await self._followed(delivery)
         except asyncio.CancelledError:
+            delivery.hush()
             await self._cancel(delivery)
             raise
         finally:
             leave()
+            self._store.leave(job.id)
             await progress.close()
             await delivery.chunks.drop()
         if job.state is not State.SUCCEEDED:
@@ -117,6 +132,7 @@ class Jobs:
         inputs = route.plan.collect_input(arguments, self._intake)
         options = SubmitOptions(
             key=key or _as_key(envelope.id), method="POST" if key else "RUNPOD", request_id=envelope.id,
+            cancel_after=_ttl(envelope),
         )  # fmt: skip
         for generation in range(1, _MAX_GENERATIONS):
             submit = self._service.submit(
@@ -145,6 +161,8 @@ class Jobs:
         if follower is not None:
             await self._post_outputs(delivery)
             await delivery.chunks.flush()
+        if delivery.refused is not None:
+            raise delivery.refused
         return job
 
     async def _to_its_end(self, delivery: _Delivery) -> Job:
@@ -170,6 +188,7 @@ class Jobs:
         try:
             await asyncio.shield(run)
         except asyncio.CancelledError:
+            delivery.hush()
             await self._cancel(delivery)
             await asyncio.wait({run}, timeout=CANCEL_GRACE + 2)
             raise
@@ -231,10 +250,9 @@ class Jobs:
 
     async def _follow(self, delivery: _Delivery) -> None:
         """Post outputs as they are recorded, until cancelled."""
-        with self._service.hub.watch(delivery.job.id) as watch:
-            while True:
-                await self._post_outputs(delivery)
-                await watch.changed(_LOOK_AGAIN, self._app.parts.clock)
+        while True:
+            await self._post_outputs(delivery)
+            await delivery.reader.arrived(_LOOK_AGAIN)
 
     async def _post_outputs(self, delivery: _Delivery) -> None:
         while True:
@@ -248,14 +266,39 @@ class Jobs:
             for event in page.events:
                 delivery.followed = event.seq
                 if event.type == "output":
-                    await delivery.chunks.put(event.data)
+                    await self._post_output(delivery, event.data)
+            delivery.reader.read(delivery.followed)
             if len(page.events) < _PAGE:
                 return
+
+    async def _post_output(self, delivery: _Delivery, data: bytes) -> None:
+        if delivery.refused is not None:
+            return
+        try:
+            await delivery.chunks.put(data)
+        except RouterError as error:
+            delivery.refused = error
+            delivery.reader.leave()
+            await self._cancel(delivery)
+
+
+def _paced(app: App) -> PacedStore:
+    """Return the store that paces generators; an app that was built without one has them run free."""
+    inner = getattr(app.parts.store, "inner", None)
+    return inner if isinstance(inner, PacedStore) else PacedStore(app.parts.store)
 
 
 def _tell(progress: Progress, job: Job) -> None:
     if job.state is State.RUNNING and (job.progress or job.message):
         progress.set(job.progress, job.message)
+
+
+def _ttl(envelope: Envelope) -> float:
+    """Return after how many seconds a waiting record is given up: the platform forgets its job by then."""
+    ttl = envelope.policy.get("ttl")
+    if isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and ttl > 0:
+        return min(float(ttl) / 1000, MAX_DELAY)
+    return _TTL
 
 
 def _unbounded(route: Route) -> Route:

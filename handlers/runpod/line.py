@@ -67,9 +67,13 @@ class Progress:
         except RuntimeError:  # the loop is closed: this thread has outlived its job
             return
 
+    def stop(self) -> None:
+        """Begin no other post (on the loop)."""
+        self._closed.set()
+
     async def close(self) -> None:
         """Post no more; returns when the post that is under way, if there is one, is over."""
-        self._closed.set()
+        self.stop()
         if self._task is not None:
             await asyncio.wait({self._task})
 
@@ -115,7 +119,7 @@ class Chunks:
         self._task: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()
         self.broken = False
-        """The platform has refused a chunk: what came after it was not posted."""
+        """The platform has refused a chunk, or nobody wants more: what came after it was not posted."""
         self.posted = 0
 
     async def put(self, item: bytes) -> None:
@@ -140,9 +144,15 @@ class Chunks:
         while self._task is not None:
             await asyncio.wait({self._task})
 
+    def stop(self) -> None:
+        """Begin no other post (on the loop)."""
+        self.broken = True
+        self._waiting.clear()
+        self._moved.set()
+
     async def drop(self) -> None:
         """Post no more; returns when the post that is under way, if there is one, is over."""
-        self._waiting.clear()
+        self.stop()
         await self.flush()
 
     async def _run(self) -> None:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from router_core.errors import Misconfigured
 from router_core.jobs.failpoints import arm
@@ -20,6 +20,7 @@ from router_core.telemetry.logging import Log
 if TYPE_CHECKING:
     from handlers.runpod.worker import Worker
     from router_core.app import App
+    from router_core.jobs.store import Store
 
 __all__ = ["adapted", "build", "check_platform", "serve", "start"]
 
@@ -55,10 +56,17 @@ def adapted(settings: Settings) -> Settings:
 
 def build(router: Any, settings: Settings) -> App:
     """Return the app of a router; one that is ready is taken as it is."""
+    from handlers.runpod.pacing import PacedStore
     from router_core.app import App as Ready
+    from router_core.backends import open_jobs
+    from router_core.clock import SystemClock
     from router_core.wiring import build_app
 
-    return router if isinstance(router, Ready) else build_app(router, adapted(settings))
+    if isinstance(router, Ready):
+        return router
+    clock, meant = SystemClock(), adapted(settings)
+    store = cast("Store", PacedStore(open_jobs(meant, clock)))
+    return build_app(router, meant, clock=clock, store=store)
 
 
 def check_platform(environ: Mapping[str, str], arguments: Sequence[str]) -> None:

@@ -31,6 +31,7 @@ from router_core.telemetry.events import Note
 __all__ = ["Worker"]
 
 _DOCUMENT: Final = frozenset({"openapi.json", "/openapi.json"})
+_SOURCES: Final = frozenset({"body", "query", "path", "header", "cookie"})
 _MAX_TRACES: Final = 100
 
 
@@ -124,6 +125,8 @@ class Worker:
     async def _failed(self, job_id: str, named: Named | None, error: BaseException) -> Outcome:
         """Return the failure as the core would answer it, its author's exception handlers included."""
         trace = self._trace(error)
+        if isinstance(error, ValidationFailed):
+            _place(error)
         if isinstance(error, JobError):  # the log has it, from where it happened
             return _of_answer(problem_response(error, request_id=job_id), trace)
         if not isinstance(error, Exception):
@@ -141,6 +144,14 @@ class Worker:
             return ""
         record_id = error.extra.get("job_id", "") if isinstance(error, RouterError) else ""
         return self._traces.take(record_id) or trace_of(error)
+
+
+def _place(error: ValidationFailed) -> None:
+    """Say that a wrong value is in the input: there is no query, header or body to look at."""
+    for each in error.errors:
+        where, *rest = each.get("loc") or ("input",)
+        if where in _SOURCES:
+            each["loc"] = ["input", *rest]
 
 
 def _of_answer(answer: Response, trace: str) -> Outcome:
