@@ -69,5 +69,9 @@ def test_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path, project: 
     tops = {name.split("/", 1)[0] for name in names}
     assert tops == {"router_core", "handlers", f"router_core-{project['version']}.dist-info"}
     assert {"router_core/py.typed", "handlers/py.typed"} <= set(names)
+    found = [path.relative_to(ROOT) for path in ROOT.glob("infra/runpod/*.toml")]
+    profiles = {f"handlers/deploy/files/{path}" for path in found}
+    assert profiles
+    assert profiles <= set(names)
     licences = [name for name in names if name.endswith("/licenses/LICENSE")]
     assert licences

@@ -242,9 +242,17 @@ def _build(args: argparse.Namespace, app: str) -> Build:
     given = [pair.partition("=") for pair in args.build_arg]
     if any(not name or not separator for name, separator, _ in given):
         raise UsageError("write --build-arg NAME=VALUE")
-    own = {"ROUTER_APP": app} if app else {}
-    values = {**own, **{name: value for name, _, value in given}}
+    values = {**_build_args(app, args.context), **{name: value for name, _, value in given}}
     return Build(args.image, Path(args.dockerfile), Path(args.context), values)
+
+
+def _build_args(app: str, context: str) -> dict[str, str]:
+    """Return what our Dockerfile.runpod wants to know: the app, and the package or file it is in."""
+    if not app:
+        return {}
+    top = re.split(r"[./]", app.partition(":")[0].removesuffix(".py"), maxsplit=1)[0]
+    is_file = (Path(context) / f"{top}.py").is_file() and not (Path(context) / top).is_dir()
+    return {"ROUTER_APP": app, "APP_DIR": f"{top}.py" if is_file else top}
 
 
 def _test(text: str) -> dict[str, Any] | None:

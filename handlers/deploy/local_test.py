@@ -15,9 +15,11 @@ from typing import Any, Final
 
 from handlers.deploy.errors import DeployError, TooSlow
 
-__all__ = ["LocalReport", "local_test"]
+__all__ = ["LocalReport", "brief", "local_test"]
 
 _LAST_LINES: Final = 3
+_MAX_ERROR: Final = 600
+_START: Final = 10.0
 _REFERENCE: Final = "{{"
 """Begins a value that only RunPod can fill in: {{ RUNPOD_SECRET_name }}."""
 
@@ -45,11 +47,12 @@ def local_test(
         if not report.is_file():
             raise DeployError(f"the test of {app} on this machine ended with code {code}: {_end(log)}")
         found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
-    if "error" in found:
-        raise DeployError(str(found["error"]))
-    answer = found["answer"]
-    if answer["status"] != "COMPLETED":
-        raise DeployError(f"the test request {json.dumps(found['test'])} {answer['status']}: {_why(answer)}")
+    if "failed" in found:
+        raise DeployError(str(found["failed"]))
+    if found.get("late"):
+        raise TooSlow(f"the test request {json.dumps(found['test'])} has not ended after {timeout:g} s")
+    if found["error"]:
+        raise DeployError(f"the test request {json.dumps(found['test'])} FAILED: {brief(found['error'])}")
     return LocalReport(found["routes"], found["longest"], found["test"])
 
 
@@ -65,10 +68,10 @@ def _run(asked: Mapping[str, Any], log: Path, folder: Path, env: Mapping[str, st
             stderr=out, start_new_session=True,
         )  # fmt: skip
         try:
-            # a little longer than what it allows itself
-            process.communicate(json.dumps(asked).encode(), timeout=timeout + 10)
+            # to load the app takes its time, too
+            process.communicate(json.dumps(asked).encode(), timeout=2 * timeout + _START)
         except subprocess.TimeoutExpired:
-            raise TooSlow(f"the test on this machine has not ended after {timeout + 10:g} s") from None
+            raise TooSlow(f"{asked['app']} did not load or does not end: {_end(log)}") from None
         finally:
             _kill(process)
     return process.returncode
@@ -88,12 +91,19 @@ def _end(log: Path) -> str:
     return " / ".join(line.strip() for line in lines[-_LAST_LINES:]) or "it said nothing"
 
 
-def _why(answer: Mapping[str, Any]) -> str:
-    error = answer.get("error")
-    text = error if isinstance(error, str) else json.dumps(error)
+def brief(error: Any) -> str:
+    """Return the error of a job in one line: our workers send a problem as JSON, others what they like."""
+    problem = error
+    if isinstance(error, str):
+        try:
+            problem = json.loads(error)
+        except ValueError:
+            return error[:_MAX_ERROR] or "without a reason"
+    if not isinstance(problem, dict) or not problem.get("detail"):
+        return json.dumps(problem)[:_MAX_ERROR]
     errors = [
-        f"{'.'.join(map(str, each.get('loc', [])))} {each.get('msg', '')}"
-        for each in answer.get("errors") or []
+        f"{'.'.join(map(str, each.get('loc') or []))} {each.get('msg', '')}"
+        for each in problem.get("errors") or []
         if isinstance(each, dict)
     ]
-    return "; ".join([text or "without a reason", *errors[:3]])
+    return "; ".join([str(problem["detail"]), *errors[:3]])[:_MAX_ERROR]

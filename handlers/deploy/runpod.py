@@ -9,6 +9,7 @@ the last lines say what is deployed now.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ class _Deployment:
         self._undo = undo
         self._mark = uuid.uuid4().hex[:12]
         self._current_id = ""
+        self._creating = False
+        """Whether a create is on its way, and nobody knows what becomes of it."""
         self._test: Mapping[str, Any] = options.test or {"path": DOCUMENT}
 
     def run(self) -> Deployed:
@@ -276,14 +279,20 @@ class _Deployment:
         with self._progress.step(f"create {name}") as step:
             endpoint = self._create_once(name, body)
             step.note(f"endpoint {endpoint['id']}")
+            self._undo.forget()
+            by_hand = f"{name} is left: router-core deploy runpod --destroy {endpoint['id']}"
+            self._undo.add(f"remove {name}", by_hand, self._remove)
             self._alone(name, endpoint)
         return endpoint
 
     def _create_once(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Create it although answers get lost: look for it before another try."""
+        self._creating = True
         for attempt in range(1, _LOOKS + 1):
             try:
-                return _with_id(self._api.create(body))
+                endpoint = _with_id(self._api.create(body))
+                self._creating = False
+                return endpoint
             except Refused:
                 self._undo.forget()
                 raise
@@ -311,8 +320,14 @@ class _Deployment:
         find_endpoint(self._api.endpoints(), name)
 
     def _remove(self) -> None:
-        for each in self._mine():
-            self._api.delete(str(each["id"]))
+        for _ in range(_LOOKS if self._creating else 1):
+            mine = self._mine()
+            for each in mine:
+                self._api.delete(str(each["id"]))
+            if mine:
+                return
+            # a create that was interrupted may still arrive
+            time.sleep(self._options.poll)
 
     def _check_unchanged(self, plan: Plan, current: Mapping[str, Any]) -> None:
         now = self._api.endpoint(str(current["id"]))

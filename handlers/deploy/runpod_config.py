@@ -18,7 +18,7 @@ from handlers.deploy.errors import NotPrepared
 __all__ = ["EndpointConfig", "merged", "profile_names", "read_config", "read_env", "read_profile"]
 
 _HERE: Final = Path(__file__).parent
-_PROFILES: Final = (_HERE / "runpod_profiles", _HERE.parent.parent / "infra" / "runpod")
+_PROFILES: Final = (_HERE / "files" / "infra" / "runpod", _HERE.parent.parent / "infra" / "runpod")
 """In an installed package, and in a clone."""
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _CUDA: Final = r"^\d+\.\d+$"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from handlers.deploy.errors import DeployError, Refused, TooSlow
+from handlers.deploy.local_test import brief
 from handlers.deploy.progress import Step
 from handlers.deploy.runpod_api import RunpodApi
 
@@ -21,7 +21,6 @@ _SICK: Final = 3
 """Looks in a row at nothing but unhealthy workers, before it is given up."""
 _UNKNOWN: Final = 15
 """Looks for which an endpoint that was just made may be unknown to the job API."""
-_MAX_ERROR: Final = 600
 
 
 class Watch:
@@ -57,7 +56,7 @@ class Watch:
         while True:
             answer = self._answer(step, values)
             if answer.get("status") != "COMPLETED":
-                raise DeployError(f"the test request {answer.get('status')}: {_error(answer)}")
+                raise DeployError(f"the test request {answer.get('status')}: {brief(answer.get('error'))}")
             stale = {each.get("id") for each in self._look(step) if each.get("isStale")}
             if answer.get("workerId") not in stale:
                 break
@@ -119,9 +118,3 @@ class Watch:
             hint = "; no capacity: name more GPU pools or fewer data centers" if "throttled" in state else ""
             raise TooSlow(f"after {self._timeout:g} s {state}{hint} (--timeout gives it longer)")
         self._sleep(self._poll)
-
-
-def _error(answer: Mapping[str, Any]) -> str:
-    error = answer.get("error")
-    text = error if isinstance(error, str) else json.dumps(error)
-    return text[:_MAX_ERROR] if error is not None else "without a reason"

@@ -1,20 +1,22 @@
-"""Load an app and send it one request as RunPod does, in a process of its own: ``python -m`` this module.
+"""Load an app and hand it one job as RunPod's worker does, in a process of its own.
 
-The parent writes what is asked to standard input and reads what came of it from a file: the service under
-test may print what it likes, hang, or take the process down.
+Run with ``python -m``. The parent writes what is asked to standard input and reads what came of it from a
+file: the service under test may print what it likes, hang, or take the process down.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from router_core.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from router_core.app import App
     from router_core.routing.route import Route
 
 __all__ = ["DOCUMENT", "main"]
@@ -23,49 +25,45 @@ DOCUMENT: Final = "openapi.json"
 """The route that every service has on RunPod: it describes the others."""
 
 
-def main() -> int:
-    """Answer the parent; returns the exit code."""
+def main() -> None:
+    """Answer the parent, and end whatever threads of the service still run."""
     asked = json.loads(sys.stdin.read())
-    report = _report(asked)
-    Path(asked["report"]).write_text(json.dumps(report), encoding="utf-8")
-    return 0
-
-
-def _report(asked: Mapping[str, Any]) -> dict[str, Any]:
-    from router_core.errors import Misconfigured
-
     try:
-        return asyncio.run(_tested(asked))
+        asyncio.run(_reported(asked))
     except Misconfigured as error:
-        return {"error": str(error)}
+        _write(asked, {"failed": str(error)})
 
 
-async def _tested(asked: Mapping[str, Any]) -> dict[str, Any]:
-    import os
-
-    from handlers.loader import load_app
-    from handlers.local.runpod_shape import runpod_routes
+async def _reported(asked: Mapping[str, Any]) -> None:
+    from handlers.loader import load
+    from handlers.runpod.provider import build
+    from handlers.runpod.worker import Worker
     from router_core.settings import Settings
 
-    # whoever calls the endpoint is known to the platform; nothing of production is touched
+    # nothing of production is touched, wherever the variables of the endpoint lead
     settings = Settings.from_env(
-        os.environ, app=asked["app"], jobs="memory://", blobs="memory://", queue="inprocess", api_keys="",
-        environment="localhost",
+        os.environ, app=asked["app"], provider="runpod", environment="serverless", queue="inprocess",
+        jobs="memory://", blobs="memory://",
     )  # fmt: skip
-    app = load_app(asked["app"], settings, extra_routes=runpod_routes)
-    routes = [route for route in app.routes if not route.internal]
+    worker = Worker(build(load(asked["app"]), settings))
+    worker.app.parts.runner.check()
+    routes = [route for route in worker.app.routes if not route.internal]
     test = asked["test"] or derived(routes)
-    found = {
-        "routes": len(routes),
-        "longest": longest(routes),
-        "test": test,
-        "paths": [r.path for r in routes],
-    }
-    await app.start()
-    try:
-        return {**found, "answer": await _runsync(app, test, asked["timeout"])}
-    finally:
-        await app.stop(0.0)
+    found = {"routes": len(routes), "longest": longest(routes), "test": test}
+    await worker.start()
+    running = asyncio.create_task(worker.handle({"id": "test", "input": test}))
+    await asyncio.wait({running}, timeout=asked["timeout"])
+    if not running.done():
+        _write(asked, {**found, "late": True})
+    error = running.result().error
+    await worker.stop()
+    _write(asked, {**found, "error": error})
+
+
+def _write(asked: Mapping[str, Any], report: Mapping[str, Any]) -> NoReturn:
+    Path(asked["report"]).write_text(json.dumps(report), encoding="utf-8")
+    # a function that hangs in its thread would keep the interpreter
+    os._exit(0)
 
 
 def derived(routes: list[Route]) -> dict[str, Any]:
@@ -85,27 +83,5 @@ def longest(routes: list[Route]) -> float | None:
     return max((limit for limit in limits if limit is not None), default=0.0)
 
 
-async def _runsync(app: App, test: Mapping[str, Any], timeout: float) -> dict[str, Any]:
-    from router_core.http.message import Headers, Request
-
-    body = json.dumps({"input": test}).encode()
-    headers = Headers([("host", "localhost"), ("content-type", "application/json")])
-    end = asyncio.get_running_loop().time() + timeout
-    path, method = "/v2/deploy/runsync", "POST"
-    while True:
-        request = Request(method, path, "wait=60000", headers, body if method == "POST" else b"")
-        response = await app.handle(request)
-        content = response.body
-        answer = json.loads(content) if isinstance(content, bytes) and content else {}
-        if response.status != 200:
-            return {"status": "FAILED", "error": answer.get("detail", ""), "errors": answer.get("errors", [])}
-        if answer.get("status") not in ("IN_QUEUE", "IN_PROGRESS"):
-            return {"status": answer.get("status", "COMPLETED"), "error": answer.get("error")}
-        if asyncio.get_running_loop().time() > end:
-            return {"status": "TIMED_OUT", "error": f"no result after {timeout:g} s"}
-        path, method = f"/v2/deploy/status/{answer['id']}", "GET"
-        await asyncio.sleep(0.2)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -27,15 +27,16 @@ def echo(endpoint: Mapping[str, Any], given: Any) -> Mapping[str, Any]:
     return {"output": given}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Habits:
-    """How workers behave."""
+    """How workers behave, from now on; each is given the fields of its endpoint."""
 
-    answer: Answer | None
-    """None: real workers are attached."""
-    cold: int
-    """Looks at the list of workers until one is ready."""
-    ready: Callable[[Mapping[str, Any]], str]
+    answer: Answer | None = echo
+    """Runs a job: returns the body of its job-done. None: real workers are attached."""
+    ready: Callable[[Mapping[str, Any]], str] = lambda fields: "IDLE"
+    """What a worker is once it has started: IDLE, or UNHEALTHY or THROTTLED for good."""
+    cold: int = 1
+    """Looks at the list of workers until one has started."""
 
 
 @dataclass(slots=True)

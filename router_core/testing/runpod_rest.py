@@ -6,25 +6,26 @@
 
 Endpoints are created, changed and deleted by their rules (unknown fields are refused by name, an update that
 sends ``env`` replaces it, the kind of hardware is fixed, names need not be unique), and each has the job API
-of the platform. Its workers are pretended: they start when a job waits, take a few looks at the list of
-workers to get ready, and answer with what ``answer`` returns; with ``answer=None`` real workers may be
-attached (``worker_environ``). Nothing happens by a clock.
+of the platform. Its workers are pretended: they start when a job waits, get ready after some looks at the
+list of workers, and answer as ``habits`` say; or real workers are attached (``habits.answer = None``,
+``worker_environ``). Nothing happens by a clock.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
-from router_core.testing.runpod_endpoint import Answer, Endpoint, Habits, echo
+from router_core.testing.runpod_endpoint import Endpoint, Habits
 from router_core.testing.runpod_http import Ask, Hangup, Reply, Wire
 from router_core.testing.runpod_schema import Problem
 
-__all__ = ["RestFault", "RestSeen", "RunpodRest", "echo"]
+__all__ = ["RestFault", "RestSeen", "RunpodRest"]
 
 T = TypeVar("T")
 Kind = Literal["answer", "drop", "lose", "garbage", "hold"]
@@ -81,18 +82,14 @@ class _Answer(Reply):
 class RunpodRest:
     """One account."""
 
-    def __init__(
-        self, *, key: str = "rpa_TESTKEY0123456789", answer: Answer | None = echo, cold: int = 1,
-        ready: Callable[[Mapping[str, Any]], str] = lambda fields: "IDLE",
-    ) -> None:  # fmt: skip
-        """``cold`` is how many looks a worker needs to get ready; ``ready`` says what it is then: IDLE, or
-        UNHEALTHY, THROTTLED for good."""
+    def __init__(self, *, key: str = "rpa_TESTKEY0123456789") -> None:
+        self.habits = Habits()
         self.key = key
         self.requests: list[RestSeen] = []
-        self._habits = Habits(answer, cold, ready)
         self._faults: list[RestFault] = []
         self._endpoints: dict[str, Endpoint] = {}
         self._wire = Wire(self._answer)
+        self._thread = 0
 
     # -- life ----------------------------------------------------------------------------------------
 
@@ -159,15 +156,18 @@ class RunpodRest:
         return self._do(lambda: [each.fields["name"] for each in self._endpoints.values()])
 
     def endpoint(self, name: str) -> dict[str, Any]:
-        """Return the only endpoint of a name, as the API tells it."""
-        (found,) = self._do(
-            lambda: [each.told() for each in self._endpoints.values() if each.fields["name"] == name]
-        )
+        """Return the only endpoint of a name or id, as the API tells it."""
+        told = self._do(lambda: [each.told() for each in self._endpoints.values()])
+        (found,) = [each for each in told if name in (each["id"], each["name"])]
         return found
 
     def change(self, endpoint_id: str, **fields: Any) -> None:
         """Change fields as somebody else would."""
         self._do(lambda: self._endpoints[endpoint_id].update(fields))
+
+    def submit(self, endpoint_id: str, given: Any) -> None:
+        """Queue a job as /run does, without a request."""
+        self._do(lambda: self._endpoints[endpoint_id].routes.submit({"input": given}, sync=False))
 
     def jobs(self, endpoint_id: str) -> list[tuple[Any, str]]:
         """Return input and status of each job."""
@@ -199,11 +199,15 @@ class RunpodRest:
         async def run() -> T:
             return work()
 
+        if threading.get_ident() == self._thread:
+            # from the habits, which are asked in the middle of a request
+            return work()
         return self._wire.call(run())
 
     # -- requests ------------------------------------------------------------------------------------
 
     async def _answer(self, ask: Ask) -> Reply:
+        self._thread = threading.get_ident()
         action = _action(ask)
         self.requests.append(RestSeen(ask.method, action, ask.path, ask.body))
         fault = next((each for each in self._faults if each.action == action and each.times > 0), None)
@@ -265,7 +269,7 @@ class RunpodRest:
         return await endpoint.routes.answer(ask)
 
     def _created(self, body: Any) -> Endpoint:
-        endpoint = Endpoint(body, self.key, self._habits)
+        endpoint = Endpoint(body, self.key, self.habits)
         self._endpoints[endpoint.id] = endpoint
         return endpoint
 
