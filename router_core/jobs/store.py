@@ -62,6 +62,7 @@ class Claim:
     """A worker asks for work: either one job by id, or up to ``slots[route]`` jobs of each route."""
 
     worker_id: str
+    """``name/id`` of a worker elsewhere, an id without a slash of one that uses this very store."""
     lease: float
     """Seconds."""
     slots: Mapping[str, int] = field(default_factory=dict)

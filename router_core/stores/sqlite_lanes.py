@@ -20,7 +20,10 @@ __all__ = ["SqliteReader", "SqliteWriter"]
 
 _BRIEF: Final = 0.1
 """Seconds to wait for a lock after one wait was in vain, so that callers in line do not wait in turn."""
-_END_LEASES: Final = "UPDATE jobs SET lease_until = ?, version = version + 1 WHERE lease_until > ?"
+_END_LEASES: Final = (
+    "UPDATE jobs SET lease_until = ?, version = version + 1 WHERE lease_until > ? "
+    "AND instr(worker_id, '/') = 0"  # the id of a worker elsewhere has a slash: it lives on
+)
 _LOOK_AFTER: Final = 512
 """Batches between two looks at the size of the log."""
 _LOG_LIMIT: Final = 48 * 1024 * 1024

@@ -87,3 +87,18 @@ async def test_who_has_the_file_alone_ends_the_leases_of_the_dead(tmp_path: Path
     await second.open()
     assert [one.id for one in await second.overdue()] == [job.id]
     await second.close()
+
+
+async def test_the_leases_of_workers_elsewhere_outlive_the_process(tmp_path: Path) -> None:
+    """They run on while the file is closed, and settle when it is open again."""
+    path = tmp_path / "jobs.db"
+    first = SqliteJobStore(path)
+    await first.open()
+    await first.add(_job())
+    (job,) = await first.claim(Claim("box/w", 3600.0, {"/work": 1}))
+    await first.close()
+    second = SqliteJobStore(path)
+    await second.open()
+    assert await second.overdue() == []
+    assert (await second.renew([job.fence], 30.0))[0].held
+    await second.close()
