@@ -85,7 +85,7 @@ class HttpxSender:
             ) as response:
                 return Answer(response.status_code, dict(response.headers), await self._read(response))
         except (library.HTTPError, library.InvalidURL, OSError) as error:
-            raise _translated(library, error) from error
+            raise _translated(library, error) from None  # what is news in it is in the text
 
     async def _read(self, response: httpx.Response) -> bytes:
         chunks, size = [], 0
