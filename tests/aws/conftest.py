@@ -28,3 +28,19 @@ def bucket(aws: str) -> str:
     name = f"blobs-{secrets.token_hex(6)}"
     boto3.client("s3").create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture
+def hidden(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
+    """Keep what is hidden for how long, by receipt, in order."""
+    seen: list[tuple[str, float]] = []
+
+    async def hide(url: str, receipt: str, seconds: float) -> None:
+        seen.append((receipt, seconds))
+
+    async def url_of(arn: str) -> str:
+        return f"https://sqs/{arn}"
+
+    monkeypatch.setattr("handlers.aws.messages.hide", hide)
+    monkeypatch.setattr("handlers.aws.messages.url_of", url_of)
+    return seen

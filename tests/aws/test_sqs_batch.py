@@ -95,22 +95,6 @@ def patient(job: JobContext) -> str:
 
 
 @pytest.fixture
-def hidden(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
-    """Keep what is hidden for how long, by receipt, in order."""
-    seen: list[tuple[str, float]] = []
-
-    async def hide(url: str, receipt: str, seconds: float) -> None:
-        seen.append((receipt, seconds))
-
-    async def url_of(arn: str) -> str:
-        return f"https://sqs/{arn}"
-
-    monkeypatch.setattr("handlers.aws.messages.hide", hide)
-    monkeypatch.setattr("handlers.aws.messages.url_of", url_of)
-    return seen
-
-
-@pytest.fixture
 async def site(hidden: list[tuple[str, float]]) -> Any:
     """Return a service whose clock stands still."""
     ran.clear()
