@@ -17,7 +17,7 @@ from router_core.routing.route import Route
 from router_core.settings import Settings
 from router_core.telemetry.events import Events, Note
 
-__all__ = ["KnowsBlobs", "Sweeper"]
+__all__ = ["KnowsBlobs", "KnowsUndispatched", "Sweeper"]
 
 TICK: Final = 1.0
 RESEND: Final = 10.0
@@ -28,6 +28,7 @@ ORPHAN_AGE: Final = 24 * 3600.0
 _PATIENCE: Final = 5.0
 """A step counts as alive for three of these at least: another step may take a few seconds."""
 _PAGE: Final = 100
+_UNDISPATCHED: Final = 1000
 _PURGE_PAGE: Final = 500
 _OLD_KEYS: Final = 100_000
 """Blobs looked at in one search for orphans."""
@@ -42,6 +43,14 @@ class KnowsBlobs(Protocol):
 
     async def unreferenced(self, keys: Sequence[str]) -> Sequence[str]:
         """Return those of the keys that no record names."""
+
+
+@runtime_checkable
+class KnowsUndispatched(Protocol):
+    """A store that finds the jobs which their queue has to be told of without reading all that wait."""
+
+    async def undispatched(self, before: float, limit: int = 100) -> Sequence[Job]:
+        """Return queued and retrying jobs marked ``dispatch_pending`` that were added before a time."""
 
 
 @dataclass(slots=True)
@@ -168,16 +177,23 @@ class Sweeper:
         """
         if not self._dispatcher.abilities.external:
             return
+        inner = getattr(self._store, "inner", self._store)
+        if isinstance(inner, KnowsUndispatched):
+            await self._tell_all(await inner.undispatched(self._clock.now() - RESEND, _UNDISPATCHED))
+            return
         waiting = frozenset({State.QUEUED, State.RETRYING})
         for _ in range(_PAGES):
             page = await self._store.find(JobQuery(states=waiting, cursor=self._cursor, limit=_PAGE))
-            for job in page.jobs:
-                since = max(job.created_at, job.not_before)
-                if job.dispatch_pending and since <= self._clock.now() - RESEND:
-                    await self._safely("resend", job, self._tell)
+            await self._tell_all(page.jobs)
             self._cursor = page.cursor
             if not page.cursor:
                 return
+
+    async def _tell_all(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            since = max(job.created_at, job.not_before)
+            if job.dispatch_pending and since <= self._clock.now() - RESEND:
+                await self._safely("resend", job, self._tell)
 
     # -- what nobody needs any more ----------------------------------------------------------------
 

@@ -226,6 +226,25 @@ async def test_a_job_that_was_put_back_is_told_when_nobody_has_taken_it_for_a_wh
     assert bench.queue.told == [jobs[1].id]
 
 
+async def test_a_store_that_finds_what_was_not_told_is_asked_for_that_alone() -> None:
+    """Not for all that wait, of which there may be many."""
+    bench = Bench(external=True)
+    job = (await bench.submit(options=SubmitOptions(tell=False))).job
+    asked: list[float] = []
+
+    async def undispatched(before: float, limit: int = 100) -> list[Job]:
+        asked.append(before)
+        return [job]
+
+    async def find(*_: Any) -> Any:
+        raise AssertionError("too much")
+
+    bench.inner.undispatched, bench.inner.find = undispatched, find
+    bench.clock.advance(12)
+    await sweeper_of(bench).tick()
+    assert (bench.queue.told, asked) == ([job.id], [bench.clock.now() - 10.0])
+
+
 async def test_a_forgotten_job_is_told_again() -> None:
     """Whoever drops a message says so in the record."""
     bench = Bench(external=True)
