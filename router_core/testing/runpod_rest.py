@@ -245,6 +245,8 @@ class RunpodRest:
             return Reply.of({"endpoints": [each.told() for each in self._endpoints.values()]})
         if action == "create":
             return Reply.of(self._created(_object(ask.body)).told(), 201)
+        if ask.path.rstrip("/") == _REST:
+            raise Problem(405, "Method Not Allowed", "The requested method is not allowed for this path.")
         endpoint = self._endpoints.get(ask.path.removeprefix(_REST).strip("/").split("/")[0])
         if endpoint is None:
             raise Problem(404, "Not Found", "resource not found")
