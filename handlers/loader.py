@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
-import traceback
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -138,16 +136,21 @@ _VARIADIC: Final = (2, 4)  # inspect.Parameter.VAR_POSITIONAL and VAR_KEYWORD
 
 
 def _is_served(value: Any) -> bool:
-    from router_core.app import App
     from router_core.routing.router import Router
 
-    return isinstance(value, (Router, App))
+    if isinstance(value, Router):
+        return True
+    from router_core.app import App
+
+    return isinstance(value, App)
 
 
 def _where(error: BaseException, folder: str) -> str:
     """Name the error and the line of the user's own code that led to it."""
     if isinstance(error, Misconfigured):
         return str(error)  # it names the place itself
+    import traceback
+
     text = " ".join(str(error).split())
     said = f"{type(error).__name__}: {text}" if text else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
@@ -183,5 +186,7 @@ def _candidates(value: Any) -> list[str]:
 
 
 def _near(name: str, known: list[str]) -> str:
+    import difflib
+
     close = difflib.get_close_matches(name, known, 1, 0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -8,21 +8,19 @@ A job:   adapter -> handle -> service.submit -> store.add, dispatcher.dispatch -
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from router_core.binding.depends import DependencyScope, run_in_thread
+from router_core.binding.depends import DependencyScope, run_hook
 from router_core.errors import RouterError
-from router_core.jobs.job import Job
-from router_core.jobs.store import Claim
 from router_core.telemetry.events import Events, Note
 
 if TYPE_CHECKING:
     from router_core.clock import Clock
     from router_core.jobs.blobs import BlobStore
     from router_core.jobs.dispatch import Dispatcher
+    from router_core.jobs.job import Job
     from router_core.jobs.runner import Runner
     from router_core.jobs.service import JobService
     from router_core.jobs.store import Store
@@ -125,7 +123,7 @@ class App:
             await parts.store.open()
             try:
                 for hook in parts.on_startup:
-                    await self._call_hook(hook)
+                    await run_hook(hook)
                 if background:
                     await parts.dispatcher.start(parts.runner.run)
                 else:
@@ -169,21 +167,13 @@ class App:
         self._tasks = []
         for hook in self.parts.on_shutdown:
             try:
-                await self._call_hook(hook)
+                await run_hook(hook)
             except Exception as error:
                 self.events.emit(Note("shutdown_hook_failed", "error", str(error), error=error))
         for hook in self.parts.closing:
-            await self._call_hook(hook)
+            await run_hook(hook)
         await self.parts.scope.aclose()
         await self.parts.store.close()
-
-    async def _call_hook(self, hook: Hook) -> None:
-        if inspect.iscoroutinefunction(hook):
-            await hook()
-            return
-        value = await run_in_thread(hook)
-        if inspect.isawaitable(value):
-            await value
 
     # -- jobs ----------------------------------------------------------------------------------------
 
@@ -198,6 +188,9 @@ class App:
         Returns the record as it is afterwards, or None where there is none; a job that is not ready
         (running elsewhere, ended, not due) is left alone. Raises StoreError when nothing could be claimed.
         """
+        from router_core.jobs.job import Job  # a process that only answers calls never needs them
+        from router_core.jobs.store import Claim
+
         lease = self.settings.lease if lease is None else lease
         runner, loop = self.parts.runner, asyncio.get_running_loop()
         at = self.parts.clock.monotonic()

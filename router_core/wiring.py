@@ -78,7 +78,9 @@ ExtraRoutes = Callable[[Core], Iterable[Route]]
 class _Build:
     """The steps of ``build_app``, one part after the other."""
 
-    def __init__(self, router: Router, settings: Settings, clock: Clock, events: Events) -> None:
+    def __init__(
+        self, router: Router, settings: Settings, clock: Clock, events: Events, scope: DependencyScope | None
+    ) -> None:
         self.router = router
         self.settings = settings
         self.clock = clock
@@ -91,7 +93,10 @@ class _Build:
         self.intake = Intake(max_json_depth=settings.max_json_depth, fetch=self.web)
         self._document: Mapping[str, Any] | None = None
         self.threads = CallThreads()
-        self.scope = DependencyScope(run_sync=self.threads.run, overrides=router.dependency_overrides)
+        self.hooked = scope is not None
+        self.scope = scope or DependencyScope(
+            run_sync=self.threads.run, overrides=router.dependency_overrides
+        )
 
     def app(self, store: Store, blobs: BlobStore, extra_routes: ExtraRoutes | None) -> App:
         """Put everything together."""
@@ -144,7 +149,8 @@ class _Build:
                 blobs=blobs, dispatcher=dispatcher, service=service, runner=runner, pool=pool, stack=stack,
                 dispatch=dispatch, scope=self.scope, metrics=metrics,
                 upkeep=self.upkeep(watched, blobs, dispatcher),
-                on_startup=tuple(self.router.startup_hooks), on_shutdown=tuple(self.router.shutdown_hooks),
+                on_startup=() if self.hooked else tuple(self.router.startup_hooks),
+                on_shutdown=() if self.hooked else tuple(self.router.shutdown_hooks),
                 closing=(children.close, self.threads.close),
             )
         )  # fmt: skip
@@ -288,16 +294,18 @@ def build_app(
     blobs: BlobStore | None = None,
     events: Events | None = None,
     extra_routes: ExtraRoutes | None = None,
+    scope: DependencyScope | None = None,
 ) -> App:
     """Return the app of a router: every part chosen by the settings, or given (by tests).
 
     Nothing is opened or started yet. Raises Misconfigured when the settings or a route cannot work.
-    ``extra_routes`` adds the routes of an adapter.
+    ``extra_routes`` adds the routes of an adapter; ``scope`` holds the app-wide dependencies where the
+    service is alive already, so that its hooks have run.
     """
     if settings is None:
         settings = Settings.from_env(os.environ, **router.settings_overrides)
     clock = clock or SystemClock()
-    build = _Build(router, settings, clock, events or Events())
+    build = _Build(router, settings, clock, events or Events(), scope)
     return build.app(store or open_jobs(settings, clock), blobs or open_blobs(settings, clock), extra_routes)
 
 

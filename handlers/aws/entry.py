@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from handlers.aws.events import DIRECT, SCHEDULE, SQS, sniff
-from handlers.aws.http import SHAPES, HttpCalls
-from handlers.aws.loop import PersistentLoop
+from handlers.aws.http import SHAPES, HttpCalls, whole
+from handlers.aws.loop import PersistentLoop, run_inline
 from handlers.aws.telemetry import Telemetry
+from router_core.calls import CallService
 from router_core.errors import Misconfigured, RouterError
 from router_core.settings import Settings
 from router_core.types import new_id
@@ -37,23 +38,32 @@ class LambdaApp:
     """One service as a Lambda handler: any event in, its reply out."""
 
     def __init__(
-        self, app: App, telemetry: Telemetry | None = None, *, role: str = "", takes_jobs: bool = True
+        self,
+        service: App | CallService,
+        telemetry: Telemetry | None = None,
+        *,
+        role: str = "",
+        takes_jobs: bool = True,
     ) -> None:
-        self.app = app
-        self.telemetry = telemetry or Telemetry(app.settings, {})
+        self._service = service
+        self.telemetry = telemetry or Telemetry(service.settings, {})
         self.loop = PersistentLoop()
         self.worker_id = new_id()
         """Names this process to the job store; another one after a snapshot was thawed."""
         self._buries = role == DEAD_LETTERS
-        self.calls = HttpCalls(app, takes_jobs=takes_jobs)
+        self.calls = HttpCalls(service, takes_jobs=takes_jobs)
 
     def start(self, *, background: bool = False) -> None:
         """Open the store and run the start-up hooks; ``background`` is for tests, where nothing freezes."""
-        self.loop.start(self.app.start(background=background))
+        service = self._service
+        if isinstance(service, CallService):
+            self.loop.start(service.start())
+        else:
+            self.loop.start(service.start(background=background))
 
     def stop(self) -> None:
         """End the service (in tests: a Lambda process is killed)."""
-        self.loop.run(self.app.stop(1))
+        self.loop.run(self._service.stop())
         self.loop.close()
 
     def restored(self) -> None:
@@ -76,22 +86,23 @@ class LambdaApp:
 
     async def _worked(self, kind: str, event: Any, context: Any) -> Any:
         """Do what is no HTTP; each is loaded by the function that needs it."""
+        app = await whole(self._service)
         if kind == SQS and self._buries:
             from handlers.aws.dead_letters import bury
 
-            return await bury(self.app, event, context)
+            return await bury(app, event, context)
         if kind == SQS:
             from handlers.aws.sqs import run_batch
 
-            return await run_batch(self.app, event, context)
+            return await run_batch(app, event, context)
         if kind == SCHEDULE:
             from handlers.aws.schedule import tend
 
-            return await tend(self.app, event, context)
+            return await tend(app, event, context)
         if kind == DIRECT:
             from handlers.aws.direct import invoke
 
-            return await invoke(self.app, event, context)
+            return await invoke(app, event, context)
         raise AssertionError(kind)
 
 
@@ -103,7 +114,7 @@ def build(environ: Mapping[str, str], served: Router | App | None = None) -> Lam
     began = time.perf_counter()
     telemetry = Telemetry(Settings(), environ)
     try:
-        app = _app(environ, served)
+        app = _service(environ, served)
         telemetry = Telemetry(app.settings, environ)
         telemetry.install()
         app.events.subscribe(telemetry)
@@ -121,22 +132,32 @@ def build(environ: Mapping[str, str], served: Router | App | None = None) -> Lam
     return made
 
 
-def _app(environ: Mapping[str, str], served: Router | App | None) -> App:
+def _service(environ: Mapping[str, str], served: Router | App | None) -> App | CallService:
     from handlers.loader import load
-    from router_core.app import App as Ready
-    from router_core.wiring import build_app
+    from router_core.routing.router import Router as Unwired
 
     name = environ.get("ROUTER_APP", "").strip()
     if served is None:
         if not name:
             raise Misconfigured("set ROUTER_APP=module:attribute to the router that this function serves")
         served = load(name, environ.get("LAMBDA_TASK_ROOT") or os.getcwd())
-    if isinstance(served, Ready):
+    if not isinstance(served, Unwired):
         _check(served.settings, served.routes)
         return served
     settings = _settings(environ, served)
     _check(settings, served.routes)
+    if _is_plain(settings, served):
+        return CallService(served, settings, run_sync=run_inline)
+    from router_core.wiring import build_app
+
     return build_app(served, settings)
+
+
+def _is_plain(settings: Settings, router: Router) -> bool:
+    """Return whether this function only answers calls, so that it can start without everything else."""
+    stores = (settings.jobs, settings.blobs) == ("memory://", "memory://") and settings.queue == "inprocess"
+    secrets = settings.webhook_secret or settings.worker_keys
+    return stores and not secrets and all(route.kind != "job" for route in router.routes)
 
 
 def _settings(environ: Mapping[str, str], router: Router) -> Settings:

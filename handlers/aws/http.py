@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from handlers.aws import reply as replies
 from handlers.aws.events import ALB, HTTP_V2, REST_V1
 from handlers.aws.limits import Door, answer_seconds
+from router_core.calls import CallService
 from router_core.errors import BadRequest, PayloadTooLarge, RouterError, UpstreamTimeout
 from router_core.http.head import Head, read_fields
 from router_core.http.message import Request, Response
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from handlers.aws.fields import Raw
     from router_core.app import App
 
-__all__ = ["SHAPES", "HttpCalls", "Shape"]
+__all__ = ["SHAPES", "HttpCalls", "Shape", "whole"]
 
 SHAPES: Final[Mapping[str, str]] = {
     REST_V1: "handlers.aws.rest_v1", HTTP_V2: "handlers.aws.http_v2", ALB: "handlers.aws.alb",
@@ -49,11 +50,12 @@ class Shape:
 class HttpCalls:
     """Answers HTTP events with one app."""
 
-    def __init__(self, app: App, *, takes_jobs: bool = True) -> None:
+    def __init__(self, service: App | CallService, *, takes_jobs: bool = True) -> None:
         """``takes_jobs=False``: a job would never run here, so the wish for one is passed over."""
-        self._app = app
-        self._settings = app.settings
-        self._clock = app.parts.clock
+        self._service = service
+        self._settings = service.settings
+        self._events = service.events
+        self._clock = service.clock if isinstance(service, CallService) else service.parts.clock
         self._takes_jobs = takes_jobs
         self._ids = Counted()
         self._shapes: dict[str, Shape] = {}
@@ -78,9 +80,7 @@ class HttpCalls:
         if not isinstance(body, bytes):
             seconds = request.answer_by - self._clock.monotonic() + _SLACK
             try:
-                response = Response(
-                    response.status, response.headers, await _collected(body, door, seconds, self._app)
-                )
+                response = Response(response.status, response.headers, await _collected(body, door, seconds))
             except RouterError as error:
                 response = self._problem(error, request)
         written = self._written(shape, event, response, request)
@@ -108,10 +108,10 @@ class HttpCalls:
         except RouterError as error:
             return self._refused(error, raw, head, context, started)
         except Exception as error:  # a member of a type that nobody has thought of
-            self._app.events.emit(Note("event_unreadable", "error", "the event cannot be read", error=error))
+            self._events.emit(Note("event_unreadable", "error", "the event cannot be read", error=error))
             return self._refused(BadRequest("the event cannot be read"), raw, head, context, started)
         try:
-            response = await self._app.handle(request)
+            response = await self._service.handle(request)
         except Exception as error:
             self._note("handle_failed", "the app raised", request, error)
             response = problem_response(RouterError(), instance=request.path, request_id=request.id)
@@ -132,7 +132,7 @@ class HttpCalls:
         return read_fields(headers, raw.path, raw.query, True, self._settings, _Ids(context, self._ids))
 
     async def _admit(self, request: Request, head: Head) -> None:
-        limit = await self._app.admit(request)
+        limit = await self._service.admit(request)
         limit = head.body_limit if limit is None else limit
         if head.length > limit:
             raise PayloadTooLarge(f"the request body may have {limit} bytes")
@@ -162,11 +162,12 @@ class HttpCalls:
         written = self._written(shape, event, response, request, base64_only=True)
         if replies.json_size(written, door.reply_bytes) <= door.reply_bytes:
             return written
-        if response.status < 300 and getattr(self._app.parts.blobs, "presigns", False):
+        app = await whole(self._service)
+        if response.status < 300 and getattr(app.parts.blobs, "presigns", False):
             try:
                 from handlers.aws.offload import offload
 
-                return self._written(shape, event, await offload(self._app, response), request)
+                return self._written(shape, event, await offload(app, response), request)
             except RouterError as error:
                 self._note("offload_failed", str(error), request, error)
                 return self._written(shape, event, self._problem(error, request), request)
@@ -189,7 +190,7 @@ class HttpCalls:
         )  # fmt: skip
         response = problem_response(error, request_id=request.id)
         response = response.with_headers(("x-request-id", request.id), *SECURITY_HEADERS)
-        self._app.events.emit(
+        self._events.emit(
             RequestDone(
                 method=request.method, path=request.path, route="", status=error.status,
                 seconds=perf_counter() - started, request_id=request.id, client=request.client,
@@ -199,7 +200,7 @@ class HttpCalls:
 
     def _note(self, name: str, said: str, request: Request, error: BaseException | None = None) -> None:
         fields = {"request_id": request.id, "method": request.method, "path": request.path}
-        self._app.events.emit(Note(name, "error", said, fields, error))
+        self._events.emit(Note(name, "error", said, fields, error))
 
 
 _LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -245,7 +246,12 @@ def _request(
 _NO_PARAMS: Final[Mapping[str, str]] = {}
 
 
-async def _collected(body: AsyncIterator[bytes], door: Door, seconds: float, app: App) -> bytes:
+async def whole(service: App | CallService) -> App:
+    """Return the app with its jobs and all."""
+    return await service.whole() if isinstance(service, CallService) else service
+
+
+async def _collected(body: AsyncIterator[bytes], door: Door, seconds: float) -> bytes:
     """Return a whole stream; raises what to answer when it is too long in time or in bytes."""
     parts: list[bytes] = []
     size = 0

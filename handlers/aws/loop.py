@@ -3,16 +3,67 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import contextvars
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
-__all__ = ["PersistentLoop"]
+__all__ = ["PersistentLoop", "run_inline"]
 
 T = TypeVar("T")
 
 LINGER: Final = 1.0
 """Seconds that tasks get to end which a call has started and left behind."""
+
+
+_Step = tuple[Callable[..., object], tuple[Any, ...], contextvars.Context | None]
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that can take the first step of a task before it begins to turn.
+
+    Most calls have nothing to wait for, and one turn of a loop costs them as much as all the rest.
+    """
+
+    def __init__(self) -> None:
+        self._first: list[_Step] | None = None
+        self.stepping = False
+        self.touched = False
+        """Whether anything was left to be done by a turn of the loop."""
+        super().__init__()
+
+    def call_soon(  # type: ignore[override]  # variadic generics say it no better
+        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """Queue a callback; keep that of a task which takes its first step here."""
+        if self._first is not None:
+            self._first.append((callback, args, context))
+            self._first = None
+            return asyncio.Handle(callback, args, self, context)
+        self.touched = True
+        return super().call_soon(callback, *args, context=context)
+
+    def is_running(self) -> bool:
+        """Return whether code runs in this loop."""
+        return self.stepping or super().is_running()
+
+    def begin(self, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Make a task and run it up to its first wait."""
+        first: list[_Step] = []
+        self._first = first
+        task = asyncio.Task(main, loop=self)
+        ((step, args, context),) = first
+        self.stepping, self.touched = True, False
+        asyncio._set_running_loop(self)
+        try:
+            if context is None:
+                step(*args)
+            else:
+                context.run(step, *args)
+        finally:
+            asyncio._set_running_loop(None)
+            self.stepping = False
+        return task
 
 
 class PersistentLoop:
@@ -23,16 +74,19 @@ class PersistentLoop:
     """
 
     def __init__(self) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop: _Loop | None = None
         self._kept: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     def run(self, main: Coroutine[Any, Any, T], *, linger: float = LINGER) -> T:
         """Run to the end; what is raised comes out, and the loop goes on."""
         loop = self._opened()
         try:
-            return loop.run_until_complete(main)
+            task = loop.begin(main)
+            if not loop.touched and task.done():
+                return task.result()
+            return loop.run_until_complete(task)
         finally:
-            if not loop.is_closed():
+            if loop.touched and not loop.is_closed():
                 left = {task for task in asyncio.all_tasks(loop) if task not in self._kept}
                 if left:
                     loop.run_until_complete(_end(left, linger))
@@ -51,9 +105,9 @@ class PersistentLoop:
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
 
-    def _opened(self) -> asyncio.AbstractEventLoop:
+    def _opened(self) -> _Loop:
         if self._loop is None or self._loop.is_closed():
-            self._loop = asyncio.new_event_loop()
+            self._loop = _Loop()
         return self._loop
 
 
@@ -66,3 +120,24 @@ async def _end(tasks: set[asyncio.Task[Any]], seconds: float) -> None:
     for task in done:
         if not task.cancelled():
             task.exception()  # seen: nobody else will ask
+
+
+async def run_inline(func: Callable[..., Any], /, *args: Any) -> Any:
+    """Run a sync function where the loop runs, as if there were no loop: it may start one of its own.
+
+    A process that serves one call at a time has nothing to do beside it, and a thread would only cost time.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    context = contextvars.copy_context()
+    if task is not None:
+        asyncio._leave_task(loop, task)
+    asyncio._set_running_loop(None)
+    try:
+        return context.run(func, *args)
+    except StopIteration as error:
+        raise RuntimeError("the function raised StopIteration") from error
+    finally:
+        asyncio._set_running_loop(loop)
+        if task is not None:
+            asyncio._enter_task(loop, task)
+

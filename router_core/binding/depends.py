@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -19,6 +20,7 @@ __all__ = [
     "DependsMarker",
     "RunSync",
     "ScopeName",
+    "run_hook",
     "run_in_thread",
 ]
 
@@ -57,6 +59,16 @@ def Depends(
     ``func`` the annotation, a class, is called.
     """
     return DependsMarker(func, scope, cached)
+
+
+async def run_hook(hook: Callable[[], Any]) -> None:
+    """Run a start-up or shut-down hook; a sync one in a thread."""
+    if inspect.iscoroutinefunction(hook):
+        await hook()
+        return
+    value = await run_in_thread(hook)
+    if inspect.isawaitable(value):
+        await value
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from router_core.binding.collect import collect_request
 from router_core.binding.depends import DependencyScope
@@ -12,11 +12,11 @@ from router_core.binding.result import is_stream, json_response, to_response
 from router_core.binding.stream import StreamBody
 from router_core.errors import PayloadTooLarge
 from router_core.http.message import Request, Response
-from router_core.jobs.context import JobContext
-from router_core.jobs.http import accept, wants_job
-from router_core.jobs.service import JobService
 from router_core.routing.route import Route
 from router_core.telemetry.events import Events, Note
+
+if TYPE_CHECKING:
+    from router_core.jobs.service import JobService
 
 __all__ = ["Dispatch"]
 
@@ -29,7 +29,10 @@ class Dispatch:
 
     __slots__ = ("_events", "_intake", "_scope", "_service")
 
-    def __init__(self, service: JobService, intake: Intake, scope: DependencyScope, events: Events) -> None:
+    def __init__(
+        self, service: JobService | None, intake: Intake, scope: DependencyScope, events: Events
+    ) -> None:
+        """Without a ``service`` no request may ask for a job."""
         self._service = service
         self._intake = intake
         self._scope = scope
@@ -42,7 +45,7 @@ class Dispatch:
         if limit is not None and len(request.body) > limit:
             # adapters ask for the limit of a route before a large body alone
             raise PayloadTooLarge(f"the request body may have {limit} bytes")
-        if route.kind == "job" or (not route.internal and wants_job(route, request)):
+        if route.kind == "job" or ("prefer" in request.headers and _wants_job(route, request)):
             return await self._accept(request, route)
         plan = route.plan
         bound = plan.bind(request, self._intake)
@@ -96,6 +99,10 @@ class Dispatch:
         return response
 
     async def _accept(self, request: Request, route: Route) -> Response:
+        from router_core.jobs.http import accept  # a service of plain calls starts without
+
+        if self._service is None:
+            raise RuntimeError(f"{route.key} was asked for a job, and there is nothing here that takes one")
         plan = route.plan
         inputs = collect_request(plan, request, self._intake)
         # URLs are fetched only once it is known that the request is new
@@ -104,8 +111,18 @@ class Dispatch:
         )
 
 
+def _wants_job(route: Route, request: Request) -> bool:
+    from router_core.jobs.http import wants_job
+
+    return wants_job(route, request)
+
+
 def _injected(slots: frozenset[str], request: Request) -> Mapping[str, Any]:
-    context = JobContext() if "job" in slots or "job_progress" in slots else None
+    context = None
+    if "job" in slots or "job_progress" in slots:
+        from router_core.jobs.context import JobContext
+
+        context = JobContext()
     return {
         "request": request,
         "principal": request.principal,

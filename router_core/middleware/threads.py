@@ -6,8 +6,10 @@ import asyncio
 import contextvars
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["CALL_THREADS", "CallThreads"]
 
@@ -27,6 +29,8 @@ class CallThreads:
     async def run(self, func: Callable[..., Any], /, *args: Any) -> Any:
         """Run in a thread, with the context variables of the caller."""
         if self._pool is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             self._pool = ThreadPoolExecutor(self._count, thread_name_prefix="router-core-call")
         call = functools.partial(contextvars.copy_context().run, func, *args)
         return await asyncio.get_running_loop().run_in_executor(self._pool, call)
