@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from handlers.runpod.envelope import Envelope, read_key
-from handlers.runpod.line import Chunks, Line, Progress
+from handlers.runpod.line import Chunks, Line, Progress, too_large
 from handlers.runpod.outcome import Outcome
 from handlers.runpod.pacing import PacedStore, Reader
 from handlers.runpod.results import Results
@@ -27,7 +27,7 @@ from router_core.errors import Conflict, Draining, RouterError, StoreError, Vali
 from router_core.jobs.job import WAITING, Job, State
 from router_core.jobs.outcome import job_error
 from router_core.jobs.runner import CANCEL_GRACE
-from router_core.jobs.store import Claim
+from router_core.jobs.store import Claim, EventPage
 from router_core.jobs.submission import MAX_DELAY, SubmitOptions
 from router_core.routing.named import Named
 from router_core.routing.route import Route
@@ -69,6 +69,8 @@ class _Delivery:
     reader: Reader
     followed: int = 0
     """Number of the last event that was posted."""
+    here: bool = False
+    """It runs in this worker."""
     refused: RouterError | None = None
     """Why a chunk cannot be posted at all."""
 
@@ -150,7 +152,8 @@ class Jobs:
     async def _followed(self, delivery: _Delivery) -> Job:
         """Run or await the job, and post what it yields meanwhile."""
         follower: asyncio.Task[None] | None = None
-        if delivery.route.plan.is_generator:
+        # what was yielded before this delivery was posted then, or its worker died: the output has all of it
+        if delivery.route.plan.is_generator and not delivery.job.terminal:
             follower = asyncio.create_task(self._follow(delivery))
         try:
             job = await self._to_its_end(delivery)
@@ -184,6 +187,7 @@ class Jobs:
             give_back()
             raise _draining()
         # not cancelled with this task: a cancel goes through the record, so that all see the same end
+        delivery.here = True
         run = asyncio.create_task(self._claimed(job.id, give_back))
         try:
             await asyncio.shield(run)
@@ -259,17 +263,30 @@ class Jobs:
             page = await self._patiently(
                 lambda: self._service.events(delivery.job.id, delivery.followed, _PAGE)
             )
-            if page.first_seq > delivery.followed + 1 and delivery.followed < page.last_seq:
-                fields = {"job_id": delivery.job.id, "request_id": delivery.envelope.id}
-                text = "chunks came faster than RunPod took them; its stream lacks some, the output none"
-                self._service.note(Note("stream_gap", "warning", text, fields))
+            await self._mind_gap(delivery, page)
             for event in page.events:
                 delivery.followed = event.seq
                 if event.type == "output":
                     await self._post_output(delivery, event.data)
+            if not page.events:
+                delivery.followed = max(delivery.followed, page.last_seq)
             delivery.reader.read(delivery.followed)
             if len(page.events) < _PAGE:
                 return
+
+    async def _mind_gap(self, delivery: _Delivery, page: EventPage) -> None:
+        """End the stream where a part of it is gone; here, where the generator is paced, only one that is
+        larger than a record keeps can be."""
+        kept = page.events[0].seq if page.events else page.last_seq + 1
+        if kept <= delivery.followed + 1 or delivery.chunks.broken:
+            return
+        delivery.chunks.stop()
+        if delivery.here:
+            await self._refuse(delivery, too_large())
+            return
+        fields = {"job_id": delivery.job.id, "request_id": delivery.envelope.id}
+        text = "parts of a stream were gone before they could be posted; it ends, the output is whole"
+        self._service.note(Note("stream_gap", "warning", text, fields))
 
     async def _post_output(self, delivery: _Delivery, data: bytes) -> None:
         if delivery.refused is not None:
@@ -277,9 +294,12 @@ class Jobs:
         try:
             await delivery.chunks.put(data)
         except RouterError as error:
-            delivery.refused = error
-            delivery.reader.leave()
-            await self._cancel(delivery)
+            await self._refuse(delivery, error)
+
+    async def _refuse(self, delivery: _Delivery, error: RouterError) -> None:
+        delivery.refused = error
+        delivery.reader.leave()
+        await self._cancel(delivery)
 
 
 def _paced(app: App) -> PacedStore:

@@ -10,7 +10,7 @@ import pydantic_core
 
 from router_core.errors import RouterError
 
-__all__ = ["MAX_CHUNK", "Chunks", "Line", "Progress", "Silent"]
+__all__ = ["MAX_CHUNK", "Chunks", "Line", "Progress", "Silent", "too_large"]
 
 MAX_CHUNK: Final = 1_000_000 - 1024
 """Bytes of one chunk: RunPod takes 1 MB, the frame around it included."""
@@ -100,6 +100,14 @@ class Progress:
             return
 
 
+def too_large(size: int = 0) -> RouterError:
+    """Return the error for an item that cannot be a chunk."""
+    has = f"has {size} bytes" if size else "is too large for a chunk"
+    return RouterError(
+        f"a streamed item {has}; RunPod takes {MAX_CHUNK} bytes: yield smaller items", code="chunk_too_large"
+    )
+
+
 def _progress_body(fraction: float, message: str) -> bytes:
     output = {"progress": fraction, "message": message}
     return pydantic_core.to_json({"status": "IN_PROGRESS", "output": output})
@@ -125,10 +133,7 @@ class Chunks:
     async def put(self, item: bytes) -> None:
         """Take the JSON of one chunk; waits while much is waiting. Raises RouterError for one too large."""
         if len(item) > MAX_CHUNK:
-            raise RouterError(
-                f"a streamed item has {len(item)} bytes; RunPod takes {MAX_CHUNK}: yield smaller items",
-                code="chunk_too_large",
-            )
+            raise too_large(len(item))
         while not self.broken and (len(self._waiting) >= _WAITING or self._bytes > _WAITING_BYTES):
             self._moved.clear()
             await self._moved.wait()
