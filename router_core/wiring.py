@@ -177,6 +177,11 @@ class _Build:
     def worker_keys(self) -> Mapping[str, ApiKeys]:
         """Return who may open the routes of remote workers; raises Misconfigured for an impossible key."""
         if not self.settings.worker_keys:
+            if self.settings.queue == "pull":
+                raise Misconfigured(
+                    "ROUTER_QUEUE=pull leaves all jobs to remote workers, and there is no key that one could "
+                    "come with: set ROUTER_WORKER_KEYS (`router-core keys worker` makes a key)"
+                )
             return {}
         keys = ApiKeys.from_setting(self.settings.worker_keys, WORKERS)
         if self.settings.api_keys:

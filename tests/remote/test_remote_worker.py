@@ -1,0 +1,398 @@
+"""The worker's side in this process, against a coordinator that it reaches without sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from handlers.remote.worker import RemoteWorker, served_routes
+from router_core.blobs.memory import MemoryBlobStore
+from router_core.errors import Misconfigured, Unauthorized
+from router_core.http.media import File
+from router_core.http.message import Headers, Request
+from router_core.jobs.context import JobContext, JobProgress
+from router_core.jobs.job import Job
+from router_core.jobs.remote_wire import PIECE
+from router_core.jobs.store import JobQuery
+from router_core.routing.router import Router
+from router_core.settings import Settings
+from router_core.stores.coordinator_link import CoordinatorLink, NotACoordinator, Refused
+from router_core.stores.memory import MemoryJobStore
+from router_core.telemetry.events import Events, Note
+from router_core.vendors.httpx import Answer, NotSent
+from router_core.wiring import build_app
+from tests.remote.remote_bench import BOX, CALLER, Bench, value_of
+
+URL = "https://coordinator.test"
+
+
+def service() -> Router:
+    """Return a service of several kinds of functions."""
+    router = Router(title="here")
+
+    @router.route("/double", concurrency=3)
+    async def double(x: int) -> int:
+        return 2 * x
+
+    @router.route("/turn")
+    def turn(file: File) -> File:
+        return File.from_bytes(file.read()[::-1], filename="turned", content_type="a/b")
+
+    @router.route("/until")
+    async def until(job: JobContext, job_progress: JobProgress) -> None:
+        job_progress.update(0.5, "half")
+        await asyncio.sleep(60)
+
+    @router.route("/flaky", max_attempts=3, backoff=0.01)
+    def flaky(job: JobContext) -> int:
+        if job.attempt < 3:
+            raise ValueError(f"attempt {job.attempt}")
+        return job.attempt
+
+    @router.route("/count", job=True)
+    def count(to: int) -> Iterator[int]:
+        yield from range(to)
+
+    return router
+
+
+class AppSender:
+    """Carries requests into an app; what lies elsewhere is given."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.seen: list[str] = []
+        self.elsewhere: dict[str, bytes] = {}
+        self.most = 2**40
+        """What the front door takes, in bytes."""
+        self.down = False
+        self.headers: list[Mapping[str, str]] = []
+
+    async def send(
+        self, method: str, url: str, *, headers: Mapping[str, str], body: bytes = b"", silence: float
+    ) -> Answer:
+        """Send."""
+        parts = urlsplit(url)
+        self.seen.append(f"{method} {parts.path}")
+        if self.down:
+            raise NotSent("nobody is there")
+        if url in self.elsewhere:
+            self.headers.append(headers)
+            return Answer(200, {}, self.elsewhere[url])
+        if len(body) > self.most:
+            return Answer(413, {}, b"<html>too large</html>")
+        pairs = Headers([*headers.items(), ("host", "localhost")])
+        answer = await self.app.handle(Request(method, parts.path, parts.query, pairs, body))
+        assert isinstance(answer.body, bytes)
+        return Answer(answer.status, dict(answer.headers), answer.body)
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+class Site:
+    """A coordinator, a worker of it, and what both have said."""
+
+    def __init__(self, app: Any) -> None:
+        self.bench = Bench(app)
+        self.sender = AppSender(app)
+        self.notes: list[Note] = []
+        self.stop = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+    def work(self, router: Router | None = None, key: str = BOX) -> None:
+        """Start the worker."""
+        router = router or service()
+        events = Events(lambda event: self.notes.append(event) if isinstance(event, Note) else None)
+        link = CoordinatorLink(URL, key, self.sender)
+        settings = Settings(drain_grace=0.05)
+        worker = RemoteWorker(router, served_routes(router), link, settings, events)
+        self.task = asyncio.create_task(worker.run(self.stop))
+
+    async def ended(self, job_id: str) -> Job:
+        """Wait until a job has ended."""
+        return await self.until(job_id, lambda job: job.terminal)
+
+    async def until(self, job_id: str, holds: Callable[[Job], bool]) -> Job:
+        """Wait until something holds of a job."""
+        end = time.monotonic() + 20
+        while not holds(job := await self.bench.record(job_id)):
+            assert time.monotonic() < end, (job.state, self.notes)
+            await asyncio.sleep(0.01)
+        return job
+
+    async def noted(self, text: str) -> Note:
+        """Wait for a note."""
+        end = time.monotonic() + 20
+        while True:
+            for note in list(self.notes):
+                if text in f"{note.name} {note.message}":
+                    return note
+            assert time.monotonic() < end, self.notes
+            await asyncio.sleep(0.01)
+
+    async def submit(self, path: str, **values: object) -> str:
+        """Submit a job; no values are an empty object."""
+        answer = await self.bench.send("POST", path, values, key=CALLER)
+        assert answer.status == 202, answer.body
+        return str(value_of(answer)["job_id"])
+
+    async def result(self, job_id: str) -> bytes:
+        """Return a result as its caller gets it."""
+        answer = await self.bench.send("GET", f"/jobs/{job_id}/result", key=CALLER)
+        assert answer.status == 200, answer.body
+        assert isinstance(answer.body, bytes)
+        return answer.body
+
+
+@asynccontextmanager
+async def site(*, background: bool = True, **changes: Any) -> AsyncIterator[Site]:
+    """Run a coordinator; the worker is started by the test."""
+    parts = {name: changes.pop(name) for name in ("store", "blobs") if name in changes}
+    values: dict[str, Any] = {
+        "jobs": "memory://", "blobs": "memory://", "queue": "pull", "api_keys": f"ann:{CALLER}",
+        "worker_keys": f"box:{BOX}", "lease": 3.0, "heartbeat": 1.0, **changes,
+    }  # fmt: skip
+    app = build_app(service(), Settings(**values).checked(), **parts)
+    await app.start(background=background)
+    running = Site(app)
+    try:
+        yield running
+    finally:
+        running.sender.down = False
+        running.stop.set()
+        if running.task is not None:
+            await asyncio.wait({running.task}, timeout=20)
+        await app.stop(0.0)
+
+
+def turned(data: bytes) -> dict[str, object]:
+    """Return a file as a caller sends it in JSON."""
+    import base64
+
+    return {"file_name": "a", "content_type": "a/b", "content": base64.b64encode(data).decode()}
+
+
+async def test_jobs_retries_streams_and_cancels() -> None:
+    """What runs elsewhere is recorded as if it ran here."""
+    async with site() as running:
+        running.work()
+        doubled = [await running.submit("/double", x=number) for number in range(30)]
+        flaky, count = await running.submit("/flaky"), await running.submit("/count", to=3)
+        assert [(await running.ended(job_id)).result for job_id in doubled] == [
+            str(2 * number).encode() for number in range(30)
+        ]
+        assert (await running.ended(flaky)).attempt == 3
+        outcomes = [each["outcome"] for each in json.loads((await running.bench.record(flaky)).attempts)]
+        assert outcomes == ["error", "error", "succeeded"]
+        assert (await running.ended(count)).result == b"[0,1,2]"
+        page = await running.bench.app.parts.store.events(count)
+        assert [(event.type, event.data) for event in page.events] == [
+            ("output", b"0"), ("output", b"1"), ("output", b"2"),
+        ]  # fmt: skip
+        endless = await running.submit("/until")
+        await running.until(endless, lambda job: job.message == "half")
+        await running.bench.send("POST", f"/jobs/{endless}/cancel", key=CALLER)
+        assert (await running.ended(endless)).state.value == "cancelled"
+
+
+async def test_a_coordinator_that_cannot_hold_requests() -> None:
+    """As on Lambda: the worker asks briefly and again, and files go in pieces."""
+    async with site(background=False) as running:
+        data = bytes(range(256)) * 20_000
+        job_id = await running.submit("/turn", file=turned(data))
+        running.work()
+        await running.ended(job_id)
+        assert await running.result(job_id) == data[::-1]
+        assert "POST /worker/wait" not in running.sender.seen
+        assert sum(line.startswith("GET ") and line.endswith("/blob") for line in running.sender.seen) == 2
+        assert sum(line.startswith("PUT ") for line in running.sender.seen) == 2
+        later = await running.submit("/double", x=1)
+        assert (await running.ended(later)).result == b"2"
+
+
+async def test_pieces_are_cleared_up() -> None:
+    """Of an uploaded result one blob is left."""
+    blobs = MemoryBlobStore()
+    async with site(blobs=blobs) as running:
+        running.work()
+        job = await running.ended(await running.submit("/turn", file=turned(b"ab" * 200_000)))
+        kept = await blobs.keys(time.time() + 60)
+        assert len(kept) == 2, "input and result"
+        assert json.loads(job.result_ref)["key"] in kept
+
+
+async def test_a_front_door_that_takes_less() -> None:
+    """A piece that is refused for its size is sent as two."""
+    async with site() as running:
+        running.sender.most = PIECE // 3
+        running.work()
+        data = bytes(PIECE + 5)
+        job_id = await running.submit("/turn", file=turned(data))
+        await running.ended(job_id)
+        assert hashlib.sha256(await running.result(job_id)).digest() == hashlib.sha256(data).digest()
+
+
+class Presigning(MemoryBlobStore):
+    """A store whose blobs can be fetched directly."""
+
+    presigns = True
+
+    async def presign(self, key: str) -> str:
+        """Return where."""
+        return f"https://bucket.test/{key}?signature=1"
+
+
+async def test_an_input_that_lies_elsewhere() -> None:
+    """It is fetched where the coordinator says, and the worker key is not shown there."""
+    blobs = Presigning()
+    async with site(blobs=blobs) as running:
+        job_id = await running.submit("/turn", file=turned(b"x" * 9_000))
+        (key,) = await blobs.keys(time.time() + 60)
+        running.sender.elsewhere[f"https://bucket.test/{key}?signature=1"] = await blobs.get(key)
+        running.work()
+        await running.ended(job_id)
+        assert (await running.bench.record(job_id)).state.value == "succeeded"
+        assert BOX not in str(running.sender.headers)
+
+
+def other_version() -> Router:
+    """Return the service with one function changed, one gone and one more."""
+    router = Router()
+
+    @router.route("/double")
+    def double(x: int, y: int) -> int:
+        return x * y
+
+    @router.route("/flaky", max_attempts=3)
+    def flaky(job: JobContext) -> int:
+        return 7
+
+    @router.route("/more")
+    def more() -> int:
+        return 1
+
+    return router
+
+
+async def test_another_version_of_the_service() -> None:
+    """It gets the jobs of functions that take the same, and says which it does not get."""
+    async with site() as running:
+        double, flaky = await running.submit("/double", x=1), await running.submit("/flaky")
+        running.work(other_version())
+        assert (await running.ended(flaky)).result == b"7"
+        assert (await running.bench.record(double)).state.value == "queued"
+        said = [note.message for note in running.notes if note.name == "route_refused"]
+        assert [("/double" in text or "/more" in text) for text in said] == [True, True]
+
+
+async def test_a_service_that_shares_nothing_is_refused() -> None:
+    """There would be nothing to do."""
+    router = Router()
+
+    @router.route("/else")
+    def other() -> None:
+        """Do something else."""
+
+    async with site() as running:
+        running.work(router)
+        assert running.task is not None
+        with pytest.raises(Refused, match="/else"):
+            await running.task
+
+
+async def test_a_key_that_is_none() -> None:
+    """It is told at once."""
+    async with site() as running:
+        running.work(key="rw_0123456789ab_" + "x" * 43)
+        assert running.task is not None
+        with pytest.raises(Unauthorized, match="worker key"):
+            await running.task
+
+
+async def test_something_else_answers() -> None:
+    """A service without worker keys is no coordinator."""
+    async with site(worker_keys="", queue="inprocess") as running:
+        running.work()
+        assert running.task is not None
+        with pytest.raises(NotACoordinator, match="ROUTER_WORKER_KEYS"):
+            await running.task
+
+
+async def test_a_coordinator_that_goes_away_for_a_while() -> None:
+    """The worker says so, waits, and goes on."""
+    async with site() as running:
+        running.work()
+        await running.noted("working for")
+        running.sender.down = True
+        await running.noted("claim_failed")
+        job_id = await running.submit("/double", x=4)
+        running.sender.down = False
+        assert (await running.ended(job_id)).result == b"8"
+
+
+async def test_the_end_of_a_worker_gives_its_jobs_back() -> None:
+    """Uncounted, with the store and the hooks closed in order."""
+    async with site() as running:
+        job_id = await running.submit("/until")
+        running.work()
+        await running.until(job_id, lambda job: job.message == "half")
+        running.stop.set()
+        job = await running.until(job_id, lambda job: job.state.value == "queued")
+        assert (job.attempt, job.releases) == (0, 1)
+
+
+class LosesClaims(MemoryJobStore):
+    """Counts claims."""
+
+    claims = 0
+
+    async def claim(self, claim: Any) -> Any:
+        """Claim and count."""
+        jobs = await super().claim(claim)
+        self.claims += bool(jobs)
+        return jobs
+
+
+async def test_a_claim_whose_answer_is_lost_is_answered_again() -> None:
+    """Under the same id the same jobs come, and no lease is left behind."""
+    store = LosesClaims()
+    async with site(store=store) as running:
+        lost: list[Answer] = []
+        send = running.sender.send
+
+        async def losing(method: str, url: str, **options: Any) -> Answer:
+            answer = await send(method, url, **options)
+            if url.endswith("/claim") and b'"jobs":[{' in answer.body and len(lost) < 2:
+                lost.append(answer)
+                raise NotSent("the answer was lost")
+            return answer
+
+        running.sender.send = losing  # type: ignore[method-assign]
+        job_ids = [await running.submit("/double", x=number) for number in range(3)]
+        running.work()
+        for job_id in job_ids:
+            assert (await running.ended(job_id)).attempt == 1
+        assert len(lost) == 2
+        assert store.claims == 1
+        page = await store.find(JobQuery())
+        assert {job.crash_count for job in page.jobs} == {0}
+
+
+def test_routes_are_chosen_by_name() -> None:
+    """One that is none is told with those there are."""
+    router = service()
+    assert list(served_routes(router, ["/double"], 7)) == ["/double"]
+    assert served_routes(router, ["/double"], 7)["/double"].job.concurrency == 7
+    with pytest.raises(Misconfigured, match="/doubel"):
+        served_routes(router, ["/doubel"])
+    with pytest.raises(Misconfigured, match="no routes"):
+        served_routes(Router())
