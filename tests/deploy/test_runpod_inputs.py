@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
 
 import pytest
 
-from handlers.deploy.errors import NotPrepared
+from handlers.deploy.errors import NotPrepared, Unclear
 from handlers.deploy.progress import Progress
+from handlers.deploy.runpod_api import RunpodApi
 from handlers.deploy.runpod_config import checked, merged, profile_names, read_config, read_env, read_profile
 from router_core.testing.runpod_rest import RunpodRest
 from tests.deploy.deploying import SERVICE, Deploy, service
@@ -322,3 +324,35 @@ def test_masked_output_stays_readable() -> None:
     progress.hide_env({"DEBUG": "true", "ROUTER_APP": "service:router", "TOKEN": "abcd", "URL": "longenough"})
     text = progress.masked("true service:router abcd longenough \x1b[31m\n")
     assert text == "true service:router *** ***  [31m "
+
+
+@pytest.mark.parametrize(("typed", "names"), [("y\n", []), ("yes\n", []), ("n\n", ["a"]), ("", ["a"])])
+def test_at_a_terminal_the_person_is_asked(
+    runpod: RunpodRest, deploy: Deploy, monkeypatch: pytest.MonkeyPatch, typed: str, names: list[str]
+) -> None:
+    """Anything but yes is no."""
+    terminal = io.StringIO(typed)
+    monkeypatch.setattr(terminal, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", terminal)
+    runpod.add("a")
+    ran = deploy("--destroy", "a")
+    assert ran.code == 0
+    assert "delete a? [y/N]" in ran.err
+    assert runpod.names() == names
+
+
+def test_an_api_that_does_not_answer_in_time(runpod: RunpodRest) -> None:
+    """What may be repeated is, and of a create nobody knows what became of it."""
+    environ = runpod.environ()
+    api = RunpodApi(
+        runpod.key, environ["RUNPOD_REST_URL"], environ["RUNPOD_ENDPOINT_BASE_URL"], timeout=0.1
+    )  # fmt: skip
+    with api:
+        slow = runpod.fault("list", "hold")
+        assert api.endpoints() == []
+        runpod.release(slow)
+        slow = runpod.fault("create", "hold")
+        with pytest.raises(Unclear, match="did not answer POST in time"):
+            api.create({})
+        runpod.release(slow)
+    assert len(runpod.seen("create")) == 1

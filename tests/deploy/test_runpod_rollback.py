@@ -297,3 +297,22 @@ def test_the_whole_way_as_a_process(runpod: RunpodRest, tmp_path: Path) -> None:
         assert child.returncode == code, err
         assert runpod.key not in err
     assert runpod.names() == []
+
+
+@pytest.mark.process
+def test_a_second_interrupt_leaves_things_and_says_which(runpod: RunpodRest, tmp_path: Path) -> None:
+    """The person is in a hurry; the last line has the command for later."""
+    waiting, removing = runpod.fault("status", "hold"), runpod.fault("delete", "hold")
+    child = process(["runpod", "--name", "sdxl", "--image", "a/b:1"], tmp_path, runpod.environ())
+    try:
+        runpod.held(waiting)
+        child.send_signal(signal.SIGINT)
+        runpod.held(removing)
+        left = runpod.endpoint("sdxl-candidate")["id"]
+        child.send_signal(signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    finally:
+        child.kill()
+    assert child.returncode == 130, err
+    last = f"NOT taken back: sdxl-candidate is left: router-core deploy runpod --destroy {left}"
+    assert err.strip().splitlines()[-1] == last
