@@ -29,7 +29,12 @@ _EVENTS: Final = "router_core.events"
 _SILENT: Final = logging.CRITICAL + 1
 _CAPACITY: Final = 10_000
 _BATCH: Final = 500
-_QUIET: Final = frozenset({"/health", "/health/ready", "/health/detailed", "/metrics"})
+_QUIET: Final = frozenset(
+    {
+        "/health", "/health/ready", "/health/detailed", "/metrics",
+        "/worker/wait", "/worker/claim", "/worker/heartbeat",
+    }
+)  # fmt: skip
 
 
 def level_of(event: object) -> int:
@@ -37,8 +42,8 @@ def level_of(event: object) -> int:
     if type(event) is RequestDone:
         if event.status >= 500:
             return logging.ERROR if event.status not in (502, 503, 504) else logging.WARNING
-        # probes come every few seconds and say nothing while all is well
-        return logging.DEBUG if event.route in _QUIET and event.status < 400 else logging.INFO
+        # probes and idle workers come every few seconds and say nothing while all is well
+        return logging.DEBUG if event.path in _QUIET and event.status < 400 else logging.INFO
     if type(event) is JobMoved:
         return logging.WARNING if event.state == "failed" or event.move == "rescue" else logging.INFO
     if type(event) is Note:

@@ -188,8 +188,9 @@ def test_bad_arguments_do_not_break_the_log(log: Log, sink: Sink) -> None:
 def test_levels(sink: Sink) -> None:
     """Below the level nothing; probes that succeed are debug, server errors are errors."""
     log = Log(Settings(log_format="json", log_level="info"), sink)
-    log(RequestDone("GET", "/health", "/health", 200, 0.1, "r"))
-    log(RequestDone("GET", "/health/ready", "/health/ready", 503, 0.1, "r"))
+    log(RequestDone("GET", "/health", "GET /health", 200, 0.1, "r"))
+    log(RequestDone("GET", "/health/ready", "GET /health/ready", 503, 0.1, "r"))
+    log(RequestDone("POST", "/worker/wait", "POST /worker/wait", 200, 20.0, "r"))
     log(RequestDone("GET", "/x", "/x", 500, 0.1, "r"))
     log(Note("detail", "debug"))
     log.close()
