@@ -83,15 +83,21 @@ class RemoteWorker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until ``stop`` is set, then drain. Raises what keeps the worker from starting."""
-        self._children.check()
-        terms = await self._store.hello(new_id())
-        self._agree(terms)
         try:
-            for hook in self._router.startup_hooks:
-                await _call(hook)
-            await self._work(terms, stop)
+            self._children.check()
+            terms = await self._store.hello(new_id())
+            self._agree(terms)
+            try:
+                for hook in self._router.startup_hooks:
+                    await _call(hook)
+                await self._work(terms, stop)
+            finally:
+                await self._run_shutdown_hooks()
         finally:
-            await self._close()
+            for part in (self._children.close, self._threads.close):
+                await _call(part)
+            await self._scope.aclose()
+            await self._link.aclose()
 
     def _agree(self, terms: Terms) -> None:
         """Take over what the coordinator asks for."""
@@ -179,16 +185,12 @@ class RemoteWorker:
         if self._pool is not None:
             self._pool.kill()
 
-    async def _close(self) -> None:
+    async def _run_shutdown_hooks(self) -> None:
         for hook in self._router.shutdown_hooks:
             try:
                 await _call(hook)
             except Exception as error:
                 self._events.emit(Note("shutdown_hook_failed", "error", str(error), error=error))
-        for part in (self._children.close, self._threads.close):
-            await _call(part)
-        await self._scope.aclose()
-        await self._link.aclose()
 
     def _note(self, name: str, level: str, text: str) -> None:
         self._events.emit(Note(name, level, text))

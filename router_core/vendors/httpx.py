@@ -6,6 +6,7 @@ One table says what its errors mean: was something sent or not?
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def _words(error: BaseException) -> str:
     while reason is not None:
         if isinstance(reason, ssl.SSLCertVerificationError):
             return f"the certificate is not trusted: {reason.verify_message}"
-        if isinstance(reason, OSError) and reason.strerror:
-            return reason.strerror.lower()
+        if isinstance(reason, OSError) and reason.errno and reason.strerror:
+            # of name lookups the number is negative and its text is only in the error itself
+            return (os.strerror(reason.errno) if reason.errno > 0 else reason.strerror).lower()
         reason = reason.__cause__ or reason.__context__
     return " ".join(str(error).split())[:200] or type(error).__name__
