@@ -14,6 +14,10 @@ names no job of ours              kept, logged                            soon, 
 the store does not answer         kept                                    later each time
 ================================  ======================================  ================================
 
+Jobs that are put back stay marked ``dispatch_pending``, although their message is kept: should it get lost (a
+queue that is purged, a message older than its queue keeps any), the sweeper sends another once the job has
+been due for a while and nobody has claimed it.
+
 Kept messages are reported one by one (``ReportBatchItemFailures``), so none troubles another. While a job
 runs its message is hidden until shortly after the deadline of the invocation: a crash shows then, and not
 after the queue's own timeout, which is six times as long. Jobs of one batch run side by side as far as the
@@ -209,7 +213,6 @@ class _Batch:
             wait = max(0.0, job.not_before - now) + self._draw()
         if wait > _LONGEST_HIDE:
             return await self._left_to_the_sweeper(job)
-        await self._known_to_the_queue(job)
         await self._visibility.hide(message, wait)
         return False
 
@@ -230,18 +233,8 @@ class _Batch:
             except Unavailable as error:
                 text = "the message of a job that was given back is kept, as no other could be sent"
                 self._app.events.emit(Note("dispatch_failed", "warning", text, {"job_id": job.id}, error))
-        await self._known_to_the_queue(job)
         await self._visibility.hide(message, self._draw())
         return False
-
-    async def _known_to_the_queue(self, job: Job) -> None:
-        """Spare the sweeper a second message: this one is kept."""
-        if not job.dispatch_pending:
-            return
-        try:
-            await self._store.move(job.id, moves.dispatched(job.epoch))
-        except RouterError:
-            return  # a second message is harmless
 
     async def _left_to_the_sweeper(self, job: Job) -> bool:
         if job.state is State.SCHEDULED or job.dispatch_pending:

@@ -29,8 +29,9 @@ async def brought_up_to_date(app: App, job: Job) -> Job:
             job.id, moves.deadline(job, now=now, retention=retention_of(app, job))
         )
     elif job.state is State.SCHEDULED and job.not_before <= now:
-        due = moves.due(now=now)  # its queue knows: the message has just come
-        due = replace(due, sets={**due.sets, "dispatch_pending": False})
+        due = moves.due(now=now)
+        external = app.parts.dispatcher.abilities.external
+        due = replace(due, sets={**due.sets, "dispatch_pending": external})
         moved = await app.parts.store.move(job.id, due)
     elif lease_ended(app, job):
         moved = await _reaper(app).rescue(job)
