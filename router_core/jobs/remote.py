@@ -46,6 +46,7 @@ from router_core.jobs.remote_wire import (
     PIECE,
     PROTOCOL,
     TOKEN_HEADER,
+    AnyMove,
     Appended,
     Beat,
     ClaimJobs,
@@ -263,6 +264,10 @@ class RemoteRoutes:
     async def move(self, request: Request) -> Response:
         """Write one of the changes that a worker may make. Says whether it took effect, and the state."""
         said = read(MOVES, request.body)
+        async with self._lock(f"move {request.path_params['job_id']}"):
+            return await self._move(request, said)
+
+    async def _move(self, request: Request, said: AnyMove) -> Response:
         job, fence = await self._leased(request)
         if not job.token:  # this lease has ended the attempt before: the same answer again
             return Response.json({"applied": False, **_standing(job)})

@@ -34,6 +34,7 @@ __all__ = [
     "SHA256_HEADER",
     "SIZE_HEADER",
     "TOKEN_HEADER",
+    "AnyMove",
     "Appended",
     "Beat",
     "ClaimJobs",

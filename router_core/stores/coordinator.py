@@ -6,13 +6,15 @@ coordinator offers none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import pydantic_core
+
 from router_core.clock import Clock
 from router_core.errors import Fenced, Misconfigured, StoreError
-from router_core.jobs.job import Fence, Job, State, Tombstone
+from router_core.jobs.job import Fence, Job, Reason, State, Tombstone
 from router_core.jobs.moves import Move
 from router_core.jobs.remote_wire import MAX_FENCES, PROTOCOL, job_from_wire, signature_of
 from router_core.jobs.store import (
@@ -27,7 +29,7 @@ from router_core.jobs.store import (
     Renewal,
 )
 from router_core.routing.route import Route
-from router_core.stores.coordinator_link import CoordinatorLink, NotACoordinator, Refused
+from router_core.stores.coordinator_link import SILENCE, CoordinatorLink, NotACoordinator, Refused
 from router_core.stores.coordinator_wire import record_of, said_of
 from router_core.telemetry.events import Events, JobMoved, Note
 from router_core.types import new_id
@@ -35,7 +37,12 @@ from router_core.types import new_id
 __all__ = ["CoordinatorStore", "Terms"]
 
 _GONE: Final = frozenset({"fenced", "not_found"})
+_UNFIT: Final = frozenset({413, 422})
 _EVENTS: Final = 1_000
+_EVENT_BYTES: Final = 512 * 1024
+"""In one request; JSON inside JSON may make twice as much of it."""
+_ASSEMBLY: Final = 60.0
+"""Seconds that the coordinator has to put a large result together."""
 _MOST_HELD: Final = 10_000
 
 
@@ -175,7 +182,8 @@ class CoordinatorStore:
         for start in range(0, len(fences), MAX_FENCES):
             page = fences[start : start + MAX_FENCES]
             said = {"lease": lease, "fences": [(each.job_id, each.epoch, each.token) for each in page]}
-            answer = await self._link.ask("/worker/heartbeat", said)
+            # short, so that there is time for another before the lease ends
+            answer = await self._link.ask("/worker/heartbeat", said, silence=max(1.0, lease / 6))
             renewals += [Renewal(str(i), bool(held), bool(cancel)) for i, held, cancel in answer["renewals"]]
         return renewals
 
@@ -197,10 +205,13 @@ class CoordinatorStore:
         fence = move.fence
         if fence is None:
             raise _not_here(f"the move {move.name}")
+        said = said_of(move, self._clock.now())
+        path, silence = f"/worker/jobs/{job_id}/move", _ASSEMBLY if "upload" in said else SILENCE
         try:
-            said = said_of(move, self._clock.now())
-            answer = await self._link.ask(f"/worker/jobs/{job_id}/move", said, lease=fence)
+            answer = await self._link.ask(path, said, lease=fence, silence=silence)
         except Refused as refused:
+            if said["move"] == "succeed" and refused.status in _UNFIT:
+                return await self.move(job_id, _unfit(move, refused))
             self._gone(job_id, refused)
             return Moved(False, None)
         record = record_of(fence, answer)
@@ -228,13 +239,16 @@ class CoordinatorStore:
         held = self._held.get(fence.job_id)
         if held is None:
             raise Fenced("this lease does not hold the job any more")
-        for start in range(0, len(events), _EVENTS):
-            batch = events[start : start + _EVENTS]
+        for batch in _batches(events):
             told = [{"type": event.type, "data": event.data.decode()} for event in batch]
             said = {"after": held.number, "events": told}
             try:
                 answer = await self._link.ask(f"/worker/jobs/{fence.job_id}/events", said, lease=fence)
             except Refused as refused:
+                if refused.status in _UNFIT:  # it would be refused for ever
+                    fields = {"job_id": fence.job_id}
+                    self._events.emit(Note("events_refused", "warning", refused.detail, fields))
+                    continue
                 self._gone(fence.job_id, refused)
                 raise Fenced("this lease does not hold the job any more") from None
             held.number = int(answer["last"])
@@ -261,6 +275,24 @@ class CoordinatorStore:
     async def events(self, job_id: str, after: int = 0, limit: int = 100) -> EventPage:
         """Refuse: events are read at the coordinator."""
         raise _not_here("events")
+
+
+def _unfit(move: Move, refused: Refused) -> Move:
+    """Return the failure of a job whose result the coordinator does not take."""
+    error = {"type": "ResultRefused", "message": refused.detail, "retryable": False}
+    sets = {"error": pydantic_core.to_json(error), "reason": Reason.ERROR.value}
+    return replace(move, name="fail", to=State.FAILED, sets=sets)
+
+
+def _batches(events: Sequence[NewEvent]) -> Iterator[Sequence[NewEvent]]:
+    """Cut events into what one request takes."""
+    start = size = 0
+    for at, event in enumerate(events):
+        if at > start and (size + len(event.data) > _EVENT_BYTES or at - start >= _EVENTS):
+            yield events[start:at]
+            start, size = at, 0
+        size += len(event.data)
+    yield events[start:]
 
 
 def _not_here(what: str) -> Misconfigured:

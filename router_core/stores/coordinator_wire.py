@@ -15,6 +15,7 @@ __all__ = ["PIECES", "record_of", "said_of"]
 
 PIECES: Final = "|"
 """Between the keys of pieces in the key of a blob that was sent in pieces."""
+_TEXTS: Final = {"type": 200, "message": 2_000, "code": 200}
 _ENDED: Final = frozenset({"fail", "retry", "crash", "release", "cancelled"})
 
 
@@ -33,13 +34,19 @@ def said_of(move: Move, now: float) -> dict[str, Any]:
     if move.progress_floor:
         said["progress"] = sets["progress"]
     if sets.get("error"):
-        said["error"] = pydantic_core.from_json(sets["error"])
-        del said["error"]["attempt"]
+        said["error"] = _error(pydantic_core.from_json(sets["error"]))
     if "not_before" in sets:
         said["delay"] = max(0.0, sets["not_before"] - now)
     if move.to is State.FAILED and move.name == "fail":
         said["reason"] = sets["reason"]
     return said
+
+
+def _error(error: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the coordinator takes of an error; the attempt it knows itself."""
+    told = {name: error[name] for name in ("retryable", "status") if name in error}
+    texts = {name: str(error[name])[:most] for name, most in _TEXTS.items() if name in error}
+    return told | texts
 
 
 def _given(sets: Mapping[str, Any], name: str) -> dict[str, Any]:

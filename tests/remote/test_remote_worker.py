@@ -396,3 +396,23 @@ def test_routes_are_chosen_by_name() -> None:
         served_routes(router, ["/doubel"])
     with pytest.raises(Misconfigured, match="no routes"):
         served_routes(Router())
+
+
+async def test_a_result_that_is_not_taken_fails_its_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rather than being tried until it counts as lost."""
+    monkeypatch.setattr("router_core.jobs.remote_moves.MAX_INLINE", 2)
+    async with site() as running:
+        running.work()
+        job = await running.ended(await running.submit("/count", to=9))
+        assert (job.state.value, job.reason) == ("failed", "error")
+        assert json.loads(job.error)["type"] == "ResultRefused"
+
+
+async def test_events_are_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are at once; those that are not taken are left out."""
+    monkeypatch.setattr("router_core.stores.coordinator._EVENT_BYTES", 10)
+    async with site() as running:
+        running.work()
+        job = await running.ended(await running.submit("/count", to=200))
+        page = await running.bench.app.parts.store.events(job.id, 0, 1000)
+        assert [event.data for event in page.events] == [str(number).encode() for number in range(200)]
