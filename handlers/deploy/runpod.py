@@ -117,8 +117,8 @@ class _Deployment:
         self._undo = undo
         self._mark = uuid.uuid4().hex[:12]
         self._current_id = ""
+        # whether a create is on its way, and nobody knows what becomes of it
         self._creating = False
-        """Whether a create is on its way, and nobody knows what becomes of it."""
         self._test: Mapping[str, Any] = options.test or {"path": DOCUMENT}
 
     def run(self) -> Deployed:

@@ -39,15 +39,14 @@ def answers(runpod: RunpodRest) -> Answers:
 
 
 @pytest.fixture
-def before(runpod: RunpodRest, deploy: Deploy, answers: Answers) -> dict[str, Any]:
-    """A deployed endpoint with something in every field."""
-    ran = deploy(
-        "--name", "sdxl", "--image", "ann/sdxl:1", "--env", "A=1", "--env", "TOKEN=hunter2hunter2",
-        "--network-volume", "vol_1", "--data-center", "US-KS-2", "--registry", "reg_1", "--disk", "30",
-        "--idle-timeout", "77", "--execution-timeout", "55", "--no-flashboot",
+def before(runpod: RunpodRest, answers: Answers) -> dict[str, Any]:
+    """An endpoint that was deployed before, with something in every field."""
+    runpod.add(
+        "sdxl", image="ann/sdxl:1", env={"A": "1", "TOKEN": "hunter2hunter2", "ROUTER_DEPLOYMENT": "before"},
+        networkVolumes=["vol_1"], dataCenterIds=["US-KS-2"], registry="reg_1", disk=30, args="-v",
+        gpu={"pools": ["ADA_24"], "excludedTypes": ["NVIDIA L4"], "minCudaVersion": "12.1"}, ports=["80/http"],
+        workers={"min": 0, "max": 3, "idleTimeout": 77}, timeout=55_000, flashboot="OFF",
     )  # fmt: skip
-    assert ran.code == 0, ran.err
-    runpod.requests.clear()
     return runpod.endpoint("sdxl")
 
 
@@ -140,7 +139,7 @@ def test_the_platform_asks_to_wait(
     assert runpod.names() == ["sdxl"]
 
 
-@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize("status", [503])
 @pytest.mark.parametrize("action", ["list", "create", "update", "workers", "status", "delete"])
 def test_server_errors_are_retried(
     runpod: RunpodRest, deploy: Deploy, before: dict[str, Any], action: str, status: int
@@ -154,7 +153,7 @@ def test_server_errors_are_retried(
         assert actions[actions.index("create") + 1] == "list"
 
 
-@pytest.mark.parametrize("status", [500, 401, 403, 409, 422])
+@pytest.mark.parametrize("status", [500, 403, 422])
 @pytest.mark.parametrize("action", ["create", "update", "run"])
 def test_lasting_errors_change_nothing(
     runpod: RunpodRest, deploy: Deploy, before: dict[str, Any], action: str, status: int
