@@ -31,6 +31,7 @@ PATIENCE: Final = 8.0
 may be waited, a caller has its answer within 13 s, which every front door waits for."""
 _ATTEMPTS: Final = 12
 _SHORTEST, _LONGEST = 0.025, 1.0
+_LATER_PAGES: Final = 200
 _BATCH_GET: Final = 100
 _BATCH_WRITE: Final = 25
 _REASONS: Final = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
@@ -104,6 +105,8 @@ class Table:
         while True:
             if start is not None:
                 more["ExclusiveStartKey"] = start
+                if "Limit" in more:  # the first page did not have it: look further ahead
+                    more["Limit"] = max(more["Limit"], _LATER_PAGES)
             answer = self._call(
                 "query", KeyConditionExpression=condition, ExpressionAttributeValues=values, **more
             )
@@ -123,11 +126,14 @@ class Table:
             more["ExpressionAttributeValues"] = values
         self._call("put_item", Item=item, **more)
 
-    def update(self, pk: str, sk: str, **more: Any) -> Item:
-        """Change an item and return it as it is then. Raises Refused."""
+    def update(self, pk: str, sk: str, *, once: bool = False, **more: Any) -> Item:
+        """Change an item and return it as it is then. Raises Refused.
+
+        ``once`` forbids another try when the first one may have been taken.
+        """
         if "ConditionExpression" in more:
             more["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD"
-        answer = self._call("update_item", Key=_key(pk, sk), ReturnValues="ALL_NEW", **more)
+        answer = self._call("update_item", once=once, Key=_key(pk, sk), ReturnValues="ALL_NEW", **more)
         changed: Item = answer["Attributes"]
         return changed
 
@@ -157,7 +163,13 @@ class Table:
         for part in parts:
             ((kind, body),) = part.items()
             named.append({kind: {"TableName": self.name, **body}})
-        self._call("transact_write_items", table=False, ClientRequestToken=token, TransactItems=named)
+        try:
+            self._call("transact_write_items", table=False, ClientRequestToken=token, TransactItems=named)
+        except StoreError as error:
+            # known, though not by what it asked for: an earlier try was taken, and its caller can see it
+            if boto3.error_code(error.__cause__ or error) != "IdempotentParameterMismatchException":
+                raise
+            raise Refused([None] * len(named), [False] * len(named)) from None
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -165,7 +177,7 @@ class Table:
         """Return the description of the table."""
         return self._call("describe_table")["Table"]
 
-    def _call(self, operation: str, *, table: bool = True, **parameters: Any) -> Any:
+    def _call(self, operation: str, *, table: bool = True, once: bool = False, **parameters: Any) -> Any:
         if table:
             parameters["TableName"] = self.name
         run = getattr(boto3.client("dynamodb"), operation)
@@ -176,7 +188,8 @@ class Table:
                 refused = _refusal(error)
                 if refused is not None:
                     raise refused from None
-                if not _again(error) or attempt + 1 == _ATTEMPTS or not self._rest(attempt):
+                again = _again(error) and not (once and boto3.is_unclear(error))
+                if not again or attempt + 1 == _ATTEMPTS or not self._rest(attempt):
                     raise self._translated(error) from error
         raise AssertionError("unreachable")
 

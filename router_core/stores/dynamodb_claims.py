@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import random
 import secrets
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -25,6 +26,7 @@ _RETRY_WINDOW: Final = 256
 """Among how many due retries, earliest first, the best rank is looked for: bounds the cost of a claim."""
 _ROUNDS: Final = 10
 """Looks at the queue in one claim. Another is needed when others took all that the last one saw."""
+_SPREAD: Final = 16
 _PAGE: Final = 100
 _LOOKED: Final = 2000
 """Entries of the index looked at in one round: those past their deadline wait for the sweeper there."""
@@ -64,10 +66,9 @@ class Claims:
         start = len(taken)
         waited = 0
         try:
-            for _ in range(_ROUNDS):
-                rest = free - (len(taken) - start)
+            for number_of_round in range(_ROUNDS if free > 0 else 0):
                 now = self._records.now()
-                seen = self._best(route, rest, now) if rest > 0 else []
+                seen = self._seen(route, free, now, number_of_round)
                 for job_id in seen:
                     waited += self._take(claim, job_id, now, taken)
                 # with nothing in the index, or something in hand, the worker begins
@@ -77,12 +78,17 @@ class Claims:
             if len(taken) > start:
                 self._gone(route, len(taken) - start, waited)
 
+    def _seen(self, route: str, free: int, now: float, number_of_round: int) -> list[str]:
+        """Return which jobs to try: the best ones, and when others were faster than that, any of a growing
+        number of the best, so that many workers do not all go for the same ones."""
+        if not number_of_round:
+            return self._best(route, free, now)
+        among = self._best(route, free + _SPREAD * 2**number_of_round, now)
+        return random.sample(among, min(free, len(among)))
+
     def _gone(self, route: str, count: int, waited: int) -> None:
         self._queues.taken(route, count)
-        try:
-            self._queues.left(route, waited)
-        except StoreError:
-            return  # the counter stays too high for a while; the jobs are taken
+        self._queues.left(route, waited)
 
     def _best(self, route: str, count: int, now: float) -> list[str]:
         """Return the ids of the best ready jobs in the index.
@@ -91,17 +97,18 @@ class Claims:
         and may not yet show a new one, which the next claim will.
         """
         part = key_part(route)
-        queued = self._entries(f"q#{part}", "", now)
-        retries = islice(self._entries(f"r#{part}", " AND ready_at <= :now", now), _RETRY_WINDOW)
+        page = min(_PAGE, count + 4)
+        queued = self._entries(f"q#{part}", "", now, page)
+        retries = islice(self._entries(f"r#{part}", " AND ready_at <= :now", now, _PAGE), _RETRY_WINDOW)
         ranked = heapq.merge(queued, sorted(retries))
         return [job_id for _, job_id in islice(ranked, count)]
 
-    def _entries(self, lane: str, due: str, now: float) -> Iterator[tuple[float, str]]:
+    def _entries(self, lane: str, due: str, now: float, page: int) -> Iterator[tuple[float, str]]:
         rows = self._table.query(
             f"ready = :lane{due}",
             {":lane": {"S": lane}, ":now": number(now), ":zero": {"N": "0"}},
             IndexName=READY,
-            Limit=_PAGE,
+            Limit=page,
             FilterExpression="not_before <= :now AND (deadline_at = :zero OR deadline_at > :now)",
         )
         for row in islice(rows, _LOOKED):

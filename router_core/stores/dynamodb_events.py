@@ -75,7 +75,8 @@ class EventPacks:
                     return self._append(ring, fence, events)
                 except Refused as refused:
                     # somebody else has appended under this fence, from another process
-                    self._read(ring, self._held(refused.item, fence))
+                    there = refused.item or self._records.item(fence.job_id)
+                    self._read(ring, self._held(there, fence))
             raise StoreError(f"too many writers append events of job {fence.job_id} at once")
 
     def _append(self, ring: _Ring, fence: Fence, events: Sequence[NewEvent]) -> int:
@@ -115,7 +116,8 @@ class EventPacks:
         try:
             self._table.transact(write_id, [update, *({"Put": {"Item": piece}} for piece in pieces)])
         except Refused as refused:
-            if not has_write(refused.item, write_id):  # else it was taken before, and its answer lost
+            # it may have been taken before, and its answer lost
+            if not has_write(refused.item or self._records.item(job_id), write_id):
                 raise
 
     def _drop(self, job_id: str, ring: _Ring) -> None:

@@ -71,8 +71,10 @@ def body_mark(name: str) -> str:
 
 
 def number(value: float) -> AV:
-    """Return a number as DynamoDB writes it."""
-    return {"N": repr(value) if abs(value) >= _SMALLEST else "0"}
+    """Return a number as DynamoDB writes it: a whole one without a point."""
+    if abs(value) < _SMALLEST:
+        return {"N": "0"}
+    return {"N": str(int(value)) if value == int(value) else repr(value)}
 
 
 def encode(name: str, value: Any) -> AV:

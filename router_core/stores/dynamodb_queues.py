@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from router_core.clock import Clock
-from router_core.errors import QueueFull
+from router_core.errors import QueueFull, StoreError
 from router_core.jobs.job import State
 from router_core.stores.drain import DrainRate
 from router_core.stores.dynamodb_calls import Item, Refused, Table
@@ -76,16 +77,17 @@ class Queues:
         self._count(route, 1)
 
     def left(self, route: str, count: int = 1) -> None:
-        """Count jobs out."""
+        """Count jobs out, at most once: after an error the counter is too high until it is healed."""
         if count:
-            self._count(route, -count)
+            with suppress(StoreError):
+                self._count(route, -count, once=True)
 
     def taken(self, route: str, count: int) -> None:
         """Note that workers took jobs, for the advice when to come back."""
         with self._guard:
             self._drain.taken(route, count, self._monotonic())
 
-    def _count(self, route: str, amount: int, *, below: int | None = None) -> None:
+    def _count(self, route: str, amount: int, *, below: int | None = None, once: bool = False) -> None:
         values = {
             ":n": {"N": str(amount)}, ":one": {"N": "1"}, ":r": {"S": route}, ":c": {"S": _COUNTERS},
             ":z": {"N": "0"},
@@ -95,7 +97,7 @@ class Queues:
             values[":limit"] = {"N": str(below)}
             more["ConditionExpression"] = "attribute_not_exists(waits) OR waits < :limit"
         self._table.update(
-            _pk(route), "Q",
+            _pk(route), "Q", once=once,
             UpdateExpression="SET route = :r, agenda = :c, agenda_at = :z ADD waits :n, changes :one",
             ExpressionAttributeValues=values, **more,
         )  # fmt: skip

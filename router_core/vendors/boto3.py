@@ -39,6 +39,8 @@ _ATTEMPTS: Final[Mapping[str, int]] = {"dynamodb": 1}
 """Tries of one call that boto3 makes itself. The stores on DynamoDB repeat a write themselves, as they read
 back in between what became of the last try."""
 _USUAL_ATTEMPTS: Final = 3
+_SAY_LENGTH: Final = frozenset({"dynamodb", "sqs"})
+"""Services that say with every answer how long it is."""
 _THROTTLED: Final = frozenset(
     {
         "BandwidthLimitExceeded", "LimitExceededException", "ProvisionedThroughputExceededException",
@@ -54,6 +56,23 @@ _DENIED: Final = frozenset(
         "SignatureDoesNotMatch", "UnrecognizedClientException",
     }
 )  # fmt: skip
+
+
+class CutAnswer(ConnectionError):
+    """The connection ended before the answer did."""
+
+
+def _check_length(response_dict: Mapping[str, Any] | None = None, **_: Any) -> None:
+    """Raise CutAnswer for one that is shorter than it says, or does not say.
+
+    botocore takes an answer that was cut off for an empty one: of a record that is there, its DynamoDB client
+    says that there is none.
+    """
+    if response_dict is None:
+        return
+    said = response_dict["headers"].get("content-length")
+    if said is None or int(said) != len(response_dict["body"]):
+        raise CutAnswer("the connection to AWS was cut in the middle of an answer")
 
 
 class _Aws:
@@ -98,9 +117,12 @@ class _Aws:
             signature_version="s3v4" if service == "s3" else None,
         )  # fmt: skip
         try:
-            return self.session.client(service, config=config)
+            made = self.session.client(service, config=config)
         except NoRegionError as error:
             raise Misconfigured("no AWS region is set: set AWS_REGION, such as eu-central-1") from error
+        if service in _SAY_LENGTH:
+            made.meta.events.register("response-received", _check_length)
+        return made
 
     def enter(self) -> None:
         """Count a call in; raises Unavailable when too many wait."""
