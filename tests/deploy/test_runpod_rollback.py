@@ -43,8 +43,9 @@ def before(runpod: RunpodRest, answers: Answers) -> dict[str, Any]:
     """An endpoint that was deployed before, with something in every field."""
     runpod.add(
         "sdxl", image="ann/sdxl:1", env={"A": "1", "TOKEN": "hunter2hunter2", "ROUTER_DEPLOYMENT": "before"},
-        networkVolumes=["vol_1"], dataCenterIds=["US-KS-2"], registry="reg_1", disk=30, args="-v",
-        gpu={"pools": ["ADA_24"], "excludedTypes": ["NVIDIA L4"], "minCudaVersion": "12.1"}, ports=["80/http"],
+        networkVolumes=["vol_1"], dataCenterIds=["US-KS-2"], registry="reg_1", disk=30,
+        gpu={"pools": ["ADA_24"], "excludedTypes": ["NVIDIA L4"], "minCudaVersion": "12.1"},
+        args="-v", ports=["80/http"],
         workers={"min": 0, "max": 3, "idleTimeout": 77}, timeout=55_000, flashboot="OFF",
     )  # fmt: skip
     return runpod.endpoint("sdxl")
