@@ -17,7 +17,6 @@ It runs in a thread of its own on 127.0.0.1; methods block, from any thread, and
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import time
@@ -197,7 +196,7 @@ class RunpodApi:
 
     def job(self, job_id: str) -> PlatformJob:
         """Return a copy of a job as it stands."""
-        return self._do(lambda: copy.deepcopy(self._queue.jobs[job_id]))
+        return self._do(lambda: self._queue.jobs[job_id].copy())
 
     def ended(self, job_id: str, timeout: float = _WAIT) -> PlatformJob:
         """Wait for the end of a job and return it."""

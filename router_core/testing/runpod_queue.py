@@ -13,7 +13,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from router_core.testing.runpod_http import Ask
@@ -67,6 +67,12 @@ class PlatformJob:
     def error(self) -> Any:
         """The error that a caller reads."""
         return self.body.get("error")
+
+    def copy(self) -> PlatformJob:
+        """Return the job as it stands now."""
+        return replace(
+            self, progress=[*self.progress], chunks=[*self.chunks], workers=[*self.workers], late=[*self.late]
+        )
 
     def brief(self) -> dict[str, Any]:
         """Return id and status."""
