@@ -24,7 +24,12 @@ def note(line: str) -> None:
 
 @router.on_startup
 def load() -> None:
-    """Say that the model is there."""
+    """Say that the model is there, after some time or never if the test wants it so."""
+    if "SERVICE_LOADS" in os.environ:
+        note("loading")
+        time.sleep(float(os.environ["SERVICE_LOADS"]))
+    if "SERVICE_FAILS" in os.environ:
+        raise RuntimeError(os.environ["SERVICE_FAILS"])
     note("loaded")
 
 

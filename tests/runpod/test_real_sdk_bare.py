@@ -48,8 +48,26 @@ class Dropped:
 
 
 @pytest.fixture(scope="module")
-def worker(api: RunpodApi, folder: Path) -> Iterator[SdkWorker]:
-    """Run a bare worker."""
+def streamer(folder: Path) -> Iterator[RunpodApi]:
+    """Run a platform with a bare worker whose handler is a generator."""
+    command = [str(HERE / "bare_handler.py"), "stream"]
+    with RunpodApi(poll=1.0) as api, sdk_worker(api, command, folder, "streamer"):
+        yield api
+
+
+@pytest.fixture(scope="module")
+def leaver(folder: Path) -> Iterator[tuple[RunpodApi, SdkWorker]]:
+    """Run a platform that holds its polls for long, with a bare worker that may be ended."""
+    with (
+        RunpodApi(poll=20.0) as api,
+        sdk_worker(api, [str(HERE / "bare_handler.py")], folder, "leaver") as worker,
+    ):
+        yield api, worker
+
+
+@pytest.fixture(scope="module")
+def worker(api: RunpodApi, folder: Path, streamer: RunpodApi, leaver: object) -> Iterator[SdkWorker]:
+    """Run a bare worker; the others start meanwhile."""
     with sdk_worker(api, [str(HERE / "bare_handler.py")], folder) as running:
         yield running.ready()
 
@@ -140,32 +158,25 @@ def test_it_retries_a_failing_post_twice_and_then_drops_the_result(
     assert api.job(dropped.too_large).status == "IN_PROGRESS"
 
 
-def test_a_generator_streams(folder: Path) -> None:
+def test_a_generator_streams(streamer: RunpodApi) -> None:
     """Chunks on job-stream, the whole with isStream=true at the end."""
-    with (
-        RunpodApi(poll=1.0) as api,
-        sdk_worker(api, [str(HERE / "bare_handler.py"), "stream"], folder, "streamer"),
-    ):
-        job = api.submit({"yield": ["a", {"b": 1}, None, 3]})
-        ended = api.ended(job)
-        posts = [(post.action, post.query["isStream"]) for post in api.posts(job)]
+    job = streamer.submit({"yield": ["a", {"b": 1}, None, 3]})
+    ended = streamer.ended(job)
+    posts = [(post.action, post.query["isStream"]) for post in streamer.posts(job)]
     assert ended.status == "COMPLETED"
     assert ended.chunks == ended.output == ["a", {"b": 1}, None, 3]
     assert posts == [("job-stream", "false")] * 4 + [("job-done", "true")]
 
 
-def test_a_job_that_is_handed_out_during_shutdown_is_lost(folder: Path) -> None:
+def test_a_job_that_is_handed_out_during_shutdown_is_lost(leaver: tuple[RunpodApi, SdkWorker]) -> None:
     """The gap that our worker has to close: the SDK takes the job, ends, and nothing is ever posted."""
-    with (
-        RunpodApi(poll=20.0) as api,
-        sdk_worker(api, [str(HERE / "bare_handler.py")], folder, "leaver") as worker,
-    ):
-        worker.ready().signal()
-        api.wait(lambda: "shutdown signal" in worker.log)
-        time.sleep(0.5)  # its run loop looks every 0.1 s whether it has to end, and says nothing then
-        job = api.submit({"n": 1})
-        api.taken(job)
-        api.release_polls()
-        assert worker.wait() == 0
-        assert api.job(job).status == "IN_PROGRESS"
-        assert api.posts(job) == []
+    api, worker = leaver
+    worker.ready().signal()
+    api.wait(lambda: "shutdown signal" in worker.log)
+    time.sleep(0.5)  # its run loop looks every 0.1 s whether it has to end, and says nothing then
+    job = api.submit({"n": 1})
+    api.taken(job)
+    api.release_polls()
+    assert worker.wait() == 0
+    assert api.job(job).status == "IN_PROGRESS"
+    assert api.posts(job) == []

@@ -158,14 +158,17 @@ def test_a_retry_of_a_failed_job_runs_it_again(real: RealWorker) -> None:
 # --- a platform in trouble
 
 
-@pytest.mark.parametrize("kind", ["answer", "drop"])
-def test_a_result_outlives_posts_that_fail(real: RealWorker, kind: str) -> None:
+def test_a_result_outlives_posts_that_fail(real: RealWorker) -> None:
     """502 or a closed connection, three times: the SDK alone gives up there, and the result is lost."""
-    job = real.api.submit({"path": "/once", "name": f"posted {kind}"})
-    fault = real.api.fault("job-done", kind, status=502, times=3, job=job)  # type: ignore[arg-type]
-    assert real.api.ended(job, 40).output == f"posted {kind}"
-    assert (fault.hits, len(real.api.posts(job))) == (3, 4)
-    assert real.notes().count(f"once posted {kind}") == 1
+    refused, dropped = real.submit("/once", name="refused"), real.submit("/once", name="dropped")
+    faults = (
+        real.api.fault("job-done", status=502, times=3, job=refused),
+        real.api.fault("job-done", "drop", times=3, job=dropped),
+    )
+    ended = real.api.all_ended([refused, dropped], 40)
+    assert [job.output for job in ended] == ["refused", "dropped"]
+    assert [fault.hits for fault in faults] == [3, 3]
+    assert [real.notes().count(f"once {name}") for name in ("refused", "dropped")] == [1, 1]
 
 
 def test_a_result_whose_answer_is_lost_is_posted_again_and_harms_nothing(real: RealWorker) -> None:
@@ -206,8 +209,8 @@ def test_lost_progress_and_chunks_harm_no_result(real: RealWorker) -> None:
 
 
 def test_takes_that_go_wrong_are_tried_again(real: RealWorker) -> None:
-    """Garbage, a cut answer, 500, 400, and 429: the next one works."""
-    for kind, status in (("garbage", 0), ("drop", 0), ("answer", 500), ("answer", 400), ("answer", 429)):
+    """Garbage, a closed connection, 500 and 400: the next one works."""
+    for kind, status in (("garbage", 0), ("drop", 0), ("answer", 500), ("answer", 400)):
         faults = [real.api.fault(action, kind, status=status) for action in ("job-take", "job-take-batch")]  # type: ignore[arg-type]
         real.api.wait(lambda faults=faults: any(fault.hits for fault in faults))  # type: ignore[misc]
         for fault in faults:
@@ -221,20 +224,20 @@ def test_the_api_may_be_down_for_a_while(real: RealWorker) -> None:
     real.noted("once through")
     size = real.process.logfile.stat().st_size
     real.api.down()
-    time.sleep(2.0)  # the SDK alone writes thousands of lines a second meanwhile
+    time.sleep(1.0)  # the SDK alone writes thousands of lines a second meanwhile
     grown = real.process.logfile.stat().st_size - size
     real.api.up()
     assert real.api.ended(job, 40).output == "through"
     assert real.run("/hello").status == "COMPLETED"
-    assert grown < 50_000, real.log
+    assert grown < 20_000, real.log
     assert real.notes().count("once through") == 1
 
 
 def test_a_stop_channel_that_fails_is_opened_again(real: RealWorker) -> None:
     """A cancel gets through afterwards."""
-    fault = real.api.fault("job-stop", status=500, times=2)
+    fault = real.api.fault("job-stop", status=500)
     real.api.release_polls()
-    real.api.wait(lambda: fault.hits == 2)
+    real.api.wait(lambda: fault.hits == 1)
     job = real.submit("/endless", name="stop")
     real.noted("endless stop begins")
     real.api.cancel(job)

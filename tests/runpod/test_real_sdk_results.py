@@ -13,6 +13,8 @@ from tests.runpod.real_worker import RealWorker
 pytest.importorskip("runpod", reason="the runpod SDK is not installed")
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
+DEEP: Any = json.loads("[" * 500 + "]" * 500)
+
 
 def problem(job: PlatformJob) -> dict[str, Any]:
     """Return the error of a failed job, which is one line of JSON."""
@@ -79,6 +81,14 @@ def test_keys_that_the_sdk_takes_for_orders_are_the_authors(real: RealWorker) ->
         ({"a": 1}, 422, ["path"]),
         ({"path": ["/add"]}, 422, ["path"]),
         ({"path": "/teapot"}, 418, ["short and stout"]),
+        ({"path": "/hello", "method": "DELETE"}, 422, ["method", "GET"]),
+        ({"path": "/hello", "method": 5}, 422, ["method", "GET"]),
+        ({"path": "/hello?name=x"}, 422, ["path"]),
+        ({"path": "../hello"}, 422, ["path"]),
+        ({"path": "/jobs"}, 422, ["path"]),
+        ({"path": "\0"}, 422, ["path"]),
+        ({"path": "/add", "a": "1" * 5000}, 422, ["a", "integer"]),
+        ({"path": "/hello", "name": DEEP}, 400, ["depth"]),
         ("text", 422, ["input"]),
         (None, 422, ["input"]),
         ([], 422, ["input"]),

@@ -34,9 +34,25 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def platform(home: Path) -> Iterator[RunpodApi]:
     """Run the platform with one worker of the scenario's service."""
     app = "router_core.testing.scenario_service:router"
-    with RunpodApi(poll=1.0) as api, real_worker(api, home, app=app, ROUTER_RUNPOD_CONCURRENCY="8") as worker:
+    with (
+        RunpodApi(poll=1.0) as api,
+        real_worker(api, home, app=app, ROUTER_RUNPOD_CONCURRENCY="16") as worker,
+    ):
         worker.ready()
         yield api
+
+
+@pytest.fixture(scope="module", autouse=True)
+def official(platform: RunpodApi, home: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the official client in a process of its own; it works while the other tests run."""
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("official_scenario.py"))], cwd=home,
+        env={**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), **platform.environ()},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with process:
+        yield process
+        process.kill()
 
 
 class TestRunpod(JobScenario):
@@ -52,15 +68,11 @@ class TestRunpod(JobScenario):
 
 
 @pytest.fixture(scope="module")
-def seen(platform: RunpodApi, home: Path) -> dict[str, Any]:
-    """Return what the official client saw, in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("official_scenario.py"))], cwd=home,
-        env={**os.environ, "HOME": str(home), "PYTHONPATH": str(ROOT), **platform.environ()},
-        capture_output=True, text=True, timeout=100, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+def seen(official: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what the official client saw."""
+    out, err = official.communicate(timeout=100)
+    assert official.returncode == 0, err[-3000:]
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,25 +20,31 @@ HELD = 40.0
 """Seconds for which polls are held: longer than any wait here, so an end that waits for them fails."""
 
 
-def test_an_idle_worker_ends_by_itself_and_takes_nothing_more(folder: Path) -> None:
-    """It does not wait for the platform to end its polls; the shut-down hook runs; jobs stay for others."""
-    with RunpodApi(poll=HELD) as api, real_worker(api, folder) as worker:
-        worker.ready().process.signal(signal.SIGTERM)
-        assert worker.process.wait(15) == 0, worker.log
-        assert worker.notes() == ["loaded", "unloaded"]
-        job = api.submit({"path": "/add", "a": 1})
-        assert api.job(job).status == "IN_QUEUE"
+def left_behind(group: int) -> list[str]:
+    """Return the processes of a process group, the SDK's ping and ours alike."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            fields = stat.read_text(encoding="ascii", errors="replace").rsplit(")", 1)[1].split()
+            if int(fields[2]) == group and fields[0] not in "XZ":
+                found.append(stat.parent.name)
+    return found
 
 
-def test_a_job_that_is_handed_out_while_it_waits_for_its_last_poll_is_run(folder: Path) -> None:
-    """The SDK alone takes it and forgets it."""
+def test_a_job_that_is_handed_out_while_an_idle_worker_ends_is_run(folder: Path) -> None:
+    """The SDK alone takes it and forgets it. Nothing more is taken, and no process stays behind."""
     with RunpodApi(poll=HELD) as api, real_worker(api, folder) as worker:
         worker.ready().process.signal(signal.SIGTERM)
         api.wait(lambda: "draining" in worker.log)
-        job = api.submit({"path": "/add", "a": 1})
+        first, second = api.submit_all([{"path": "/add", "a": 1}, {"path": "/add", "a": 2}])
         assert worker.process.wait(15) == 0, worker.log
-        ended = api.job(job)
-        assert (ended.status, ended.output) == ("COMPLETED", 2)
+        handed_out = [job for job in (first, second) if api.job(job).workers]
+        assert first in handed_out
+        assert all(api.job(job).status == "COMPLETED" for job in handed_out)
+        assert worker.notes() == ["loaded", "unloaded"]
+        assert left_behind(worker.process.process.pid) == []
+        third = api.submit({"path": "/add", "a": 3})
+        assert api.job(third).status == "IN_QUEUE"
 
 
 def test_jobs_that_run_end_or_are_given_back(folder: Path) -> None:
@@ -98,21 +105,44 @@ def test_a_result_that_could_not_be_posted_is_kept_for_the_next_worker(folder: P
             assert other.notes().count("once kept") == 1
 
 
-def test_a_worker_that_cannot_start_says_why_and_takes_nothing(folder: Path) -> None:
-    """A service that is not there: an exit code, a sentence, no traceback."""
-    with RunpodApi(poll=HELD) as api, real_worker(api, folder, app="tests.runpod.service:nobody") as worker:
+@pytest.mark.parametrize(
+    ("app", "environ", "words"),
+    [
+        ("tests.runpod.service:nobody", {}, "nobody"),
+        ("tests.runpod.service:router", {"SERVICE_FAILS": "no GPU here"}, "no GPU here"),
+    ],
+)
+def test_a_worker_that_cannot_start_says_why_and_takes_nothing(
+    folder: Path, app: str, environ: dict[str, str], words: str
+) -> None:
+    """A service that is not there, a start-up hook that fails: an exit code and a reason."""
+    with RunpodApi(poll=HELD) as api, real_worker(api, folder, app=app, notes=None, **environ) as worker:
         assert worker.process.wait(20) not in (0, None)
-        assert "nobody" in worker.log
-        assert "Traceback" not in worker.log
+        assert words in worker.log
         assert api.seen("job-take") == api.seen("job-take-batch") == []
 
 
-def test_polls_end_when_the_platform_ends_them(folder: Path) -> None:
-    """Nothing to do for a while: the worker asks again, and does not ask in a rush."""
+def test_a_signal_while_the_service_starts_is_heeded(folder: Path) -> None:
+    """The hook is not cut short; then the worker ends, without having asked for a job."""
+    with RunpodApi(poll=HELD) as api, real_worker(api, folder, SERVICE_LOADS="0.5") as worker:
+        worker.noted("loading")
+        worker.process.signal(signal.SIGTERM)
+        assert worker.process.wait(20) == 0, worker.log
+        assert worker.notes() == ["loading", "loaded", "unloaded"]
+        assert api.seen("job-take") == api.seen("job-take-batch") == []
+
+
+def test_polls_that_the_platform_ends_are_asked_again_and_not_in_a_rush(folder: Path) -> None:
+    """Nothing to do for a while; and a platform that throttles is left alone, also when the worker ends."""
     with RunpodApi(poll=0.2) as api, real_worker(api, folder) as worker:
         worker.ready()
         began = len(api.requests)
-        time.sleep(1.0)
-        asked = len(api.requests) - began
-        assert 2 <= asked < 30
+        time.sleep(0.8)
+        assert 2 <= len(api.requests) - began < 30
         assert api.ended(api.submit({"path": "/hello"})).status == "COMPLETED"
+        faults = [api.fault(action, status=429, times=None) for action in ("job-take", "job-take-batch")]
+        api.wait(lambda: any(fault.hits for fault in faults))
+        time.sleep(0.8)
+        assert sum(fault.hits for fault in faults) == 1
+        worker.process.signal(signal.SIGTERM)
+        assert worker.process.wait(4) == 0, worker.log
