@@ -316,3 +316,16 @@ def test_a_second_interrupt_leaves_things_and_says_which(runpod: RunpodRest, tmp
     assert child.returncode == 130, err
     last = f"NOT taken back: sdxl-candidate is left: router-core deploy runpod --destroy {left}"
     assert err.strip().splitlines()[-1] == last
+
+
+@pytest.mark.parametrize(("kind", "actions"), [("lose", "create list"), ("drop", "create list create")])
+def test_a_create_is_not_repeated_blindly(
+    runpod: RunpodRest, deploy: Deploy, kind: Any, actions: str
+) -> None:
+    """After a lost answer it looks whether the endpoint is there."""
+    runpod.fault("create", kind)
+    assert deploy("--name", "sdxl", "--image", "a/b:1").code == 0
+    asked = [each.action for each in runpod.seen("list", "create")]
+    assert " ".join(asked[asked.index("create") :]).startswith(actions)
+    assert asked.count("create") == actions.count("create")
+    assert runpod.names() == ["sdxl"]
