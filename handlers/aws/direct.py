@@ -39,7 +39,7 @@ from urllib.parse import quote, urlencode
 import pydantic_core
 
 from handlers.aws.limits import LAMBDA_REPLY_BYTES, remaining_seconds
-from handlers.aws.offload import offload
+from handlers.aws.offload import filename_of, offload
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.result import encode_result, file_of, is_stream
@@ -53,6 +53,7 @@ from router_core.errors import (
     UpstreamTimeout,
     ValidationFailed,
 )
+from router_core.http.media import File
 from router_core.http.message import Headers, Request, Response
 from router_core.jobs.blobs import SignsUrls
 from router_core.jobs.context import JobContext
@@ -384,8 +385,7 @@ def _plain(response: Response) -> Any:
         except ValueError:
             return body.decode("utf-8", "replace")
     if response.header("content-disposition"):
-        file = file_of(response)
-        return None if file is None else file.to_object()
+        return File(body, filename=filename_of(response), content_type=kind).to_object()
     return body.decode("utf-8", "replace") if body else None
 
 

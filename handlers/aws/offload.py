@@ -14,7 +14,7 @@ from router_core.jobs.blobs import SignsUrls
 if TYPE_CHECKING:
     from router_core.app import App
 
-__all__ = ["SECONDS", "offload"]
+__all__ = ["SECONDS", "filename_of", "offload"]
 
 SECONDS: Final = 300
 """For how long the address is good."""
@@ -40,10 +40,15 @@ async def offload(app: App, response: Response, *, seconds: int = SECONDS) -> Re
         blob = await app.parts.blobs.put(response.body, content_type=kind)
     except PayloadTooLarge as error:
         raise RouterError(f"the answer is too large: {error.detail}", code="reply_too_large") from error
-    name = _FILENAME.search(response.header("content-disposition") or "")
     url = await asyncio.to_thread(
         blobs.presign, blob.key, seconds=seconds, content_type=kind,
-        filename=unquote(name[1], errors="replace") if name else None,
+        filename=filename_of(response),
     )  # fmt: skip
     others = (pair for pair in response.headers if pair[0].lower() not in _OF_THE_BODY)
     return Response(303, (("location", url), ("cache-control", "no-store"), *others))
+
+
+def filename_of(response: Response) -> str:
+    """Return the name of the file that an answer is, as the core writes it; empty when it has none."""
+    name = _FILENAME.search(response.header("content-disposition") or "")
+    return unquote(name[1], errors="replace") if name else ""
