@@ -192,14 +192,14 @@ class EventPacks:
         return found[:limit]
 
     def _start(self, job_id: str, seq: int) -> str:
-        """Return the sort key of the pack that holds a number."""
+        """Return the sort key of the first piece of the pack that holds a number."""
         rows = self._table.query(
             "pk = :pk AND sk BETWEEN :low AND :high",
             {":pk": {"S": job_pk(job_id)}, ":low": {"S": _sk(0)}, ":high": {"S": _sk(seq)}},
             ScanIndexForward=False, Limit=1, ProjectionExpression="sk",
         )  # fmt: skip
         row = next(iter(rows), None)
-        return _sk(0) if row is None else str(row["sk"]["S"])
+        return _sk(0 if row is None else int(str(row["sk"]["S"]).split("#")[1]))
 
     def _packs(self, job_id: str, start: str) -> Iterator[tuple[list[Event], int]]:
         """Yield the packs from a sort key on, and of how many pieces each is made."""

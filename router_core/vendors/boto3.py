@@ -19,6 +19,7 @@ from typing import Any, Final
 from router_core.errors import Misconfigured, Unavailable
 
 __all__ = [
+    "CutAnswer",
     "call",
     "client",
     "error_code",

@@ -19,7 +19,7 @@ import pytest
 from router_core.errors import QueueFull, StoreError
 from router_core.jobs import moves
 from router_core.jobs.job import Job, State, Tombstone
-from router_core.jobs.store import Claim, IdempotencyKey, NewEvent
+from router_core.jobs.store import Claim, IdempotencyKey, JobQuery, NewEvent
 from router_core.stores.dynamodb import DynamoJobStore, create_table
 from router_core.testing.clock import FakeClock
 from router_core.testing.job_records import LEASE, RETENTION, ROUTE, ended, new_job, running
@@ -354,3 +354,18 @@ async def test_a_counter_that_is_too_high_heals(
     with pytest.raises(QueueFull):
         await store.add(new_job(clock), queue_limit=1)
     assert (await store.get(kept.id)) == replace(kept)
+
+
+async def test_a_place_is_given_back_once(store: DynamoJobStore, proxy: FaultProxy, clock: FakeClock) -> None:
+    """A lost answer to counting a job out: counted out again, the queue would pass its limit."""
+    for _ in range(2):
+        await store.add(new_job(clock), queue_limit=2)
+    for fault in (Fault.DROPPED, Fault.FAILED, Fault.LATE):
+        (job,) = (await store.find(JobQuery(states=frozenset({State.QUEUED}), limit=1))).jobs
+        fail_once(proxy, 1, fault)
+        assert await store.claim(Claim("w", LEASE, job_id=job.id))
+        calm(proxy)
+        await proxy.settle()
+        await store.add(new_job(clock), queue_limit=2)
+        with pytest.raises(QueueFull):
+            await store.add(new_job(clock), queue_limit=2)
