@@ -23,7 +23,7 @@ from handlers.runpod.results import Results
 from handlers.runpod.slots import Slots
 from router_core.app import App
 from router_core.binding.inputs import Intake
-from router_core.errors import Conflict, Draining, RouterError, StoreError, ValidationFailed
+from router_core.errors import Conflict, Draining, Gone, RouterError, StoreError, ValidationFailed
 from router_core.jobs.job import WAITING, Job, State
 from router_core.jobs.outcome import job_error
 from router_core.jobs.runner import CANCEL_GRACE
@@ -141,9 +141,14 @@ class Jobs:
                 self._unbounded[route.key], inputs, principal=ANONYMOUS, options=options,
                 content_type="application/json", fetch=lambda links: route.plan.fetch(links, self._intake),
             )  # fmt: skip
-            added = await submit
-            if key or not added.replayed or added.job.state not in _AGAIN:
-                return added.job, not key or not added.replayed
+            try:
+                added = await submit
+            except Gone:  # its record is forgotten, early or late
+                if key:
+                    raise
+            else:
+                if key or not added.replayed or added.job.state not in _AGAIN:
+                    return added.job, not key or not added.replayed
             options = replace(options, method=f"RUNPOD-{generation}")
         raise Conflict("this job was retried too often")
 

@@ -20,11 +20,17 @@ from router_core.telemetry.logging import Log
 if TYPE_CHECKING:
     from handlers.runpod.worker import Worker
     from router_core.app import App
+    from router_core.clock import Clock
     from router_core.jobs.store import Store
 
 __all__ = ["adapted", "build", "check_platform", "serve", "start"]
 
 _DEFAULTS: Final = Settings()
+_RUNPODS: Final = 1800.0
+"""Seconds for which the platform keeps results."""
+_KEPT: Final = 2_000
+_KEPT_BYTES: Final = 64 * 1024 * 1024
+"""Ended records in memory: it is the model's."""
 _PASSED_ON: Final = ("--rp_",)
 """Arguments that are the SDK's."""
 _LAST_THREADS: Final = 1.0
@@ -40,18 +46,21 @@ def start(router: Any, settings: Settings) -> None:
 def adapted(settings: Settings) -> Settings:
     """Return the settings as they are meant on RunPod, where nothing on the disk outlives the worker.
 
-    Records are kept in memory, unless ROUTER_JOBS names a store of the operator's; the queue is RunPod's.
+    Records are kept in memory, unless ROUTER_JOBS names a store of the operator's, and there only for as long
+    as RunPod itself keeps a result; the queue is RunPod's.
     """
     if settings.queue not in ("inprocess", "runpod"):
         raise Misconfigured(
             f"ROUTER_QUEUE is {settings.queue!r}; a RunPod worker takes its jobs from RunPod: leave it unset"
         )
-    jobs, blobs = settings.jobs, settings.blobs
+    jobs, blobs, retention = settings.jobs, settings.blobs, settings.retention
+    if jobs == _DEFAULTS.jobs:
+        jobs = "memory://"
+    if jobs.startswith("memory:") and retention == _DEFAULTS.retention:
+        retention = _RUNPODS
     if blobs == _DEFAULTS.blobs:
         blobs = f"file://{tempfile.gettempdir()}/router-core-blobs"
-    return replace(
-        settings, queue="runpod", jobs="memory://" if jobs == _DEFAULTS.jobs else jobs, blobs=blobs
-    )
+    return replace(settings, queue="runpod", jobs=jobs, blobs=blobs, retention=retention)
 
 
 def build(router: Any, settings: Settings) -> App:
@@ -65,8 +74,14 @@ def build(router: Any, settings: Settings) -> App:
     if isinstance(router, Ready):
         return router
     clock, meant = SystemClock(), adapted(settings)
-    store = cast("Store", PacedStore(open_jobs(meant, clock)))
-    return build_app(router, meant, clock=clock, store=store)
+    inner = _memory(clock) if meant.jobs.startswith("memory:") else open_jobs(meant, clock)
+    return build_app(router, meant, clock=clock, store=cast("Store", PacedStore(inner)))
+
+
+def _memory(clock: Clock) -> Store:
+    from router_core.stores.memory import MemoryJobStore
+
+    return MemoryJobStore(clock, max_finished=_KEPT, max_finished_bytes=_KEPT_BYTES)
 
 
 def check_platform(environ: Mapping[str, str], arguments: Sequence[str]) -> None:

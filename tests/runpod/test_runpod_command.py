@@ -139,10 +139,11 @@ def test_half_a_platform_is_none() -> None:
 def test_records_are_kept_in_memory_unless_said_otherwise() -> None:
     """Nothing on the disk of a worker outlives it; a store of the operator's does."""
     meant = adapted(Settings())
-    assert (meant.jobs, meant.queue) == ("memory://", "runpod")
+    assert (meant.jobs, meant.queue, meant.retention) == ("memory://", "runpod", 1800)
     assert meant.blobs.startswith("file:///")
     chosen = adapted(Settings(jobs="dynamodb://table", blobs="s3://bucket/x"))
-    assert (chosen.jobs, chosen.blobs) == ("dynamodb://table", "s3://bucket/x")
+    assert (chosen.jobs, chosen.blobs, chosen.retention) == ("dynamodb://table", "s3://bucket/x", 86400)
+    assert adapted(Settings(retention=60.0)).retention == 60
     with pytest.raises(Misconfigured, match="ROUTER_QUEUE"):
         adapted(Settings(queue="sqs://queue"))
 

@@ -176,6 +176,16 @@ async def test_a_job_that_failed_runs_again_as_retry_wants_it(
         assert await states(store) == [State.FAILED] * 3
 
 
+async def test_a_job_whose_record_is_forgotten_runs_again(service: Service) -> None:
+    """Records in memory are bounded; nobody knows any more what became of it."""
+    service.gate.set()
+    store = MemoryJobStore(SystemClock(), max_finished=1)
+    async with running(service.router, store=store) as worker:
+        for name in ("a", "b", "a"):
+            assert value(await worker.handle(job("/once", f"job-{name}", name=name))) == name
+        assert service.runs == ["a", "b", "a"]
+
+
 async def test_attempts_are_the_cores(service: Service) -> None:
     """An attempt that fails is followed by another, within the one delivery."""
     async with running(service.router) as worker:
