@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -251,7 +252,7 @@ class _Deployment:
                 self._undo.forget()
                 raise
         watch = self._watch(current)
-        with self._progress.step(f"replace the workers of {plan.name}") as step:
+        with self._told(watch), self._progress.step(f"replace the workers of {plan.name}") as step:
             watch.rollout(step)
         self._tested(plan.name, watch)
         self._undo.forget()
@@ -270,8 +271,18 @@ class _Deployment:
         return candidate
 
     def _tested(self, name: str, watch: Watch) -> None:
-        with self._progress.step(f"test {name}: {_request(self._test)}") as step:
+        with self._told(watch), self._progress.step(f"test {name}: {_request(self._test)}") as step:
             watch.test(step, self._test)
+
+    @contextmanager
+    def _told(self, watch: Watch) -> Iterator[None]:
+        """Show what the worker has written before it is removed with its log."""
+        try:
+            yield
+        except DeployError:
+            for line in watch.log():
+                self._progress.say(f"    | {line}")
+            raise
 
     def _created(self, plan: Plan, name: str, **workers: int) -> dict[str, Any]:
         body = plan.create_body(name, self._mark, **workers)

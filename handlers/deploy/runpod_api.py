@@ -6,6 +6,7 @@ whose answer was lost is not: ``Unclear`` says so, and the caller looks before i
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ ENDPOINT_URL: Final = "https://api.runpod.ai/v2"
 _ATTEMPTS: Final = 5
 _SLOWEST: Final = 8.0
 _LONGEST_RETRY_AFTER: Final = 60.0
+_LOG_SECONDS: Final = 5.0
+_LOG_SILENCE: Final = 2.0
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -114,6 +117,24 @@ class RunpodApi:
         found = self._rest_call("GET", f"{_path(endpoint_id)}/workers").get("workers")
         return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
+    def logs(self, endpoint_id: str, worker_id: str, lines: int) -> list[str]:
+        """Return the end of a worker's log, or as much of it as comes within some seconds."""
+        import httpx
+
+        url = f"{self._rest}{_path(endpoint_id)}/workers/{quote(worker_id, safe='')}/logs"
+        found: list[str] = []
+        end = time.monotonic() + _LOG_SECONDS
+        try:
+            # the stream stays open: what has been written comes at once, and then there is silence
+            with self._http.stream("GET", url, params={"tail": lines}, timeout=_LOG_SILENCE) as response:
+                for line in response.iter_lines() if response.status_code == 200 else ():
+                    found += _log_line(line)
+                    if time.monotonic() > end or len(found) >= lines:
+                        break
+        except httpx.HTTPError:
+            pass
+        return found
+
     # -- jobs ----------------------------------------------------------------------------------------
 
     def run(self, endpoint_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +198,17 @@ class RunpodApi:
             raise Unclear(f"{host} did not answer {method} in time") from error
         except httpx.HTTPError as error:
             raise Unclear(f"the connection to {host} broke: {_words(error)}") from error
+
+
+def _log_line(line: str) -> list[str]:
+    """Read a line of an event stream."""
+    if not line.startswith("data:"):
+        return []
+    try:
+        said = json.loads(line.removeprefix("data:"))["line"]
+    except (ValueError, TypeError, KeyError):
+        return []
+    return [str(said)]
 
 
 def _address(url: str, variable: str) -> str:

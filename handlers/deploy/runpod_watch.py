@@ -19,6 +19,7 @@ _ENDED: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 _READY: Final = ("RUNNING", "IDLE")
 _SICK: Final = 3
 """Looks in a row at nothing but unhealthy workers, before it is given up."""
+_LOG_LINES: Final = 15
 _UNKNOWN: Final = 15
 """Looks for which an endpoint that was just made may be unknown to the job API."""
 
@@ -39,6 +40,11 @@ class Watch:
         self._end = clock() + timeout
         self._sick = 0
         self._last = "no worker yet"
+        self._worker = ""
+
+    def log(self) -> list[str]:
+        """Return the end of the log of the worker that is to blame, which may soon be gone."""
+        return self._api.logs(self._id, self._worker, _LOG_LINES) if self._worker else []
 
     def rollout(self, step: Step) -> None:
         """Wait until no worker of the version from before takes jobs; those that run one may end it."""
@@ -56,6 +62,7 @@ class Watch:
         while True:
             answer = self._answer(step, values)
             if answer.get("status") != "COMPLETED":
+                self._worker = str(answer.get("workerId") or self._worker)
                 raise DeployError(f"the test request {answer.get('status')}: {brief(answer.get('error'))}")
             stale = {each.get("id") for each in self._look(step) if each.get("isStale")}
             if answer.get("workerId") not in stale:
@@ -101,6 +108,8 @@ class Watch:
         """Read the workers; raises DeployError when all of the new version are sick and stay so."""
         workers = self._api.workers(self._id)
         states = Counter(str(each.get("status", "UNKNOWN")) for each in workers if not each.get("isStale"))
+        fresh = sorted((each for each in workers if not each.get("isStale")), key=_suspicion)
+        self._worker = str(fresh[0].get("id", "")) if fresh else self._worker
         counts = ", ".join(f"{number} {state.lower()}" for state, number in sorted(states.items()))
         self._last = f"workers: {counts}" if counts else "no worker yet"
         step.status(self._last)
@@ -118,3 +127,10 @@ class Watch:
             hint = "; no capacity: name more GPU pools or fewer data centers" if "throttled" in state else ""
             raise TooSlow(f"after {self._timeout:g} s {state}{hint} (--timeout gives it longer)")
         self._sleep(self._poll)
+
+
+def _suspicion(worker: Mapping[str, Any]) -> int:
+    """Sort workers: those whose log tells why nothing works come first."""
+    order = ("UNHEALTHY", "INITIALIZING", "RUNNING", "IDLE")
+    state = str(worker.get("status"))
+    return order.index(state) if state in order else len(order)

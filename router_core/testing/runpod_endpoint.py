@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ class Habits:
     """Runs a job: returns the body of its job-done. None: real workers are attached."""
     ready: Callable[[Mapping[str, Any]], str] = lambda fields: "IDLE"
     """What a worker is once it has started: IDLE, or UNHEALTHY or THROTTLED for good."""
+    log: Callable[[Mapping[str, Any]], list[str]] = lambda fields: []
+    """What a worker has written."""
     cold: int = 1
     """Looks at the list of workers until one has started."""
 
@@ -98,6 +101,13 @@ class Endpoint:
                 worker.status = worker.status if worker.looks > 0 else self._habits.ready(self.fields)
         self.work()
         return told
+
+    def log(self, worker_id: str, tail: int) -> bytes:
+        """Return the end of a worker's log as events; the real stream would stay open."""
+        known = any(worker.id == worker_id for worker in self._workers)
+        lines = self._habits.log(self.fields)[-tail:] if known and tail else []
+        events = [{"ts": _CREATED, "source": "container", "line": line} for line in lines]
+        return b"".join(b"id: %s\ndata: %s\n\n" % (_CREATED.encode(), json.dumps(e).encode()) for e in events)
 
     def work(self) -> None:
         """Run what waits, or start a worker for it."""

@@ -33,7 +33,7 @@ Kind = Literal["answer", "drop", "lose", "garbage", "hold"]
 _REST: Final = "/rest/v2/serverless"
 _ACTIONS: Final = {
     ("GET", 0): "list", ("POST", 0): "create", ("GET", 1): "get", ("PATCH", 1): "update",
-    ("DELETE", 1): "delete", ("GET", 2): "workers",
+    ("DELETE", 1): "delete", ("GET", 2): "workers", ("GET", 4): "logs",
 }  # fmt: skip
 
 
@@ -43,7 +43,7 @@ class RestSeen:
 
     method: str
     action: str
-    """list, create, get, update, delete, workers, or the action of the job API: run, status, cancel ..."""
+    """list, create, get, update, delete, workers, logs; or that of the job API: run, status, cancel ..."""
     path: str
     body: bytes
 
@@ -257,6 +257,10 @@ class RunpodRest:
             endpoint.update(_object(ask.body))
         elif action == "workers":
             return Reply.of(endpoint.look())
+        elif action == "logs":
+            tail = ask.query.get("tail", "100")
+            worker_id = ask.path.split("/")[-2]
+            return Reply(200, endpoint.log(worker_id, int(tail)), "text/event-stream")
         elif action != "get":
             raise Problem(405, "Method Not Allowed", "The requested method is not allowed for this path.")
         return Reply.of(endpoint.told())

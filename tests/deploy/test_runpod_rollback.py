@@ -96,9 +96,15 @@ def test_a_bad_new_endpoint_is_removed(runpod: RunpodRest, deploy: Deploy, answe
 def test_workers_that_never_get_well(runpod: RunpodRest, deploy: Deploy, before: dict[str, Any]) -> None:
     """A container that does not start is noticed long before the time is up; the test job is cancelled."""
     runpod.habits.ready = lambda fields: "UNHEALTHY"
+    runpod.habits.log = lambda fields: (
+        [f"line {n}" for n in range(90)] + ["no such module; hunter2hunter2\x1b"]
+    )
     ran = deploy(*UPDATE, "--in-place")
     assert ran.code == 1
     assert "the workers are unhealthy" in ran.last
+    shown = [line for line in ran.err.splitlines() if line.startswith("    | ")]
+    assert len(shown) == 15
+    assert shown[-1] == "    | no such module; *** "
     assert runpod.endpoint("sdxl") == before
 
 
