@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from router_core.jobs.submission import MAX_DELAY
 from router_core.settings import VARIABLES
 from router_core.stores.dynamodb_table import TTL_ATTRIBUTE, table_definition
 
@@ -19,10 +20,15 @@ _VISIBILITY: Final = 6
 _NO_RESOURCE: Final = frozenset[str]()
 """Actions for which AWS knows no resource, so that `*` is the narrowest statement. None is used."""
 _FORBIDDEN: Final[Mapping[str, tuple[str, ...]]] = {
-    "HttpRole": ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility", "s3:ListBucket"),
-    "JobRole": ("s3:DeleteObject",),
-    "DeadLetterRole": ("sqs:SendMessage", "dynamodb:DeleteItem", "s3:PutObject", "s3:DeleteObject"),
-    "SweeperRole": ("sqs:ReceiveMessage", "sqs:DeleteMessage"),
+    "HttpRole": ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"),
+    "DeadLetterRole": (
+        "sqs:SendMessage",
+        "dynamodb:DeleteItem",
+        "s3:GetObject",
+        "s3:PutObject",
+        "s3:DeleteObject",
+    ),
+    "SweeperRole": ("sqs:ReceiveMessage", "sqs:DeleteMessage", "s3:PutObject"),
 }
 """What a role must not be able to do, even with a mistake in its function."""
 _ELSEWHERE: Final = frozenset({"ROUTER_LAMBDA_ROLE", "AWS_LAMBDA_EXEC_WRAPPER"})
@@ -35,7 +41,7 @@ def problems(template: Document) -> list[str]:
     resources: Document = template["Resources"]
     found = [
         *_functions(template), *_roles(resources), *_queues(template), *_table(resources),
-        *_bucket(resources), *_alarms(resources), *_open_doors(template),
+        *_bucket(template), *_alarms(resources), *_open_doors(template),
     ]  # fmt: skip
     return sorted(set(found))
 
@@ -205,7 +211,8 @@ def _sorted(definitions: Any) -> list[Any]:
     return sorted(definitions, key=lambda definition: str(definition["AttributeName"]))
 
 
-def _bucket(resources: Document) -> Iterator[str]:
+def _bucket(template: Document) -> Iterator[str]:
+    resources: Document = template["Resources"]
     bucket = resources["BlobBucket"]["Properties"]
     block = bucket.get("PublicAccessBlockConfiguration", {})
     closed = ("BlockPublicAcls", "BlockPublicPolicy", "IgnorePublicAcls", "RestrictPublicBuckets")
@@ -218,6 +225,8 @@ def _bucket(resources: Document) -> Iterator[str]:
         yield "uploads that were broken off are paid for ever"
     if not any("ExpirationInDays" in rule for rule in rules):
         yield "objects of BlobBucket never go"
+    if template["Parameters"]["BlobExpiryDays"]["Default"] * 86_400 < MAX_DELAY + 7 * 86_400:
+        yield "the input of a job that was put off for long is deleted before it runs"
     for name, kind, held in (
         ("BlobBucketPolicy", "AWS::S3::BucketPolicy", {"BlobBucket"}),
         ("QueuePolicy", "AWS::SQS::QueuePolicy", {"JobQueue", "DeadLetterQueue"}),
@@ -257,12 +266,8 @@ def _alarms(resources: Document) -> Iterator[str]:
 
 
 def _measures(alarm: Document) -> Iterator[tuple[str, str]]:
-    metrics = [alarm] if "MetricName" in alarm else [
-        metric["MetricStat"]["Metric"] for metric in alarm["Metrics"] if "MetricStat" in metric
-    ]  # fmt: skip
-    for metric in metrics:
-        for dimension in metric["Dimensions"]:
-            yield str(metric["MetricName"]), _ref(dimension["Value"])
+    for dimension in alarm["Dimensions"]:
+        yield str(alarm["MetricName"]), _ref(dimension["Value"])
 
 
 # -- who may come in ---------------------------------------------------------------------------------------
