@@ -8,20 +8,10 @@ from itertools import product
 from typing import Any, Final
 
 from handlers.aws.fields import Raw, body_of, listed, member, method_of, pairs_of, path_of, text, wire
-from handlers.aws.limits import ALB_DOOR, Door
-from handlers.aws.reply import Pair, Reply, joined, listed_headers
+from handlers.aws.limits import ALB_DOOR
+from handlers.aws.reply import Reply, listed_headers
 
-__all__ = ["door", "read", "received_ms", "write"]
-
-
-def door(_event: Mapping[str, Any]) -> Door:
-    """Return the load balancer."""
-    return ALB_DOOR
-
-
-def received_ms(_event: Mapping[str, Any]) -> object:
-    """Return nothing: a load balancer does not say when it took the request."""
-    return None
+__all__ = ["read", "write"]
 
 
 def read(event: Mapping[str, Any]) -> Raw:
@@ -40,6 +30,8 @@ def read(event: Mapping[str, Any]) -> Raw:
         client,
         "https" if scheme == "https" else "http",
         "",
+        ALB_DOOR,
+        None,  # it does not say when it took the request
     )
 
 
@@ -67,17 +59,17 @@ def write(event: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
         "isBase64Encoded": reply.is_base64,
     }
     if event.get("multiValueHeaders") is not None:
-        answer["multiValueHeaders"] = listed_headers(reply.headers)
+        answer["multiValueHeaders"] = listed_headers(reply)
     else:
-        answer["headers"] = _single(reply.headers)
+        answer["headers"] = _single(reply)
     return answer
 
 
-def _single(headers: tuple[Pair, ...]) -> dict[str, str]:
+def _single(reply: Reply) -> dict[str, str]:
     """Return one value a name. Cookies cannot be joined: each gets a spelling of the name to itself."""
-    fields = joined(pair for pair in headers if pair[0] != "set-cookie")
-    cookies = [value for name, value in headers if name == "set-cookie"]
-    fields.update(zip(_spellings(), cookies, strict=False))
+    fields = {**reply.fields.joined, **dict(zip(_spellings(), reply.fields.cookies, strict=False))}
+    if reply.request_id:
+        fields["x-request-id"] = reply.request_id
     return fields
 
 

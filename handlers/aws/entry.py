@@ -18,6 +18,7 @@ from handlers.aws.telemetry import Telemetry
 from router_core.calls import CallService
 from router_core.errors import Misconfigured, RouterError
 from router_core.settings import Settings
+from router_core.telemetry.events import Note
 from router_core.types import new_id
 
 if TYPE_CHECKING:
@@ -72,6 +73,10 @@ class LambdaApp:
         self.calls.restored()
         self.telemetry.restored()
 
+    def note(self, note: Note) -> None:
+        """Report something to the operator."""
+        self._service.events.emit(note)
+
     def __call__(self, event: Any, context: Any) -> Any:
         """Answer one event. Raises UnknownEvent for one of no kind that is served here."""
         self.telemetry.begin(context)
@@ -106,15 +111,18 @@ class LambdaApp:
         raise AssertionError(kind)
 
 
-def build(environ: Mapping[str, str], served: Router | App | None = None) -> LambdaApp:
+def build(
+    environ: Mapping[str, str], served: Router | App | None = None, *, threads: bool = False
+) -> LambdaApp:
     """Return the started handler of the service that the environment names.
 
+    ``threads`` runs sync functions beside the loop, which has more to do where answers are streamed.
     Raises Misconfigured or StoreError, after one line in the log that says what to change.
     """
     began = time.perf_counter()
     telemetry = Telemetry(Settings(), environ)
     try:
-        app = _service(environ, served)
+        app = _service(environ, served, threads)
         telemetry = Telemetry(app.settings, environ)
         telemetry.install()
         app.events.subscribe(telemetry)
@@ -132,7 +140,7 @@ def build(environ: Mapping[str, str], served: Router | App | None = None) -> Lam
     return made
 
 
-def _service(environ: Mapping[str, str], served: Router | App | None) -> App | CallService:
+def _service(environ: Mapping[str, str], served: Router | App | None, threads: bool) -> App | CallService:
     from handlers.loader import load
     from router_core.routing.router import Router as Unwired
 
@@ -147,7 +155,7 @@ def _service(environ: Mapping[str, str], served: Router | App | None) -> App | C
     settings = _settings(environ, served)
     _check(settings, served.routes)
     if _is_plain(settings, served):
-        return CallService(served, settings, run_sync=run_inline)
+        return CallService(served, settings, run_sync=None if threads else run_inline)
     from router_core.wiring import build_app
 
     return build_app(served, settings)

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from handlers.aws.limits import Door
 from router_core.errors import BadRequest
 from router_core.http.head import MAX_TARGET, decoded_path, target_too_long
 
@@ -29,6 +30,9 @@ class Raw(NamedTuple):
     client: str
     scheme: str
     root: str
+    door: Door
+    received_ms: object
+    """When the front door took the request, if it says so."""
 
 
 def text(value: object, name: str, default: str = "") -> str:
@@ -80,12 +84,20 @@ def pairs_of(event: Mapping[str, Any]) -> Pairs:
     """Return all header fields: from the lists where the event has them, else one value for a name."""
     lists = event.get("multiValueHeaders")
     if lists is None:
-        return [pair(name, value) for name, value in member(event, "headers").items()]
+        return _singles(event)
     return [
         pair(name, value)
         for name, values in member(event, "multiValueHeaders").items()
         for value in listed(values, f"the header {name}")
     ]
+
+
+def _singles(event: Mapping[str, Any]) -> Pairs:
+    fields = member(event, "headers")
+    try:
+        return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in fields.items()]
+    except (AttributeError, UnicodeEncodeError):
+        return [pair(name, value) for name, value in fields.items()]
 
 
 def listed(values: object, name: str) -> list[Any]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from time import perf_counter
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from handlers.aws import reply as replies
 from handlers.aws.events import ALB, HTTP_V2, REST_V1
-from handlers.aws.limits import Door, answer_seconds
+from handlers.aws.limits import HTTP_DOOR, Door, answer_seconds
 from router_core.calls import CallService
 from router_core.errors import BadRequest, PayloadTooLarge, RouterError, UpstreamTimeout
-from router_core.http.head import Head, read_fields
+from router_core.http.head import Head, LazyHeaders, read_fields
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
 from router_core.middleware.headers import SECURITY_HEADERS
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from handlers.aws.fields import Raw
     from router_core.app import App
 
-__all__ = ["SHAPES", "HttpCalls", "Shape", "whole"]
+__all__ = ["SHAPES", "HttpCalls", "whole"]
 
 SHAPES: Final[Mapping[str, str]] = {
     REST_V1: "handlers.aws.rest_v1", HTTP_V2: "handlers.aws.http_v2", ALB: "handlers.aws.alb",
@@ -34,21 +33,32 @@ SHAPES: Final[Mapping[str, str]] = {
 _SLACK: Final = 0.5
 """Seconds after which a stream that ought to have ended is given up: waits end first."""
 _BODILESS: Final = frozenset({204, 304})
+_NO_PARAMS: Final[Mapping[str, str]] = {}
+_KNOWN: Final = 256
+"""Sets of header fields that are kept: most answers bring one of a few."""
+
+Event = Mapping[str, Any]
 
 
-class Shape:
-    """The way of one front door to write a request and to read an answer."""
+class Call:
+    """One HTTP event on its way; ``request`` is there once the event was understood."""
 
-    def __init__(self, kind: str) -> None:
-        module: ModuleType = importlib.import_module(SHAPES[kind])
-        self.read = module.read
-        self.write = module.write
-        self.door = module.door
-        self.received_ms = module.received_ms
+    __slots__ = ("context", "door", "event", "kind", "request", "started")
+
+    def __init__(self, kind: str, event: Event, context: Any) -> None:
+        self.kind = kind
+        self.event = event
+        self.context = context
+        self.started = perf_counter()
+        self.door: Door = HTTP_DOOR
+        self.request: Request = _NOTHING
+
+
+_NOTHING: Final = Request("GET", "")
 
 
 class HttpCalls:
-    """Answers HTTP events with one app."""
+    """Answers HTTP events with one service."""
 
     def __init__(self, service: App | CallService, *, takes_jobs: bool = True) -> None:
         """``takes_jobs=False``: a job would never run here, so the wish for one is passed over."""
@@ -57,193 +67,195 @@ class HttpCalls:
         self._events = service.events
         self._clock = service.clock if isinstance(service, CallService) else service.parts.clock
         self._takes_jobs = takes_jobs
-        self._ids = Counted()
-        self._shapes: dict[str, Shape] = {}
-
-    def shape(self, kind: str) -> Shape:
-        """Return the way to read and write a kind of event."""
-        shape = self._shapes.get(kind)
-        if shape is None:
-            shape = self._shapes[kind] = Shape(kind)
-        return shape
+        self._ids = _Ids()
+        self._shapes: dict[str, tuple[Callable[..., Raw], Callable[..., dict[str, Any]]]] = {}
+        self._fields: dict[tuple[replies.Pair, ...], replies.Fields] = {}
 
     def restored(self) -> None:
         """Draw other ids than the process that a snapshot was taken of."""
-        self._ids = Counted()
+        self._ids = _Ids()
 
-    async def reply(self, kind: str, event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    async def reply(self, kind: str, event: Event, context: Any) -> dict[str, Any]:
         """Answer an event with a reply that its front door can carry."""
-        shape = self.shape(kind)
-        door: Door = shape.door(event)
-        response, request = await self.respond(kind, event, context)
-        body = response.body
-        if not isinstance(body, bytes):
-            seconds = request.answer_by - self._clock.monotonic() + _SLACK
-            try:
-                response = Response(response.status, response.headers, await _collected(body, door, seconds))
-            except RouterError as error:
-                response = self._problem(error, request)
-        written = self._written(shape, event, response, request)
-        if replies.json_size(written, door.reply_bytes) <= door.reply_bytes:
+        call = Call(kind, event, context)
+        response = await self._answer(call)
+        if not isinstance(response.body, bytes):
+            response = await self._buffered(call, response)
+        written = self._written(call, response)
+        limit = call.door.reply_bytes
+        if replies.json_size(written, limit) <= limit:
             return written
-        return await self._smaller(shape, event, response, request)
+        return await self._smaller(call, response)
 
-    async def respond(
-        self, kind: str, event: Mapping[str, Any], context: Any, *, streams: bool = False
-    ) -> tuple[Response, Request]:
-        """Answer an event; never raises. ``streams``: the answer goes out piece by piece as it is made."""
-        started = perf_counter()
-        shape = self.shape(kind)
-        door: Door = shape.door(event)
-        raw: Raw | None = None
-        head: Head | None = None
+    async def respond(self, kind: str, event: Event, context: Any) -> Response:
+        """Answer an event with a response, which may be a stream."""
+        return await self._answer(Call(kind, event, context))
+
+    async def _answer(self, call: Call) -> Response:
         try:
-            seconds = answer_seconds(door, shape.received_ms(event), context)
-            raw = shape.read(event)
-            head = self._head(raw, context)
-            answer_by = self._clock.monotonic() + seconds
-            request = _request(raw, head, (event, context), door, answer_by)
-            if head.length > head.body_limit:
-                await self._admit(request, head)
+            request = await self._read(call)
         except RouterError as error:
-            return self._refused(error, raw, head, context, started)
+            return self._refused(call, error)
         except Exception as error:  # a member of a type that nobody has thought of
             self._events.emit(Note("event_unreadable", "error", "the event cannot be read", error=error))
-            return self._refused(BadRequest("the event cannot be read"), raw, head, context, started)
+            return self._refused(call, BadRequest("the event cannot be read"))
         try:
             response = await self._service.handle(request)
         except Exception as error:
             self._note("handle_failed", "the app raised", request, error)
-            response = problem_response(RouterError(), instance=request.path, request_id=request.id)
+            response = self._problem(RouterError(), request)
         if request.method == "HEAD" or response.status in _BODILESS:
             await _close(response.body)
             response = Response(response.status, response.headers)
-        return response, request
+        return response
 
     # --- in --------------------------------------------------------------------------------------
 
-    def _head(self, raw: Raw, context: Any) -> Head:
+    async def _read(self, call: Call) -> Request:
+        raw = self._shape(call.kind)[0](call.event)
+        call.door = door = raw.door
+        call.request = Request(raw.method, raw.path, client=raw.client)
+        self._ids.context = call.context
+        head = self._head(raw, call.event)
+        seconds = answer_seconds(door, raw.received_ms, call.context)
+        request = Request(
+            raw.method,
+            head.path,
+            head.query,
+            head.headers,
+            raw.body,
+            head.request_id,
+            raw.client,
+            raw.scheme,
+            ANONYMOUS,
+            _NO_PARAMS,
+            {"event": call.event, "context": call.context},
+            raw.root,
+            None,
+            door.reply_bytes * 2 // 3,  # in base64 it grows by a third, and headers stand beside it
+            self._clock.monotonic() + seconds,
+        )
+        call.request = request
+        if head.length > head.body_limit:
+            limit = await self._service.admit(request)
+            limit = head.body_limit if limit is None else limit
+            if head.length > limit:
+                raise PayloadTooLarge(f"the request body may have {limit} bytes")
+        return request
+
+    def _head(self, raw: Raw, event: Event) -> Head:
         headers = raw.headers
-        if raw.body:  # what the front door says about the length may be that of the base64
-            headers = [pair for pair in headers if pair[0] not in _LENGTHS]
-            headers.append((b"content-length", b"%d" % len(raw.body)))
+        if raw.body:  # what the front door says about the length may be that of the base64; the first counts
+            headers.insert(0, (b"content-length", b"%d" % len(raw.body)))
+        head = read_fields(headers, raw.path, raw.query, True, self._settings, self._ids)
+        if "host" in head.headers and (self._takes_jobs or "prefer" not in head.headers):
+            return head
+        if "host" not in head.headers:
+            domain = event["requestContext"].get("domainName")
+            headers.append((b"host", domain.encode("latin-1", "replace") if isinstance(domain, str) else b""))
         if not self._takes_jobs:
             headers = [pair for pair in headers if pair[0] != b"prefer" or b"respond-async" not in pair[1]]
-        return read_fields(headers, raw.path, raw.query, True, self._settings, _Ids(context, self._ids))
+        head.headers = LazyHeaders(headers, dict(reversed(headers)))
+        return head
 
-    async def _admit(self, request: Request, head: Head) -> None:
-        limit = await self._service.admit(request)
-        limit = head.body_limit if limit is None else limit
-        if head.length > limit:
-            raise PayloadTooLarge(f"the request body may have {limit} bytes")
+    def _shape(self, kind: str) -> tuple[Callable[..., Raw], Callable[..., dict[str, Any]]]:
+        """Return how to read and how to write a kind of event."""
+        shape = self._shapes.get(kind)
+        if shape is None:
+            module = importlib.import_module(SHAPES[kind])
+            shape = self._shapes[kind] = (module.read, module.write)
+        return shape
 
     # --- out -------------------------------------------------------------------------------------
 
-    def _written(
-        self, shape: Shape, event: Mapping[str, Any], response: Response, request: Request,
-        base64_only: bool = False,
-    ) -> dict[str, Any]:  # fmt: skip
-        body = response.body if isinstance(response.body, bytes) else b""
-        try:
-            headers = replies.checked(response.headers)
-        except ValueError as error:
-            self._note("response_header_refused", str(error), request)
-            response = self._problem(RouterError(), request)
-            headers, body = replies.checked(response.headers), _bytes(response)
-        reply = replies.make(response.status, headers, body, base64_only=base64_only)
-        written: dict[str, Any] = shape.write(event, reply)
-        return written
+    def sendable(self, response: Response) -> tuple[Response, replies.Fields, str]:
+        """Return a response whose headers may be sent, these, and the request id, which is none of them."""
+        headers, request_id = response.headers, ""
+        if headers and headers[-1][0] == "x-request-id":
+            request_id, headers = headers[-1][1], headers[:-1]
+        fields = self._fields.get(headers)
+        if fields is None:
+            try:
+                fields = replies.Fields(headers)
+            except ValueError as error:
+                self._note("response_header_refused", str(error), _NOTHING)
+                refused = problem_response(RouterError(), request_id=request_id)
+                return self.sendable(refused.with_headers(*SECURITY_HEADERS, ("x-request-id", request_id)))
+            if len(self._fields) < _KNOWN and sum(len(value) for _, value in headers) < 1024:
+                self._fields[headers] = fields
+        return response, fields, request_id
 
-    async def _smaller(
-        self, shape: Shape, event: Mapping[str, Any], response: Response, request: Request
-    ) -> dict[str, Any]:
+    def _written(self, call: Call, response: Response, base64_only: bool = False) -> dict[str, Any]:
+        response, fields, request_id = self.sendable(response)
+        body = response.body if isinstance(response.body, bytes) else b""
+        reply = replies.make(response.status, fields, request_id, body, base64_only=base64_only)
+        return self._shape(call.kind)[1](call.event, reply)
+
+    async def _buffered(self, call: Call, response: Response) -> Response:
+        """Collect a stream, in the time and to the size that the front door allows."""
+        seconds = call.request.answer_by - self._clock.monotonic() + _SLACK
+        try:
+            body = await _collected(response.body, call.door, seconds)
+        except RouterError as error:
+            return self._problem(error, call.request)
+        except Exception as error:
+            self._note("stream_failed", str(error), call.request, error)
+            return self._problem(RouterError(), call.request)
+        return Response(response.status, response.headers, body)
+
+    async def _smaller(self, call: Call, response: Response) -> dict[str, Any]:
         """Make a reply that fits: escapes may cost more than base64, and a store of blobs may hold it."""
-        door: Door = shape.door(event)
-        written = self._written(shape, event, response, request, base64_only=True)
-        if replies.json_size(written, door.reply_bytes) <= door.reply_bytes:
+        limit = call.door.reply_bytes
+        written = self._written(call, response, base64_only=True)
+        if replies.json_size(written, limit) <= limit:
             return written
         app = await whole(self._service)
         if response.status < 300 and getattr(app.parts.blobs, "presigns", False):
             try:
                 from handlers.aws.offload import offload
 
-                return self._written(shape, event, await offload(app, response), request)
+                return self._written(call, await offload(app, response))
             except RouterError as error:
-                self._note("offload_failed", str(error), request, error)
-                return self._written(shape, event, self._problem(error, request), request)
-        large = _too_large(door)
-        self._note("reply_too_large", str(large), request)
-        return self._written(shape, event, self._problem(large, request), request)
+                self._note("offload_failed", str(error), call.request, error)
+                return self._written(call, self._problem(error, call.request))
+        large = _too_large(call.door)
+        self._note("reply_too_large", str(large), call.request)
+        return self._written(call, self._problem(large, call.request))
 
     def _problem(self, error: RouterError, request: Request) -> Response:
         response = problem_response(error, instance=request.path, request_id=request.id)
-        return response.with_headers(("x-request-id", request.id), *SECURITY_HEADERS)
+        return response.with_headers(*SECURITY_HEADERS, ("x-request-id", request.id))
 
-    def _refused(
-        self, error: RouterError, raw: Raw | None, head: Head | None, context: Any, started: float
-    ) -> tuple[Response, Request]:
+    def _refused(self, call: Call, error: RouterError) -> Response:
         """Answer a request that cannot be understood or taken."""
-        request = Request(
-            raw.method if raw else "GET", raw.path if raw else "",
-            id=_Ids(context, self._ids).new() if head is None else head.request_id,
-            client=raw.client if raw else "",
-        )  # fmt: skip
-        response = problem_response(error, request_id=request.id)
-        response = response.with_headers(("x-request-id", request.id), *SECURITY_HEADERS)
+        self._ids.context = call.context
+        request = call.request
+        request_id = request.id or self._ids.new()
         self._events.emit(
             RequestDone(
                 method=request.method, path=request.path, route="", status=error.status,
-                seconds=perf_counter() - started, request_id=request.id, client=request.client,
+                seconds=perf_counter() - call.started, request_id=request_id, client=request.client,
             )
         )  # fmt: skip
-        return response, request
+        response = problem_response(error, request_id=request_id)
+        return response.with_headers(*SECURITY_HEADERS, ("x-request-id", request_id))
 
     def _note(self, name: str, said: str, request: Request, error: BaseException | None = None) -> None:
         fields = {"request_id": request.id, "method": request.method, "path": request.path}
         self._events.emit(Note(name, "error", said, fields, error))
 
 
-_LENGTHS: Final = frozenset({b"content-length", b"transfer-encoding"})
-
-
 class _Ids(Counted):
     """Gives a request the id of its invocation, so that all logs of one call share it."""
 
-    __slots__ = ("_context", "_others")
+    __slots__ = ("context",)
 
-    def __init__(self, context: Any, others: Counted) -> None:
-        self._context = context
-        self._others = others
+    context: Any
 
     def new(self) -> str:
         """Return the id of the invocation, or the next one of our own."""
-        given = getattr(self._context, "aws_request_id", None)
-        return given if isinstance(given, str) and given else self._others.new()
-
-
-def _request(
-    raw: Raw, head: Head, native: tuple[Mapping[str, Any], Any], door: Door, answer_by: float
-) -> Request:
-    return Request(
-        raw.method,
-        head.path,
-        head.query,
-        head.headers,
-        raw.body,
-        head.request_id,
-        raw.client,
-        raw.scheme,
-        ANONYMOUS,
-        _NO_PARAMS,
-        {"event": native[0], "context": native[1]},
-        raw.root,
-        None,
-        door.reply_bytes * 2 // 3,  # in base64 it grows by a third, and headers stand beside it
-        answer_by,
-    )
-
-
-_NO_PARAMS: Final[Mapping[str, str]] = {}
+        given = getattr(self.context, "aws_request_id", None)
+        return given if isinstance(given, str) and given else super().new()
 
 
 async def whole(service: App | CallService) -> App:
@@ -251,8 +263,10 @@ async def whole(service: App | CallService) -> App:
     return await service.whole() if isinstance(service, CallService) else service
 
 
-async def _collected(body: AsyncIterator[bytes], door: Door, seconds: float) -> bytes:
+async def _collected(body: AsyncIterator[bytes] | bytes, door: Door, seconds: float) -> bytes:
     """Return a whole stream; raises what to answer when it is too long in time or in bytes."""
+    if isinstance(body, bytes):
+        return body
     parts: list[bytes] = []
     size = 0
     try:
@@ -285,7 +299,3 @@ async def _close(body: Any) -> None:
     aclose = getattr(body, "aclose", None)
     if aclose is not None:
         await aclose()
-
-
-def _bytes(response: Response) -> bytes:
-    return response.body if isinstance(response.body, bytes) else b""

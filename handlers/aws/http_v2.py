@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pydantic_core
+
 from handlers.aws.fields import (
     Raw,
     body_of,
@@ -12,27 +14,22 @@ from handlers.aws.fields import (
     member,
     method_of,
     pair,
+    pairs_of,
     path_of,
     text,
     under_stage,
     wire,
 )
-from handlers.aws.limits import HTTP_DOOR, URL_DOOR, Door
-from handlers.aws.reply import Reply, joined
-from router_core.http.message import Headers
+from handlers.aws.limits import HTTP_DOOR, URL_DOOR
+from handlers.aws.reply import Fields, Reply
 
-__all__ = ["door", "read", "received_ms", "write"]
+__all__ = ["is_url", "prelude", "read", "write"]
 
 
-def door(event: Mapping[str, Any]) -> Door:
+def is_url(event: Mapping[str, Any]) -> bool:
     """Tell a function URL from an HTTP API, whose address may be any."""
     name = event["requestContext"].get("domainName")
-    return URL_DOOR if isinstance(name, str) and ".lambda-url." in name else HTTP_DOOR
-
-
-def received_ms(event: Mapping[str, Any]) -> object:
-    """Return when the front door took the request."""
-    return event["requestContext"].get("timeEpoch")
+    return isinstance(name, str) and ".lambda-url." in name
 
 
 def read(event: Mapping[str, Any]) -> Raw:
@@ -43,27 +40,27 @@ def read(event: Mapping[str, Any]) -> Raw:
     """
     context: Mapping[str, Any] = event["requestContext"]
     http = member(context, "http")
-    is_url = door(event) is URL_DOOR
+    url = is_url(event)
     path = text(event.get("rawPath"), "rawPath") or text(http.get("path"), "the path", "/")
     inner, staged = under_stage(path, context.get("stage"))
-    headers = [pair(name, value) for name, value in member(event, "headers").items()]
-    cookies = listed(event.get("cookies"), "cookies")
+    headers = pairs_of(event)
+    cookies = event.get("cookies")
     if cookies:
         headers = [one for one in headers if one[0] != b"cookie"]
-        headers.append(pair("cookie", "; ".join(text(cookie, "a cookie") for cookie in cookies)))
+        headers.append(pair("cookie", "; ".join(text(one, "a cookie") for one in listed(cookies, "cookies"))))
     domain = context.get("domainName")
-    if isinstance(domain, str) and not any(name == b"host" for name, _ in headers):
-        headers.append(pair("host", domain))
     client = http.get("sourceIp")
     return Raw(
         method_of(http.get("method")),
-        path_of(inner, encoded=is_url),
+        path_of(inner, encoded=url),
         wire(text(event.get("rawQueryString"), "rawQueryString"), "the query"),
         headers,
         body_of(event),
         client if isinstance(client, str) else "",
         "https",
         f"/{context['stage']}" if staged and _at_home(domain) else "",
+        URL_DOOR if url else HTTP_DOOR,
+        context.get("timeEpoch"),
     )
 
 
@@ -76,8 +73,18 @@ def write(_event: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
     """Return the reply: cookies in a list, other repeated headers joined."""
     return {
         "statusCode": reply.status,
-        "headers": joined(pair for pair in reply.headers if pair[0] != "set-cookie"),
-        "cookies": Headers(reply.headers).getlist("set-cookie"),
+        "headers": _headers(reply.fields, reply.request_id),
+        "cookies": reply.fields.cookies,
         "body": reply.body,
         "isBase64Encoded": reply.is_base64,
     }
+
+
+def _headers(fields: Fields, request_id: str) -> dict[str, str]:
+    return {**fields.joined, "x-request-id": request_id} if request_id else fields.joined.copy()
+
+
+def prelude(status: int, fields: Fields, request_id: str) -> bytes:
+    """Return what a streamed answer begins with: status, headers and cookies, then eight NULs."""
+    head = {"statusCode": status, "headers": _headers(fields, request_id), "cookies": fields.cookies}
+    return pydantic_core.to_json(head) + b"\0" * 8

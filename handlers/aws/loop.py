@@ -91,6 +91,13 @@ class PersistentLoop:
                 if left:
                     loop.run_until_complete(_end(left, linger))
 
+    async def settle(self, *, linger: float = LINGER) -> None:
+        """End what a call has left running, from within the loop."""
+        mine = asyncio.current_task()
+        left = {task for task in asyncio.all_tasks() if task not in self._kept and task is not mine}
+        if left:
+            await _end(left, linger)
+
     def start(self, main: Coroutine[Any, Any, T]) -> T:
         """Run what starts the service; the tasks it leaves are kept."""
         loop = self._opened()
@@ -140,4 +147,3 @@ async def run_inline(func: Callable[..., Any], /, *args: Any) -> Any:
         asyncio._set_running_loop(loop)
         if task is not None:
             asyncio._enter_task(loop, task)
-

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-__all__ = ["Pair", "Reply", "checked", "joined", "json_size", "listed_headers", "make"]
+__all__ = ["Fields", "Pair", "Reply", "json_size", "listed_headers", "make"]
 
 Pair = tuple[str, str]
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
@@ -22,49 +22,45 @@ _TEXTS: Final = frozenset(
 _CHARSETS: Final = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 
 
+class Fields:
+    """The header fields of a response, judged once: names in lower case, without those of the platform.
+
+    Raises ValueError for what may not be a header: half an answer would be worse than none.
+    """
+
+    __slots__ = ("cookies", "is_text", "joined", "pairs")
+
+    def __init__(self, headers: Iterable[Pair]) -> None:
+        self.pairs = _checked(headers)
+        self.cookies = [value for name, value in self.pairs if name == "set-cookie"]
+        self.joined = _joined(pair for pair in self.pairs if pair[0] != "set-cookie")
+        """One value for each name but set-cookie, which cannot be joined."""
+        self.is_text = _is_text(self.joined)
+
+
 class Reply(NamedTuple):
-    """What every shape of reply holds; header names are lower case."""
+    """What every shape of reply holds."""
 
     status: int
-    headers: tuple[Pair, ...]
+    fields: Fields
+    request_id: str
     body: str
     is_base64: bool
 
 
-def make(status: int, headers: tuple[Pair, ...], body: bytes, *, base64_only: bool = False) -> Reply:
+def make(status: int, fields: Fields, request_id: str, body: bytes, *, base64_only: bool = False) -> Reply:
     """Return the reply; the body stands in it as text wherever that is what it is."""
     if not body:
-        return Reply(status, headers, "", False)
-    if not base64_only and _is_text(headers):
+        return Reply(status, fields, request_id, "", False)
+    if fields.is_text and not base64_only:
         try:
-            return Reply(status, headers, body.decode(), False)
+            return Reply(status, fields, request_id, body.decode(), False)
         except UnicodeDecodeError:  # it only claims to be text
             pass
-    return Reply(status, headers, base64.b64encode(body).decode("ascii"), True)
+    return Reply(status, fields, request_id, base64.b64encode(body).decode("ascii"), True)
 
 
-def _is_text(headers: tuple[Pair, ...]) -> bool:
-    media = ""
-    for name, value in headers:
-        if name == "content-encoding" and value.lower() != "identity":
-            return False
-        if name == "content-type" and not media:
-            media = value
-    if media == "application/json":
-        return True
-    kind, _, parameters = media.lower().partition(";")
-    kind = kind.strip()
-    if not (kind.startswith("text/") or kind in _TEXTS or kind.endswith(("+json", "+xml"))):
-        return False
-    charset = parameters.partition("charset=")[2].partition(";")[0].strip(' "')
-    return not charset or charset in _CHARSETS
-
-
-def checked(headers: Iterable[Pair]) -> tuple[Pair, ...]:
-    """Return the header fields that are ours to send, names in lower case.
-
-    Raises ValueError for what may not be a header: half an answer would be worse than none.
-    """
+def _checked(headers: Iterable[Pair]) -> tuple[Pair, ...]:
     fields = []
     for name, value in headers:
         lower = name.lower()
@@ -79,7 +75,7 @@ def checked(headers: Iterable[Pair]) -> tuple[Pair, ...]:
     return tuple(fields)
 
 
-def joined(headers: Iterable[Pair]) -> dict[str, str]:
+def _joined(headers: Iterable[Pair]) -> dict[str, str]:
     """Return one value for each name; those of a repeated one joined by commas (RFC 9110 section 5.2)."""
     fields: dict[str, str] = {}
     for name, value in headers:
@@ -87,11 +83,24 @@ def joined(headers: Iterable[Pair]) -> dict[str, str]:
     return fields
 
 
-def listed_headers(headers: Iterable[Pair]) -> dict[str, list[str]]:
+def _is_text(headers: dict[str, str]) -> bool:
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        return False
+    kind, _, parameters = headers.get("content-type", "").lower().partition(";")
+    kind = kind.strip()
+    if not (kind.startswith("text/") or kind in _TEXTS or kind.endswith(("+json", "+xml"))):
+        return False
+    charset = parameters.partition("charset=")[2].partition(";")[0].strip(' "')
+    return not charset or charset in _CHARSETS
+
+
+def listed_headers(reply: Reply) -> dict[str, list[str]]:
     """Return all values of each name."""
     fields: dict[str, list[str]] = {}
-    for name, value in headers:
+    for name, value in reply.fields.pairs:
         fields.setdefault(name, []).append(value)
+    if reply.request_id:
+        fields["x-request-id"] = [reply.request_id]
     return fields
 
 

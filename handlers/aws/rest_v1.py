@@ -13,29 +13,18 @@ from handlers.aws.fields import (
     listed,
     member,
     method_of,
-    pair,
     pairs_of,
     path_of,
     text,
     under_stage,
 )
-from handlers.aws.limits import HTTP_DOOR, REST_DOOR, Door
+from handlers.aws.limits import HTTP_DOOR, REST_DOOR
 from handlers.aws.reply import Reply, listed_headers
 from router_core.errors import BadRequest
 
-__all__ = ["door", "read", "received_ms", "write"]
+__all__ = ["read", "write"]
 
 _GREEDY: Final = re.compile(r"\{([^}]+)\+\}\Z")
-
-
-def door(event: Mapping[str, Any]) -> Door:
-    """Tell the two: only an HTTP API names the version of its format."""
-    return HTTP_DOOR if event.get("version") == "1.0" else REST_DOOR
-
-
-def received_ms(event: Mapping[str, Any]) -> object:
-    """Return when the front door took the request."""
-    return event["requestContext"].get("requestTimeEpoch")
 
 
 def read(event: Mapping[str, Any]) -> Raw:
@@ -43,9 +32,7 @@ def read(event: Mapping[str, Any]) -> Raw:
     context: Mapping[str, Any] = event["requestContext"]
     headers = pairs_of(event)
     domain = context.get("domainName")
-    if isinstance(domain, str) and not any(name == b"host" for name, _ in headers):
-        headers.append(pair("host", domain))
-    is_rest = door(event) is REST_DOOR
+    is_rest = event.get("version") != "1.0"  # only an HTTP API names the version of its format
     path, root = (_rest_path if is_rest else _http_path)(event, context, domain)
     client = member(context, "identity").get("sourceIp")
     return Raw(
@@ -57,6 +44,8 @@ def read(event: Mapping[str, Any]) -> Raw:
         client if isinstance(client, str) else "",
         "https",
         root,
+        REST_DOOR if is_rest else HTTP_DOOR,
+        context.get("requestTimeEpoch"),
     )
 
 
@@ -119,7 +108,7 @@ def write(_event: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
     """Return the reply; every header in a list."""
     return {
         "statusCode": reply.status,
-        "multiValueHeaders": listed_headers(reply.headers),
+        "multiValueHeaders": listed_headers(reply),
         "body": reply.body,
         "isBase64Encoded": reply.is_base64,
     }

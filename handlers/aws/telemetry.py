@@ -42,8 +42,9 @@ class Telemetry:
         self._service = environ.get("POWERTOOLS_SERVICE_NAME", "") or function or "router-core"
         self._environ = environ
         self._handler = _Handler(self)
-        self._call: dict[str, Any] = {}
-        self._cold = True
+        self._context: Any = None
+        self._is_cold = False
+        self._thawed = True
         self.init_seconds = 0.0
 
     # --- life ------------------------------------------------------------------------------------
@@ -57,21 +58,27 @@ class Telemetry:
 
     def begin(self, context: Any) -> None:
         """Note which invocation the next lines belong to; the first one is a cold start."""
-        cold, self._cold = self._cold, False
-        self._call = {
-            "function_request_id": getattr(context, "aws_request_id", None) or "",
-            "cold_start": cold,
-        }
-        trace = self._environ.get("_X_AMZN_TRACE_ID")
-        if trace:
-            self._call["trace_id"] = trace.partition(";")[0].removeprefix("Root=")
+        cold = self._is_cold = self._thawed
+        self._thawed = False
+        self._context = context
         if cold and self._namespace:
             figures = {"ColdStarts": 1, "InitDuration": round(self.init_seconds * 1000, 1)}
             self.line(logging.INFO, {"event": "cold_start", **self._metrics(figures)})
 
+    def _call(self) -> dict[str, Any]:
+        """Return what every line says about the invocation that it belongs to."""
+        context = self._context
+        if context is None:
+            return {}
+        call = {"function_request_id": getattr(context, "aws_request_id", ""), "cold_start": self._is_cold}
+        trace = self._environ.get("_X_AMZN_TRACE_ID")
+        if trace:
+            call["trace_id"] = trace.partition(";")[0].removeprefix("Root=")
+        return call
+
     def restored(self) -> None:
         """Count the next invocation as a cold start: the process was thawed from a snapshot."""
-        self._cold = True
+        self._thawed = True
 
     # --- lines -----------------------------------------------------------------------------------
 
@@ -94,7 +101,7 @@ class Telemetry:
 
     def line(self, level: int, fields: Mapping[str, Any], error: BaseException | None = None) -> None:
         """Write one line; a stream that is gone loses it."""
-        fields = {**fields, "service": self._service, **self._call}
+        fields = {**fields, "service": self._service, **self._call()}
         if self._json:
             text = json_line(time.time(), level, fields, error)
         else:
