@@ -1,0 +1,74 @@
+"""What the template has to know of an app's job routes, found out in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from handlers.deploy.errors import DeployError
+
+__all__ = ["Facts", "find_facts"]
+
+_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """The job routes of an app, taken together."""
+
+    jobs: int
+    """How many there are."""
+    longest: float | None
+    """Seconds that the slowest may take; None where one has no limit."""
+    attempts: int
+    """Most attempts that one allows."""
+
+
+def find_facts(app: str, folder: Path) -> Facts:
+    """Load the app in a child process and look. Raises DeployError with why it cannot be loaded."""
+    root = str(Path(__file__).parent.parent.parent)
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    command = [sys.executable, "-P", "-m", "handlers.deploy.aws_facts", app]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+            timeout=_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise DeployError(f"{app} has not been imported after {_SECONDS:g} s") from None
+    line = (done.stdout.strip().splitlines() or [""])[-1]
+    try:
+        found = json.loads(line)
+    except ValueError:
+        told = (done.stderr.strip().splitlines() or [f"code {done.returncode}"])[-1]
+        raise DeployError(f"{app} cannot be loaded: {told}") from None
+    if "error" in found:
+        raise DeployError(str(found["error"]))
+    return Facts(found["jobs"], found["longest"], found["attempts"])
+
+
+def main(app: str) -> None:
+    """Print the facts as the last line."""
+    from handlers.loader import load
+    from router_core.errors import Misconfigured
+
+    try:
+        routes = [route for route in load(app).routes if route.kind == "job" and not route.internal]
+    except Misconfigured as error:
+        print(json.dumps({"error": str(error)}))
+        return
+    limits = [route.job.timeout for route in routes]
+    print(json.dumps({
+        "jobs": len(routes),
+        "longest": None if None in limits else max((limit for limit in limits if limit), default=0.0),
+        "attempts": max((route.job.max_attempts or 1 for route in routes), default=1),
+    }))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
