@@ -22,9 +22,7 @@ from router_core.errors import (
     Conflict,
     Draining,
     Fenced,
-    Forbidden,
     NotFound,
-    RouterError,
     StoreError,
     ValidationFailed,
 )
@@ -36,6 +34,8 @@ from router_core.jobs.moves import Move
 from router_core.jobs.prefer import query_value
 from router_core.jobs.remote_blobs import LeasedBlobs
 from router_core.jobs.remote_moves import ended, noted, settled_by, succeeded
+from router_core.jobs.remote_offers import Offers
+from router_core.jobs.remote_overtime import Overtime
 from router_core.jobs.remote_replay import Replays
 from router_core.jobs.remote_wait import Wakeups
 from router_core.jobs.remote_wire import (
@@ -58,7 +58,6 @@ from router_core.jobs.remote_wire import (
     is_json,
     job_to_wire,
     read,
-    signature_of,
 )
 from router_core.jobs.service import JobService
 from router_core.jobs.store import Claim, NewEvent
@@ -98,7 +97,7 @@ class RemoteRoutes:
         self._lease = service.settings.lease
         self._retention = service.settings.retention
         self._routes = routes
-        self._signatures: dict[str, str] = {}
+        self._offers = Offers(routes)
         self._dispatcher = dispatcher
         self._wakeups = wakeups
         self._events = events
@@ -106,6 +105,7 @@ class RemoteRoutes:
         self._title = title
         self._blobs = LeasedBlobs(service.blobs)
         self._replays = Replays(service.clock)
+        self._overtime = Overtime(self._store, service.clock)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def routes(self) -> list[Route]:
@@ -139,9 +139,7 @@ class RemoteRoutes:
                 f"{asked.protocol}: install the same router-core on both",
                 code="worker_protocol",
             )
-        served, refused = self._served(request.principal, asked.routes)
-        if not served:
-            raise _all_refused(refused)
+        served, refused = self._offers.served(request.principal, asked.routes)
         holds = self._holds()
         return Response.json({
             "protocol": PROTOCOL, "service": self._title, "worker": request.principal.id,
@@ -149,25 +147,6 @@ class RemoteRoutes:
             "wait": MAX_WAIT if holds else 0, "poll": POLL if holds else POLL_ALONE,
             "piece": PIECE, "download": 0 if holds else PIECE,
         })  # fmt: skip
-
-    def _served(
-        self, principal: Principal, signatures: Mapping[str, str]
-    ) -> tuple[list[str], dict[str, str]]:
-        """Return which routes a worker may serve, and for each other why not."""
-        refused = {}
-        for key, signature in signatures.items():
-            if key not in self._routes:
-                refused[key] = "this service has no such route"
-            elif not principal.may(key):
-                refused[key] = "this worker key is not for this route"
-            elif signature != self._signature(key):
-                refused[key] = "its parameters differ from the coordinator's: run one version on both"
-        return [key for key in signatures if key not in refused], refused
-
-    def _signature(self, key: str) -> str:
-        if key not in self._signatures:
-            self._signatures[key] = signature_of(self._routes[key])
-        return self._signatures[key]
 
     async def wait(self, request: Request) -> Response:
         """Hold the request until there may be a job for the worker, or for as long as it asks."""
@@ -195,9 +174,7 @@ class RemoteRoutes:
             raise Draining("this coordinator is going away; another one has the jobs", retry_after=1)
         self._check_lease(asked.lease)
         known = {key: asked.signatures.get(key, "") for key in asked.slots}
-        served, refused = self._served(request.principal, known)
-        if not served:
-            raise _all_refused(refused)
+        served, refused = self._offers.served(request.principal, known)
         worker = _worker(request.principal, asked.worker_id)
         async with self._lock(f"claim {worker}"):
             answer = self._replays.find(worker, asked.claim_id)
@@ -245,8 +222,10 @@ class RemoteRoutes:
         asked = read(Beat, request.body)
         self._check_lease(asked.lease)
         fences = [Fence(*each) for each in asked.fences]
-        renewals = await self._store.renew(fences, asked.lease)
-        return Response.json({"renewals": [[each.job_id, each.held, each.cancel] for each in renewals]})
+        allowed = await self._overtime.allowed(fences)
+        found = await self._store.renew(allowed, asked.lease) if allowed else ()
+        held = {each.job_id: (each.held, each.cancel) for each in found}
+        return Response.json({"renewals": [[id, *held.get(id, (False, False))] for id, _, _ in asked.fences]})
 
     def _check_lease(self, lease: float) -> None:
         if lease > self._lease:
@@ -387,10 +366,3 @@ def _standing(job: Job) -> dict[str, Any]:
 
 def _fenced() -> Fenced:
     return Fenced("this lease does not hold that job")
-
-
-def _all_refused(refused: Mapping[str, str]) -> RouterError:
-    listed = "; ".join(f"{key}: {why}" for key, why in list(refused.items())[:10])
-    if all("worker key" in why for why in refused.values()):
-        return Forbidden(listed, code="route_not_allowed", extra={"refused": dict(refused)})
-    return Conflict(listed, code="routes_refused", extra={"refused": dict(refused)})

@@ -6,14 +6,20 @@ import base64
 import hashlib
 import json
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
 
 from router_core.jobs.inputs import blob_keys
+from router_core.jobs.remote_overtime import SLACK, Overtime
 from router_core.jobs.remote_wire import PIECE, SHA256_HEADER
+from router_core.jobs.store import Claim
+from router_core.stores.memory import MemoryJobStore
+from router_core.testing.clock import FakeClock
 from router_core.types import new_id
+from tests.jobs.running import bench_of, route_of
 from tests.remote.remote_bench import BOX, CALLER, PICKY, Bench, Lease, bench, value_of
 
 SHA = hashlib.sha256(b"abc").hexdigest()
@@ -336,3 +342,20 @@ async def look(site: Bench, byte: bytes) -> Lease:
 async def test_whose_job_it_is_is_told_where_the_function_asks(site: Bench) -> None:
     """A function with a principal gets its caller's name, as it does everywhere."""
     assert (await look(site, b"a")).job["owner"] == "ann"
+
+
+async def test_a_lease_is_not_renewed_for_ever() -> None:
+    """Long after its attempt should have timed out, a job is taken away; one without a timeout is not."""
+    clock = FakeClock()
+    store = MemoryJobStore(clock)
+    overtime = Overtime(store, clock)
+    bench = bench_of(route_of(lambda: None, key="/a"), store=store, clock=clock)
+    limited = (await store.add(replace(bench.job("/a"), timeout=60.0))).job
+    endless = (await store.add(replace(bench.job("/a"), timeout=0.0))).job
+    fences = [(await store.claim(Claim("w/1", 9e9, job_id=job.id)))[0].fence for job in (limited, endless)]
+    wrong = replace(fences[0], token="0" * 32)
+    assert await overtime.allowed([*fences, wrong]) == fences
+    clock.advance(60.0 + SLACK - 1)
+    assert await overtime.allowed(fences) == fences
+    clock.advance(2.0)
+    assert await overtime.allowed(fences) == fences[1:]
