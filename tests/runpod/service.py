@@ -117,6 +117,15 @@ def letters(word: str) -> Iterator[str]:
     yield from word
 
 
+@router.post("/report")
+async def report(job_progress: JobProgress) -> str:
+    """Report once as a plain call, and end soon after."""
+    job_progress.update(0.5, "half way")
+    await asyncio.sleep(0.3)
+    note("report ends")
+    return "told"
+
+
 @router.post("/sleep")
 def sleep(seconds: float, name: str = "") -> str:
     """Block a thread."""
@@ -146,6 +155,15 @@ def count(job_progress: JobProgress, to: int, pause: float = 0.0) -> dict[str, i
         job_progress.update(n / to, f"{n} of {to}")
         time.sleep(pause)
     return {"counted": to}
+
+
+@router.route("/tell", concurrency=4)
+def tell(job_progress: JobProgress) -> str:
+    """Report once, and end soon after."""
+    job_progress.update(0.5, "half way")
+    time.sleep(0.3)
+    note("tell ends")
+    return "told"
 
 
 @router.route("/once", concurrency=4)

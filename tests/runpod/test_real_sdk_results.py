@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -215,13 +216,15 @@ def test_progress_arrives_in_order_and_never_after_the_end(real: RealWorker) -> 
     assert late == []
 
 
-def test_a_slow_progress_post_holds_up_neither_the_work_nor_the_order(real: RealWorker) -> None:
-    """One is under way when the function ends: the result waits for it, so that it is the last."""
-    job = real.api.submit({"path": "/count", "to": 3, "pause": 0.05})
+@pytest.mark.parametrize("path", ["/tell", "/report"])
+def test_a_result_waits_for_the_progress_that_is_under_way(real: RealWorker, path: str) -> None:
+    """Of a job and of a plain call: else a slow post of progress would arrive after the result."""
+    job = real.submit(path)
     held = real.api.fault("job-done", "hold", job=job)
-    real.api.wait(lambda: held.hits == 1)
-    real.noted("loaded")
+    real.noted(f"{path[1:]} ends")
+    time.sleep(0.3)
+    assert [post.is_progress for post in real.api.posts(job)] == [True]
     held.release()
     ended = real.api.ended(job)
-    assert (ended.status, ended.late) == ("COMPLETED", [])
-    assert [post.is_progress for post in real.api.posts(job)][-1] is False
+    assert (ended.status, ended.output, ended.late) == ("COMPLETED", "told", [])
+    assert [post.is_progress for post in real.api.posts(job)] == [True, False]
