@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urljoin, urlsplit
 
 from router_core.client.errors import BadAnswer, error_from
 from router_core.client.retry import Retry
@@ -101,10 +101,30 @@ class Exchange:
         reply = await self._transport.send(call)
         if reply.status < 300 or reply.status == 304:
             return reply
+        if reply.status == 303 and "location" in reply.headers:
+            return await self._elsewhere(call, reply)
         if reply.status < 400:
             await reply.aclose()
             raise BadAnswer(f"{self.address} answers that it has moved to {_moved(reply)}: connect to that")
         raise error_from(reply.status, reply.headers, await read_some(reply, _MAX_PROBLEM))
+
+    async def _elsewhere(self, call: Call, reply: Reply) -> Reply:
+        """Read the answer where a service has put it that cannot send so much; credentials stay here.
+
+        The call has been carried out, so nothing that goes wrong from here on may have it sent again.
+        """
+        await reply.aclose()
+        place = urljoin(call.url, reply.headers["location"])
+        headers = self._headers if _origin(place) == _origin(call.url) else ()
+        other = Call("GET", place, tuple(headers), silence=call.silence)
+        try:
+            found = await self._repeated(lambda: self._transport.send(other), repeatable=True)
+        except RouterError as error:
+            raise BadAnswer(f"the answer is kept elsewhere and cannot be read there: {error}") from error
+        if found.status == 200:
+            return found
+        await found.aclose()
+        raise BadAnswer(f"the answer is kept elsewhere and cannot be read there: status {found.status}")
 
     async def _repeated(self, once: Callable[[], Coroutine[Any, Any, T]], *, repeatable: bool) -> T:
         started = self.retry.now()
@@ -120,6 +140,11 @@ class Exchange:
                 if wait is None:
                     raise
             await self.retry.sleep(wait)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.rpartition("@")[2]
 
 
 def _moved(reply: Reply) -> str:
