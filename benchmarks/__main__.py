@@ -14,6 +14,7 @@ _ALL = {
     "store_million": "a store of a million records",
     "server_memory": "memory of the server over 100,000 jobs",
     "import_time": "import",
+    "runpod_jobs": "a RunPod worker",
 }
 
 
