@@ -140,6 +140,7 @@ _OPERATIONS: Final[dict[tuple[str, str], Json]] = {
         "parameters": [_ID],
         "responses": {
             "200": {"description": "The result, in its own content type", "content": {"*/*": {"schema": {}}}},
+            "303": _is("It is larger than this platform can answer: read it at `Location`, without your key"),
             **_DEFAULT,
         },
     },

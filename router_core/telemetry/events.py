@@ -36,7 +36,7 @@ class JobMoved:
     job_id: str
     route: str
     move: str
-    """add, claim, succeed, fail, retry, release, cancel, cancelled, rescue, due, deadline."""
+    """add, claim, succeed, fail, retry, release, cancel, cancelled, rescue, due, deadline, dead_letter."""
     state: str
     reason: str = ""
     attempt: int = 0
