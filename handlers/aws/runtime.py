@@ -1,8 +1,8 @@
 """A runtime of our own that streams: ``python -m handlers.aws.runtime``.
 
 AWS's client for Python collects an answer before it sends it. This one sends the answers of a function URL
-(with ``InvokeMode: RESPONSE_STREAM``) piece by piece as they are made, and everything else like AWS's own. It
-runs as the command of a container image, or in the managed runtime with ``AWS_LAMBDA_EXEC_WRAPPER`` naming the
+(with ``InvokeMode: RESPONSE_STREAM``) piece by piece as they are made, and everything else as AWS does. It
+runs as the command of a container image, or in the managed runtime where AWS_LAMBDA_EXEC_WRAPPER names the
 script ``handlers/aws/bootstrap``. Needs no package beside the core.
 """
 
