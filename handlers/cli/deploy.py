@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from handlers.cli.exits import UsageError
@@ -32,8 +31,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what deploy takes."""
     platforms = parser.add_subparsers(dest="platform", required=True, metavar="runpod|aws")
     for name, summary in (("runpod", "to a RunPod serverless endpoint"), ("aws", "to AWS Lambda")):
-        if find_spec(f"handlers.cli.deploy_{name}") is None:
-            continue
         module = import_module(f"handlers.cli.deploy_{name}")
         command = platforms.add_parser(
             name, help=summary, description=module.DESCRIPTION, epilog=module.EXAMPLES,
