@@ -268,7 +268,7 @@ class JobStoreMachine(RuleBasedStateMachine):
             assert self._move(job, ended)
 
     @precondition(lambda self: self.known)
-    @rule(pick=_picks, kind=st.integers(0, 4))
+    @rule(pick=_picks, kind=st.integers(0, 5))
     def disturb(self, pick: int, kind: int) -> None:
         """Try a change that may not fit the state: the table of transitions decides, not the caller."""
         job = self._pick(pick)
@@ -276,6 +276,8 @@ class JobStoreMachine(RuleBasedStateMachine):
         move = [
             moves.cancel_waiting(now=now, retention=_KEPT), moves.cancel_running(now=now), moves.due(now=now),
             moves.dispatched(), self._rescue(job) if job.state in _HELD else moves.due(now=now),
+            moves.dead_letter(job, now=now, retention=_KEPT, attempts=b"[]", error=b"{}")
+            if State.FAILED in TRANSITIONS[job.state] else moves.due(now=now),
         ][kind]  # fmt: skip
         held = move.lease_before is None or job.lease_until < move.lease_before
         due = move.name != "due" or job.not_before <= now
