@@ -128,7 +128,11 @@ def build(
         app.events.subscribe(telemetry)
         made = LambdaApp(app, telemetry, role=environ.get(ROLE, ""), takes_jobs=_keeps(app.settings))
         _arm(environ)
-        made.start()
+        try:
+            made.start()
+        except BaseException:
+            made.loop.close()
+            raise
     except RouterError as error:
         telemetry.line(40, {"event": "init_failed", "code": error.code, "message": str(error)})
         raise
