@@ -194,8 +194,9 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 
 _OTHERS: Final = (
     "ROUTER_URL", "ROUTER_API_KEY", "ROUTER_COORDINATOR", "ROUTER_WORKER_KEY", "ROUTER_FAILPOINT",
+    "ROUTER_DEPLOYMENT",
 )  # fmt: skip
-"""Variables that are read elsewhere: by the command line, and by tests that break things."""
+"""Variables that are read elsewhere: by the command line, deployments, and tests that break things."""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
