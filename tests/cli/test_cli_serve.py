@@ -132,8 +132,8 @@ def test_what_cannot_be_served_so_is_refused(tmp_path: Path) -> None:
         tmp_path, "svc:app", "--workers", "2"
     )
     assert "svc:app is an App" in refusal(tmp_path, "svc:app", "--port", "9")
-    assert "EXECUTION_PROVIDER is 'runpod', which no installed package offers" in refusal(
-        tmp_path, "svc:router", EXECUTION_PROVIDER="runpod"
+    assert "EXECUTION_PROVIDER is 'mainframe', which no installed package offers" in refusal(
+        tmp_path, "svc:router", EXECUTION_PROVIDER="mainframe"
     )
 
 
