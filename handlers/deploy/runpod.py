@@ -27,6 +27,7 @@ from handlers.deploy.runpod_plan import MARK, Plan, differences, plan_for
 from handlers.deploy.runpod_watch import Watch
 from handlers.deploy.smoke import DOCUMENT
 from handlers.deploy.undo import Undo
+from router_core.settings import unknown_variables
 
 __all__ = ["Deployed", "RunpodOptions", "deploy_runpod", "find_endpoint"]
 
@@ -207,6 +208,8 @@ class _Deployment:
                     f"  note: RunPod ends jobs after {timeout / 1000:g} s, and a route allows more: "
                     "--execution-timeout"
                 )
+        for said in unknown_variables(plan.wanted.get("env") or {}):
+            self._progress.say(f"  note: {said}")
 
     def _show(self, plan: Plan) -> None:
         if plan.current is None:

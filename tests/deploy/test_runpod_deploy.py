@@ -117,6 +117,24 @@ def test_an_image_without_version_is_remarked_upon(runpod: RunpodRest, deploy: D
         assert "names no version" not in deploy("--name", "sdxl", "--image", image, "--dry-run").err
 
 
+def test_a_misspelt_setting_is_remarked_upon(runpod: RunpodRest, deploy: Deploy) -> None:
+    """On RunPod it would be a line of a log that nobody reads."""
+    ran = deploy("--name", "sdxl", "--image", "a/b:1", "--env", "ROUTER_LEESE=5", "--dry-run")
+    assert "note: ROUTER_LEESE is no setting and has no effect; did you mean ROUTER_LEASE?" in ran.err
+    deploy("--name", "sdxl", "--image", "a/b:1")
+    assert "is no setting" not in deploy("--name", "sdxl", "--image", "a/b:2", "--dry-run").err
+
+
+def test_a_limit_below_that_of_a_route_is_remarked_upon(
+    runpod: RunpodRest, deploy: Deploy, tmp_path: Path
+) -> None:
+    """RunPod would end the job first."""
+    service(tmp_path)
+    ran = deploy("service:router", "--image", "a/b:1", "--execution-timeout", "60", "--dry-run")
+    assert "note: RunPod ends jobs after 60 s, and a route allows more: --execution-timeout" in ran.err
+    assert "note:" not in deploy("service:router", "--image", "a/b:1", "--dry-run").err
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_dry_run_only_reads(runpod: RunpodRest, deploy: Deploy, exists: bool) -> None:
     """It shows the fields, and of the environment the names."""

@@ -74,6 +74,9 @@ def test_a_deployed_service_answers_and_a_broken_one_is_not_deployed(
     assert first.returncode == 0, err
     before = runpod.endpoint("service")
     assert before["env"]["MODEL"] == "a"
+    log = (tmp_path / "worker.log").read_text()
+    assert '"event":"serving"' in log or "taking RunPod jobs" in log
+    assert "unknown_setting" not in log
 
     second = process(
         ["runpod", "service:router", "--image", "a/s:2", "--env", "MODEL=missing", *test], tmp_path, environ
