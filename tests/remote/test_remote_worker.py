@@ -371,7 +371,7 @@ async def test_a_claim_whose_answer_is_lost_is_answered_again() -> None:
 
         async def losing(method: str, url: str, **options: Any) -> Answer:
             answer = await send(method, url, **options)
-            if url.endswith("/claim") and b'"jobs":[{' in answer.body and len(lost) < 2:
+            if url.endswith("/claim") and b'"jobs":[{' in answer.body and len(lost) < 4:
                 lost.append(answer)
                 raise NotSent("the answer was lost")
             return answer
@@ -381,7 +381,7 @@ async def test_a_claim_whose_answer_is_lost_is_answered_again() -> None:
         running.work()
         for job_id in job_ids:
             assert (await running.ended(job_id)).attempt == 1
-        assert len(lost) == 2
+        assert len(lost) == 4, "more often than one request is repeated"
         assert store.claims == 1
         page = await store.find(JobQuery())
         assert {job.crash_count for job in page.jobs} == {0}
