@@ -38,14 +38,14 @@ from router_core.stores.dynamodb_moves import Moves
 from router_core.stores.dynamodb_queues import Queues
 from router_core.stores.dynamodb_records import Records
 from router_core.stores.dynamodb_submit import Submissions
-from router_core.stores.dynamodb_table import TTL_ATTRIBUTE, check, table_definition
+from router_core.stores.dynamodb_table import TTL_ATTRIBUTE, check, create, table_definition
 from router_core.stores.dynamodb_upkeep import Upkeep
 from router_core.vendors import boto3
 
 __all__ = ["TTL_ATTRIBUTE", "DynamoJobStore", "create_table", "table_definition"]
 
 _T = TypeVar("_T")
-_CREATED: Final = 60.0
+_COMMAND: Final = "router_core.stores.dynamodb"
 
 
 class DynamoJobStore:
@@ -97,7 +97,7 @@ class DynamoJobStore:
 
     async def open(self) -> None:
         """Look at the table; raises Misconfigured when it is missing or has not the keys and indexes."""
-        await self._run(check, self._table, table_definition(self._table.name))
+        await self._run(check, self._table, table_definition(self._table.name), _COMMAND)
 
     async def close(self) -> None:
         """Refuse what comes later; what was begun ends by itself."""
@@ -177,7 +177,7 @@ class DynamoJobStore:
         return await self._run(self._blobs.unnamed, tuple(keys))
 
     async def undispatched(self, before: float, limit: int = 100) -> Sequence[Job]:
-        """Return waiting jobs, added before a time, that the queue has not been told of."""
+        """Return jobs that have been waiting since before a time, and that the queue was not told of."""
         return await self._run(self._listings.undispatched, before, limit)
 
     async def stats(self) -> StoreStats:
@@ -205,16 +205,7 @@ def create_table(name: str, *, expire: bool = True) -> None:
     ``expire`` lets DynamoDB delete what its ``ttl`` says. Production creates the table from a template, which
     also encrypts it and keeps backups.
     """
-    client = boto3.client("dynamodb")
-    try:
-        client.create_table(**table_definition(name))
-    except client.exceptions.ResourceInUseException:
-        return
-    client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
-    if expire:
-        client.update_time_to_live(
-            TableName=name, TimeToLiveSpecification={"Enabled": True, "AttributeName": TTL_ATTRIBUTE}
-        )
+    create(table_definition(name), expire=expire)
 
 
 if __name__ == "__main__":

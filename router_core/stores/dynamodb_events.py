@@ -19,7 +19,7 @@ from typing import Final
 from router_core.errors import Fenced, StoreError
 from router_core.jobs.job import Event, Fence, State
 from router_core.jobs.store import EventPage, NewEvent
-from router_core.stores.dynamodb_calls import AV, Item, Refused
+from router_core.stores.dynamodb_calls import AV, PATIENCE, Item, Refused
 from router_core.stores.dynamodb_change import Change, has_write
 from router_core.stores.dynamodb_items import RECORD, job_pk, number
 from router_core.stores.dynamodb_records import Records, last_resort
@@ -160,8 +160,12 @@ class EventPacks:
             self._rings.move_to_end(job_id)
             if len(self._rings) > _RINGS:
                 self._rings.popitem(last=False)
-        with ring.guard:
+        if not ring.guard.acquire(timeout=PATIENCE):
+            raise StoreError(f"too many events of job {job_id} wait to be written")
+        try:
             yield ring
+        finally:
+            ring.guard.release()
 
     # --- reading --------------------------------------------------------------------------------
 

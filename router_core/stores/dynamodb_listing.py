@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from router_core.jobs.job import OPEN, TERMINAL, Job, State
 from router_core.jobs.store import JobQuery, Page, StoreStats
-from router_core.stores.dynamodb_calls import Item
-from router_core.stores.dynamodb_items import job_of
+from router_core.stores.dynamodb_calls import AV, Item
+from router_core.stores.dynamodb_items import job_of, number
 from router_core.stores.dynamodb_records import Records
 from router_core.stores.dynamodb_table import LISTING, OWNER, SHARDS, key_part
 
@@ -109,20 +109,21 @@ class Listings:
                 oldest = min(oldest or since, since)
         return StoreStats(counts, oldest)
 
-    def _open(self) -> Iterator[Item]:
+    def _open(self, condition: str = "", values: Mapping[str, AV] | None = None) -> Iterator[Item]:
+        more = {"FilterExpression": condition} if condition else {}
         for shard in range(SHARDS):
-            yield from self._table.query("listed = :l", {":l": {"S": f"open#{shard}"}}, IndexName=LISTING)
+            wanted = {":l": {"S": f"open#{shard}"}, **(values or {})}
+            yield from self._table.query("listed = :l", wanted, IndexName=LISTING, **more)
 
     def undispatched(self, before: float, limit: int) -> list[Job]:
-        """Return waiting jobs that the queue has not been told of, added before a time."""
+        """Return jobs that have been waiting since before a time, and that the queue was not told of."""
+        rows = self._open(
+            "dispatch_pending = :true AND created_at <= :before AND not_before <= :before",
+            {":true": {"BOOL": True}, ":before": number(before)},
+        )
         waiting = (State.QUEUED, State.RETRYING)
-        ids = [
-            str(row["id"]["S"])
-            for row in self._open()
-            if "dispatch_pending" in row and row["dispatch_pending"]["BOOL"]
-            and float(row["created_at"]["N"]) <= before and row["state"]["S"] in waiting
-        ]  # fmt: skip
-        jobs = self._records.jobs(sorted(ids)[:limit])
+        ids = sorted(str(row["id"]["S"]) for row in rows if row["state"]["S"] in waiting)
+        jobs = self._records.jobs(ids[:limit])
         return [job for job in jobs if job.dispatch_pending and job.state in waiting]
 
 

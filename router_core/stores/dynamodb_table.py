@@ -38,6 +38,7 @@ __all__ = [
     "SHARDS",
     "TTL_ATTRIBUTE",
     "check",
+    "create",
     "fault_of",
     "key_part",
     "shard_of",
@@ -60,7 +61,6 @@ _INDEXES: Final[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {
 """Index -> partition key, sort key, further attributes."""
 _NUMBERS: Final = frozenset({"ready_at", "agenda_at"})
 _LONGEST_KEY: Final = 500
-_COMMAND: Final = "router_core.stores.dynamodb"
 
 
 def table_definition(name: str) -> dict[str, Any]:
@@ -128,8 +128,8 @@ def _schema(described: Mapping[str, Any]) -> set[tuple[str, str]]:
     return {(entry["KeyType"], entry["AttributeName"]) for entry in described["KeySchema"]}
 
 
-def check(table: Table, wanted: Mapping[str, Any]) -> None:
-    """Raise Misconfigured, with what to do, when a table is not as wanted."""
+def check(table: Table, wanted: Mapping[str, Any], command: str) -> None:
+    """Raise Misconfigured, with what to do, when a table is not as wanted; ``command`` is what creates it."""
     name = wanted["TableName"]
     try:
         fault = fault_of(table.describe(), wanted)
@@ -144,7 +144,7 @@ def check(table: Table, wanted: Mapping[str, Any]) -> None:
         else:
             raise
     if fault:
-        raise Misconfigured(f"{fault}; create it from template.yaml, or with `python -m {_COMMAND} {name}`")
+        raise Misconfigured(f"{fault}; create it from template.yaml, or with `python -m {command} {name}`")
 
 
 def shard_of(job_id: str) -> int:
@@ -156,3 +156,21 @@ def key_part(text: str) -> str:
     """Return a text that may stand in a key, whatever its length: a long one is named by its hash."""
     raw = text.encode("utf-8", "surrogatepass")
     return text if len(raw) <= _LONGEST_KEY else f"sha256:{hashlib.sha256(raw).hexdigest()}"
+
+
+def create(definition: Mapping[str, Any], *, expire: bool = True) -> None:
+    """Create a table and wait until it can be used; does nothing where it exists. Blocks.
+
+    ``expire`` lets DynamoDB delete what its ``ttl`` says.
+    """
+    client = boto3.client("dynamodb")
+    name = definition["TableName"]
+    try:
+        client.create_table(**definition)
+    except client.exceptions.ResourceInUseException:
+        return
+    client.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+    if expire:
+        client.update_time_to_live(
+            TableName=name, TimeToLiveSpecification={"Enabled": True, "AttributeName": TTL_ATTRIBUTE}
+        )
