@@ -46,6 +46,13 @@ def deaf() -> None:
         time.sleep(0.05)
 
 
+@router.route("/crash", isolation="process", backoff=0.01)
+def crash() -> None:
+    """Take its process along."""
+    note("crash")
+    os._exit(3)
+
+
 @router.route("/swap")
 def swap(file: File, times: int = 1) -> File:
     """Return the bytes the other way round, several times over."""

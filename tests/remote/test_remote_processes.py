@@ -160,6 +160,17 @@ def test_a_deaf_function_is_cancelled_by_killing_it(folder: Path, service: Serve
         until(lambda: not alive(pid))
 
 
+def test_a_function_that_kills_its_process_is_tried_three_times(
+    folder: Path, service: Served, client: Client
+) -> None:
+    """The coordinator counts the crashes; the worker lives on."""
+    with worker(APP, folder, service.url, "--route", "/crash", "--route", "/work"):
+        job = client.endpoint("/crash").submit().wait(40.0)
+        assert (job.status, job.reason) == ("failed", "lost")
+        assert ran(folder) == ["crash"] * 3
+        assert client.endpoint("/work").submit(number=3).result(20.0) == {"number": 3, "square": 9}
+
+
 def test_files_streams_steps_and_plain_calls(folder: Path, service: Served, client: Client) -> None:
     """All that jobs can do goes through a coordinator; plain calls stay there."""
     with worker(APP, folder, service.url, NAME="worker"):
