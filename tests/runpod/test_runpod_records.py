@@ -60,7 +60,9 @@ class Service:
         @router.route("/endless")
         def endless(job: JobContext, job_progress: JobProgress) -> None:
             self.begun.set()
-            while not job.cancelled:
+            for _ in range(4_000):  # should nobody stop it
+                if job.cancelled:
+                    break
                 job_progress.update(message="on")
                 threading.Event().wait(0.005)
             self.stopped.set()
@@ -69,7 +71,9 @@ class Service:
         @router.post("/call")
         def call(job: JobContext) -> None:
             self.begun.set()
-            while not job.cancelled:
+            for _ in range(4_000):
+                if job.cancelled:
+                    break
                 threading.Event().wait(0.005)
             self.stopped.set()
 
@@ -186,6 +190,20 @@ async def test_a_job_whose_record_is_forgotten_runs_again(service: Service) -> N
         assert service.runs == ["a", "b", "a"]
 
 
+@pytest.mark.parametrize(
+    ("policy", "seconds"), [({"ttl": 60_000}, 60), ({}, 86_400), (None, 86_400), ({"ttl": "x"}, 86_400)]
+)
+async def test_a_record_that_waits_ends_with_its_platform_job(
+    service: Service, store: MemoryJobStore, policy: Any, seconds: float
+) -> None:
+    """Nobody would hand it out again."""
+    service.gate.set()
+    async with running(service.router, store=store) as worker:
+        await worker.handle({**job("/once", name="a"), "policy": policy})
+        (record,) = (await store.find(JobQuery())).jobs
+        assert round(record.deadline_at - record.created_at) == seconds
+
+
 async def test_attempts_are_the_cores(service: Service) -> None:
     """An attempt that fails is followed by another, within the one delivery."""
     async with running(service.router) as worker:
@@ -247,6 +265,36 @@ async def test_a_cancel_reaches_the_function_and_nothing_is_posted_after_it(
         await begins(service.stopped)
         await asyncio.sleep(0.05)
         assert len(line.posts) == posted
+
+
+@pytest.mark.parametrize("kind", ["job", "call"])
+async def test_what_a_function_says_after_its_cancel_is_not_posted(kind: str) -> None:
+    """It takes its time to stop, and goes on telling how far it is."""
+    router, begun, gate = Router(), threading.Event(), threading.Event()
+
+    def stubborn(job: JobContext, job_progress: JobProgress) -> None:
+        step = 0
+        while not gate.is_set() and step < 5_000:
+            step += 1
+            job_progress.update(message=f"step {step}")
+            begun.set()
+            threading.Event().wait(0.002)
+
+    (router.route("/work") if kind == "job" else router.post("/work"))(stubborn)
+    async with running(router, progress_interval=0.001) as worker:
+        line = Kept()
+        task = asyncio.create_task(worker.handle(job("/work"), line))
+        await begins(begun)
+        await line.begun.wait()
+        task.cancel()
+        await asyncio.sleep(0.01)  # a post that was under way
+        posted = len(line.posts)
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        assert len(line.posts) == posted
+        gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_a_cancelled_job_is_cancelled_in_its_record(service: Service, store: MemoryJobStore) -> None:
