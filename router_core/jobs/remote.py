@@ -140,6 +140,11 @@ class RemoteRoutes:
                 code="worker_protocol",
             )
         served, refused = self._offers.served(request.principal, asked.routes)
+        worker = _worker(request.principal, asked.worker_id)
+        fields = {"worker_id": worker, "routes": served, "refused": list(refused)}
+        self._events.emit(
+            Note("worker_joined", "info", f"a worker of {request.principal.id} is there", fields)
+        )
         holds = self._holds()
         return Response.json({
             "protocol": PROTOCOL, "service": self._title, "worker": request.principal.id,

@@ -13,6 +13,7 @@ from router_core.errors import Misconfigured
 from router_core.jobs.remote_wait import Wakeups
 from router_core.queues.pull import PullDispatcher
 from router_core.settings import Settings
+from router_core.telemetry.events import Note
 from router_core.wiring import build_app
 from tests.jobs.running import bench_of, route_of
 from tests.remote.remote_bench import BOX, CALLER, bench, router_of, value_of
@@ -110,8 +111,12 @@ async def test_nobody_is_held_where_nothing_goes_on() -> None:
         said = {"worker_id": "worker-1", "routes": ["/double"], "wait": 20.0}
         assert (await site.ask("/worker/wait", said))["ready"] is False
         hello = {"protocol": 1, "worker_id": "worker-1", "routes": site.signatures}
+        seen: list[object] = []
+        site.app.events.subscribe(seen.append)
         terms = await site.ask("/worker/hello", hello)
         assert (terms["wait"], terms["poll"]) == (0, 2.0)
+        (joined,) = [note for note in seen if isinstance(note, Note) and note.name == "worker_joined"]
+        assert joined.fields["worker_id"] == "box/worker-1"
 
 
 async def test_a_claim_is_replayed_to_its_worker_only() -> None:
