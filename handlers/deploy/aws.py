@@ -352,15 +352,18 @@ def _fit(facts: Facts, parameters: dict[str, str], before: Mapping[str, str], pr
     if not facts.jobs:
         return
     allowed = float(parameters.get("JobTimeout") or before.get("JobTimeout") or _LIMIT)
-    if facts.longest is not None and facts.longest > _LIMIT:
+    if facts.longest > _LIMIT:
         raise NotPrepared(
             f"a job may take {facts.longest:g} s, and Lambda ends every function after {_LIMIT:g} s: set a "
             "lower timeout= at its route, or deploy it to RunPod"
         )
-    if facts.longest is not None and facts.longest > allowed:
+    if facts.longest > allowed:
         raise NotPrepared(f"a job may take {facts.longest:g} s, and JobTimeout is {allowed:g} s: raise it")
-    if facts.longest is None:
-        progress.say(f"  note: a job route has no timeout; Lambda gives an attempt {allowed:g} s")
+    if facts.unlimited:
+        progress.say(
+            f"  note: {', '.join(facts.unlimited)}: no timeout= given; an attempt that takes {allowed:g} s "
+            "is given back and begins again"
+        )
     least = 2 * facts.attempts + 4
     if "MaxReceiveCount" not in parameters and least > int(before.get("MaxReceiveCount") or 10):
         parameters["MaxReceiveCount"] = str(least)

@@ -23,8 +23,10 @@ class Facts:
 
     jobs: int
     """How many there are."""
-    longest: float | None
-    """Seconds that the slowest may take; None where one has no limit."""
+    longest: float
+    """Most seconds that one was given; 0 where none was."""
+    unlimited: tuple[str, ...]
+    """Those that were given no limit of their own."""
     attempts: int
     """Most attempts that one allows."""
 
@@ -49,23 +51,26 @@ def find_facts(app: str, folder: Path) -> Facts:
         raise DeployError(f"{app} cannot be loaded: {told}") from None
     if "error" in found:
         raise DeployError(str(found["error"]))
-    return Facts(found["jobs"], found["longest"], found["attempts"])
+    return Facts(found["jobs"], found["longest"], tuple(found["unlimited"]), found["attempts"])
 
 
 def main(app: str) -> None:
     """Print the facts as the last line."""
     from handlers.loader import load
     from router_core.errors import Misconfigured
+    from router_core.routing.route import JobOptions
 
     try:
         routes = [route for route in load(app).routes if route.kind == "job" and not route.internal]
     except Misconfigured as error:
         print(json.dumps({"error": str(error)}))
         return
-    limits = [route.job.timeout for route in routes]
+    usual = JobOptions().timeout
+    given = [route.job.timeout for route in routes if route.job.timeout not in (None, usual)]
     print(json.dumps({
         "jobs": len(routes),
-        "longest": None if None in limits else max((limit for limit in limits if limit), default=0.0),
+        "longest": max((limit for limit in given if limit), default=0.0),
+        "unlimited": [route.path for route in routes if route.job.timeout in (None, usual)],
         "attempts": max((route.job.max_attempts or 1 for route in routes), default=1),
     }))  # fmt: skip
 

@@ -112,10 +112,9 @@ _BAD_KEYS: Final = frozenset({
 class Stack:
     """One stack of an account."""
 
-    def __init__(self, account: Account, name: str, *, poll: float = _POLL) -> None:
+    def __init__(self, account: Account, name: str) -> None:
         self._account = account
         self.name = name
-        self._poll = poll
 
     def state(self) -> StackState | None:
         """Return what it is, or None where there is none."""
@@ -201,7 +200,7 @@ class Stack:
                 raise TooSlow(
                     f"the stack is still {state.status} after {seconds:g} s; CloudFormation goes on"
                 )
-            time.sleep(self._poll)
+            time.sleep(_POLL)
 
     def delete_data(self, outputs: Mapping[str, str]) -> list[str]:
         """Delete the table and the bucket that outlive a stack; returns their names."""
