@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
 from router_core.testing.runpod_http import Ask, Hangup, Reply, Wire
-from router_core.testing.runpod_queue import PlatformJob, Queue
+from router_core.testing.runpod_queue import PlatformJob, Queue, new_id
 from router_core.testing.runpod_routes import Limits, Routes
 
 __all__ = ["Fault", "Limits", "PlatformJob", "RunpodApi", "Seen"]
@@ -186,9 +186,14 @@ class RunpodApi:
 
     # -- jobs ----------------------------------------------------------------------------------------
 
-    def submit(self, given: Any, *, sync: bool = False, **extras: Any) -> str:
+    def new_id(self, *, sync: bool = False) -> str:
+        """Return an id for ``submit``, to let something go wrong with a job from its first moment on."""
+        return new_id(sync=sync)
+
+    def submit(self, given: Any, *, sync: bool = False, job_id: str | None = None, **extras: Any) -> str:
         """Queue a job as /run does, without a request, and return its id."""
-        return self._do(lambda: self._routes.submit({**extras, "input": given}, sync=sync).id)
+        body = {**extras, "input": given}
+        return self._do(lambda: self._routes.submit(body, sync=sync, job_id=job_id).id)
 
     def submit_all(self, inputs: Sequence[Any]) -> list[str]:
         """Queue many jobs at one moment, so that a worker finds them together."""

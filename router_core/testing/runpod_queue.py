@@ -18,11 +18,16 @@ from typing import Any, Final
 
 from router_core.testing.runpod_http import Ask
 
-__all__ = ["ENDED", "Handing", "PlatformJob", "Queue"]
+__all__ = ["ENDED", "Handing", "PlatformJob", "Queue", "new_id"]
 
 Condition = Callable[[], bool]
 
 ENDED: Final = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
+
+
+def new_id(*, sync: bool = False) -> str:
+    """Return an id in the platform's form."""
+    return f"{'sync-' if sync else ''}{uuid.uuid4()}-e1"
 
 
 @dataclass(slots=True)
@@ -125,9 +130,11 @@ class Queue:
 
     # -- what callers do -----------------------------------------------------------------------------
 
-    def add(self, body: Mapping[str, Any], *, sync: bool, limit: int) -> PlatformJob:
+    def add(
+        self, body: Mapping[str, Any], *, sync: bool, limit: int, job_id: str | None = None
+    ) -> PlatformJob:
         """Queue a job."""
-        job_id = f"{'sync-' if sync else ''}{uuid.uuid4()}-e1"
+        job_id = job_id or new_id(sync=sync)
         extras = {key: value for key, value in body.items() if key not in ("id", "input")}
         job = PlatformJob(job_id, body["input"], extras, limit, queued_at=time.monotonic())
         self.jobs[job_id] = job

@@ -48,9 +48,10 @@ class Routes:
             return action, rest[0] if rest else "", rest[1] if len(rest) > 1 else ""
         return action, "", rest[0] if rest else ""
 
-    def submit(self, body: Mapping[str, Any], *, sync: bool) -> PlatformJob:
+    def submit(self, body: Mapping[str, Any], *, sync: bool, job_id: str | None = None) -> PlatformJob:
         """Queue a job."""
-        return self._queue.add(body, sync=sync, limit=self._limits.runsync if sync else self._limits.run)
+        limit = self._limits.runsync if sync else self._limits.run
+        return self._queue.add(body, sync=sync, limit=limit, job_id=job_id)
 
     async def answer(self, ask: Ask) -> Reply:
         """Answer one request."""

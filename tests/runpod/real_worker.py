@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from router_core.testing.runpod_api import PlatformJob, RunpodApi
+from router_core.testing.runpod_api import Fault, PlatformJob, RunpodApi
 from tests.runpod.sdk_process import SdkWorker, sdk_worker
 
 __all__ = ["RealWorker", "real_worker"]
@@ -47,6 +47,12 @@ class RealWorker:
     def submit(self, path: str, *, sync: bool = False, **arguments: Any) -> str:
         """Queue a job."""
         return self.api.submit({"path": path, **arguments}, sync=sync)
+
+    def faulty(self, path: str, *faults: Mapping[str, Any], **arguments: Any) -> tuple[str, list[Fault]]:
+        """Queue a job with which something goes wrong; each fault is what ``RunpodApi.fault`` takes."""
+        job = self.api.new_id()
+        made = [self.api.fault(**fault, job=job) for fault in faults]
+        return self.api.submit({"path": path, **arguments}, job_id=job), made
 
     def run(self, path: str, *, sync: bool = False, **arguments: Any) -> PlatformJob:
         """Run a job to its end."""

@@ -75,9 +75,10 @@ def worker(api: RunpodApi, folder: Path, streamer: RunpodApi, leaver: object) ->
 @pytest.fixture(scope="module", autouse=True)
 def dropped(api: RunpodApi, worker: SdkWorker) -> Dropped:
     """Hand out two jobs whose results are refused."""
-    failing, too_large = api.submit({"n": 1}), api.submit({"return": "x" * 10_000_001})
+    failing = api.new_id()
     api.fault("job-done", status=500, times=None, job=failing)
-    return Dropped(failing, too_large)
+    api.submit({"n": 1}, job_id=failing)
+    return Dropped(failing, api.submit({"return": "x" * 10_000_001}))
 
 
 def official(api: RunpodApi, folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -12,6 +13,8 @@ from tests.runpod.real_worker import RealWorker
 
 pytest.importorskip("runpod", reason="the runpod SDK is not installed")
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
+
+DONE: Final = {"action": "job-done"}
 
 
 def is_gone(pid: int) -> bool:
@@ -160,29 +163,24 @@ def test_a_retry_of_a_failed_job_runs_it_again(real: RealWorker) -> None:
 
 def test_a_result_outlives_posts_that_fail(real: RealWorker) -> None:
     """502 or a closed connection, three times: the SDK alone gives up there, and the result is lost."""
-    refused, dropped = real.submit("/once", name="refused"), real.submit("/once", name="dropped")
-    faults = (
-        real.api.fault("job-done", status=502, times=3, job=refused),
-        real.api.fault("job-done", "drop", times=3, job=dropped),
-    )
+    refused, (one,) = real.faulty("/once", {**DONE, "status": 502, "times": 3}, name="refused")
+    dropped, (other,) = real.faulty("/once", {**DONE, "kind": "drop", "times": 3}, name="dropped")
     ended = real.api.all_ended([refused, dropped], 40)
     assert [job.output for job in ended] == ["refused", "dropped"]
-    assert [fault.hits for fault in faults] == [3, 3]
+    assert (one.hits, other.hits) == (3, 3)
     assert [real.notes().count(f"once {name}") for name in ("refused", "dropped")] == [1, 1]
 
 
 def test_a_result_whose_answer_is_lost_is_posted_again_and_harms_nothing(real: RealWorker) -> None:
     """The platform has it already; the first one counts."""
-    job = real.api.submit({"path": "/add", "a": 1})
-    real.api.fault("job-done", "lose", job=job)
+    job, _ = real.faulty("/add", {**DONE, "kind": "lose"}, a=1)
     real.api.wait(lambda: len(real.api.posts(job)) == 2)
     assert (real.api.ended(job).status, real.api.job(job).output) == ("COMPLETED", 2)
 
 
 def test_a_result_that_the_platform_refuses_fails_the_job(real: RealWorker) -> None:
     """400, for whatever reason: the job does not hang, its error says why."""
-    job = real.api.submit({"path": "/add", "a": 1})
-    real.api.fault("job-done", status=400, job=job)
+    job, _ = real.faulty("/add", {**DONE, "status": 400}, a=1)
     ended = real.api.ended(job)
     assert ended.status == "FAILED"
     assert json.loads(ended.error)["code"] == "result_refused"
@@ -190,7 +188,7 @@ def test_a_result_that_the_platform_refuses_fails_the_job(real: RealWorker) -> N
 
 def test_a_job_that_the_platform_has_forgotten_is_let_go(real: RealWorker) -> None:
     """404 for its result: nothing more can be done, and the slot is free."""
-    job = real.submit("/sleep", seconds=0.5, name="forgotten")
+    job = real.submit("/sleep", seconds=1.5, name="forgotten")
     real.noted("sleep forgotten begins")
     real.api.forget(job)
     real.api.wait(lambda: any(post.status == 404 for post in real.api.posts(job)))
@@ -199,11 +197,9 @@ def test_a_job_that_the_platform_has_forgotten_is_let_go(real: RealWorker) -> No
 
 def test_lost_progress_and_chunks_harm_no_result(real: RealWorker) -> None:
     """Progress that is not taken is left out; a stream that is broken ends, its whole still comes."""
-    job = real.api.submit({"path": "/count", "to": 20, "pause": 0.02})
-    real.api.fault("job-done", status=500, times=2, job=job)
+    job, _ = real.faulty("/count", {**DONE, "times": 2}, to=20, pause=0.02)
     assert real.api.ended(job).output == {"counted": 20}
-    stream = real.api.submit({"path": "/letters", "word": "chunk"})
-    real.api.fault("job-stream", status=400, job=stream)
+    stream, _ = real.faulty("/letters", {"action": "job-stream", "status": 400}, word="chunk")
     ended = real.api.ended(stream)
     assert (ended.output, ended.chunks) == (list("chunk"), [])
 

@@ -219,8 +219,7 @@ def test_progress_arrives_in_order_and_never_after_the_end(real: RealWorker) -> 
 @pytest.mark.parametrize("path", ["/tell", "/report"])
 def test_a_result_waits_for_the_progress_that_is_under_way(real: RealWorker, path: str) -> None:
     """Of a job and of a plain call: else a slow post of progress would arrive after the result."""
-    job = real.submit(path)
-    held = real.api.fault("job-done", "hold", job=job)
+    job, (held,) = real.faulty(path, {"action": "job-done", "kind": "hold"})
     real.noted(f"{path[1:]} ends")
     time.sleep(0.3)
     assert [post.is_progress for post in real.api.posts(job)] == [True]
