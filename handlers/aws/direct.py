@@ -29,7 +29,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import types
 from collections.abc import Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -38,12 +37,12 @@ from urllib.parse import quote, urlencode
 
 import pydantic_core
 
+from handlers.aws.direct_values import collected, intake_of, plain_value
 from handlers.aws.limits import LAMBDA_REPLY_BYTES, remaining_seconds
-from handlers.aws.offload import filename_of, offload
+from handlers.aws.offload import offload
+from handlers.aws.upkeep import hear_of_cancel
 from router_core.binding.depends import DependencyScope
-from router_core.binding.inputs import Intake
 from router_core.binding.result import encode_result, file_of, is_stream
-from router_core.binding.stream import iterate_in_threads
 from router_core.errors import (
     MethodNotAllowed,
     NotFound,
@@ -53,7 +52,6 @@ from router_core.errors import (
     UpstreamTimeout,
     ValidationFailed,
 )
-from router_core.http.media import File
 from router_core.http.message import Headers, Request, Response
 from router_core.jobs.blobs import SignsUrls
 from router_core.jobs.context import JobContext
@@ -61,12 +59,9 @@ from router_core.jobs.dispatch import tell
 from router_core.jobs.execution import contained
 from router_core.jobs.job import WAITING, Job, State
 from router_core.jobs.outcome import job_error
-from router_core.jobs.settle import Outputs
 from router_core.jobs.submission import SubmitOptions
 from router_core.jobs.wire import encode_job
 from router_core.routing.named import Named, NamedRoutes
-from router_core.security.fetch import GuardedHttp
-from router_core.security.url_guard import UrlGuard
 from router_core.telemetry.events import RequestDone
 from router_core.types import ANONYMOUS, Principal, new_id
 
@@ -100,7 +95,7 @@ async def invoke(app: App, event: Mapping[str, Any], context: Any) -> dict[str, 
         if call.mode == "submit" and isinstance(error, RouterError) and error.retryable:
             raise
         response = await app.parts.stack.explain(error, call.request)
-        status, answer = response.status, {"error": _plain(response)}
+        status, answer = response.status, {"error": plain_value(response)}
     app.events.emit(
         RequestDone(
             method="INVOKE", path=call.request.path, route=call.route, status=status,
@@ -221,13 +216,13 @@ class _Direct:
         if response.status == 303 and place:
             return {"output_url": place}
         if isinstance(response.body, bytes):
-            return {"output": _plain(response)}
+            return {"output": plain_value(response)}
         parts = [chunk async for chunk in response.body]
         return {"output": b"".join(parts).decode("utf-8", "replace")}
 
     async def _call(self, named: Named) -> dict[str, Any]:
         route, plan, app = named.route, named.route.plan, self._app
-        intake = _intake(app)
+        intake = intake_of(app.settings)
         inputs = plan.collect_input(named.arguments, intake)
         await plan.fetch(inputs, intake)
         values = plan.validate(inputs)
@@ -236,7 +231,7 @@ class _Direct:
             async with DependencyScope(app=scope, run_sync=scope.run_sync) as own:
                 value = await plan.call(values, self._injected(route, named) if plan.slots else {}, own)
                 if is_stream(value):
-                    return await self._shown(await _collected(route, value, own))
+                    return await self._shown(await collected(route, value, own))
                 return await self._value(route, value)
         except (SystemExit, KeyboardInterrupt) as error:  # it would end the loop, and the process with it
             raise contained(error) from error
@@ -255,7 +250,7 @@ class _Direct:
 
     async def _value(self, route: Route, value: Any) -> dict[str, Any]:
         if isinstance(value, Response) and value.status >= 400:
-            return {"error": _plain(value)}
+            return {"error": plain_value(value)}
         file = file_of(value)
         if file is not None and file.size * 4 // 3 + _ROOM > LAMBDA_REPLY_BYTES:
             kind = file.content_type or "application/octet-stream"
@@ -289,7 +284,7 @@ class _Direct:
         return await self._result(job)
 
     async def _submitted(self, named: Named, asked: _Asked) -> Job:
-        plan, intake, service = named.route.plan, _intake(self._app), self._app.service
+        plan, intake, service = named.route.plan, intake_of(self._app.settings), self._app.service
         options = SubmitOptions(
             key=asked.key or self._invocation, method="INVOKE", request_id=self._invocation,
             tell=asked.mode == "submit",
@@ -316,7 +311,7 @@ class _Direct:
             if job.state not in WAITING:
                 job = await self._app.service.wait(job.id, self.principal, left, version=job.version)
             elif wait > 0:
-                await asyncio.sleep(wait)
+                await self._app.parts.clock.sleep(wait)
                 job = await self._app.service.get(job.id, self.principal)
             else:
                 job = await self._attempt(job, left)
@@ -325,7 +320,14 @@ class _Direct:
         return job
 
     async def _attempt(self, job: Job, left: float) -> Job:
-        after = await self._app.run(job.id, self._invocation, lease=self._left() + LEASE_MARGIN, within=left)
+        beside = asyncio.create_task(hear_of_cancel(self._app, job.id, self._invocation))
+        try:
+            after = await self._app.run(
+                job.id, self._invocation, lease=self._left() + LEASE_MARGIN, within=left
+            )
+        finally:
+            beside.cancel()
+            await asyncio.wait({beside})
         return after or await self._app.service.get(job.id, self.principal)
 
     async def _handed_over(self, job: Job) -> Job:
@@ -352,41 +354,6 @@ class _Direct:
     def _job_body(self, job: Job) -> Any:
         prefix = self._app.service.prefix()
         return pydantic_core.from_json(encode_job(job, prefix=prefix, stream=self._app.service.streams(job)))
-
-
-async def _collected(route: Route, value: Any, scope: DependencyScope) -> bytes:
-    """Return all that a function yields, as a list."""
-    items = iterate_in_threads(value, scope.run_sync) if isinstance(value, types.GeneratorType) else value
-    outputs = Outputs()
-    try:
-        async for item in items:
-            outputs.add(encode_result(route, item))
-    finally:
-        close = getattr(items, "aclose", None)
-        if close is not None:
-            await close()
-    return outputs.result()
-
-
-def _intake(app: App) -> Intake:
-    settings = app.settings
-    guard = UrlGuard(allow_private=settings.allow_private_urls)
-    web = GuardedHttp(guard, max_bytes=settings.max_upload_bytes)
-    return Intake(max_json_depth=settings.max_json_depth, fetch=web)
-
-
-def _plain(response: Response) -> Any:
-    """Return the body of an answer as a value: JSON read, a file as an object, the rest as text."""
-    body = response.body if isinstance(response.body, bytes) else b""
-    kind = (response.header("content-type") or "").partition(";")[0].strip()
-    if kind.endswith("json"):
-        try:
-            return pydantic_core.from_json(body)
-        except ValueError:
-            return body.decode("utf-8", "replace")
-    if response.header("content-disposition"):
-        return File(body, filename=filename_of(response), content_type=kind).to_object()
-    return body.decode("utf-8", "replace") if body else None
 
 
 def _wrong(field: str, text: str, kind: str) -> ValidationFailed:

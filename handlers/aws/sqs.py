@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from handlers.aws.limits import remaining_seconds
 from handlers.aws.messages import Message, Poison, Visibility, failures, job_id_of, read_messages, shown
-from handlers.aws.upkeep import brought_up_to_date, known_once
+from handlers.aws.upkeep import brought_up_to_date, hear_of_cancel, known_once
 from router_core.errors import RouterError, Unavailable
 from router_core.jobs import moves
 from router_core.jobs.dispatch import tell
@@ -63,8 +63,8 @@ _LONGEST: Final = 900.0
 """Seconds that an invocation can take; for callers that name no deadline."""
 _SHORTEST_SHARE: Final = 4.0
 """An invocation keeps back a quarter of its time at most, or a short one would never begin a job."""
-_LOOKS: Final = (1.0, 2.0, 4.0)
-"""Seconds between looks whether a running job is to be cancelled; the last one repeats."""
+_AT_ONCE: Final = 64
+"""Messages that are handled side by side, should a batch be a large one."""
 _FIRST_RECEIVES: Final = 3
 _POISON_PAUSE: Final = 2.0
 _FIRST_PAUSE: Final = 5.0
@@ -93,6 +93,7 @@ class _Batch:
         left = min(_LONGEST, remaining_seconds(context))
         self._ends = self._clock.monotonic() + left
         self._grace = min(app.settings.lambda_grace, left / _SHORTEST_SHARE)
+        self._gate = asyncio.Semaphore(_AT_ONCE)
         self._slots: dict[str, asyncio.Semaphore] = {}
         self._done: set[str] = set()
 
@@ -116,10 +117,11 @@ class _Batch:
 
     async def _lane(self, messages: Sequence[Message]) -> None:
         """Handle messages one after the other, up to the first that is kept."""
-        for message in messages:
-            if not await self._handled(message):
-                return
-            self._done.add(message.id)
+        async with self._gate:
+            for message in messages:
+                if not await self._handled(message):
+                    return
+                self._done.add(message.id)
 
     def _left(self) -> float:
         return max(0.0, self._ends - self._clock.monotonic())
@@ -175,7 +177,7 @@ class _Batch:
         left = self._left()
         beside = [
             asyncio.create_task(self._visibility.hide(message, left + HIDE_MARGIN)),
-            asyncio.create_task(self._watch(job)),
+            asyncio.create_task(hear_of_cancel(self._app, job.id, self._worker)),
         ]
         try:
             return await self._app.run(
@@ -185,18 +187,6 @@ class _Batch:
             beside[1].cancel()
             # hidden again below, for another time: the first must not come last
             await asyncio.wait(beside)
-
-    async def _watch(self, job: Job) -> None:
-        """Tell a running job that it is to be cancelled: there is no heartbeat here to learn of it."""
-        for turn in range(10_000):
-            await asyncio.sleep(_LOOKS[min(turn, len(_LOOKS) - 1)])
-            try:
-                now = await self._store.get(job.id)
-            except Exception:  # noqa: S112 - the store may answer the next time
-                continue
-            if isinstance(now, Job) and now.state is State.CANCELLING and now.worker_id == self._worker:
-                self._app.parts.runner.cancel(job.id)
-                return
 
     # --- what becomes of the message --------------------------------------------------------------
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Final
 
 from router_core.jobs import moves
@@ -12,8 +14,10 @@ from router_core.jobs.reaper import Reaper
 if TYPE_CHECKING:
     from router_core.app import App
 
-__all__ = ["brought_up_to_date", "known_once", "lease_ended", "retention_of"]
+__all__ = ["brought_up_to_date", "hear_of_cancel", "known_once", "lease_ended", "retention_of"]
 
+_LOOKS: Final = (1.0, 2.0, 4.0)
+"""Seconds between looks whether a running job is to be cancelled; the last one repeats."""
 _GRAVE: Final = 7 * 24 * 3600.0
 """Seconds for which a store knows that a job has been there."""
 
@@ -38,6 +42,23 @@ async def brought_up_to_date(app: App, job: Job) -> Job:
     else:
         return job
     return moved.job or job
+
+
+async def hear_of_cancel(app: App, job_id: str, worker: str) -> None:
+    """Stop a job of this worker's once its record says that it is to be cancelled.
+
+    There is no heartbeat here that would learn of it. Runs beside the job, until it is cancelled itself.
+    """
+    looks = chain(_LOOKS, repeat(_LOOKS[-1]))
+    while True:
+        await asyncio.sleep(next(looks))
+        try:
+            job = await app.parts.store.get(job_id)
+        except Exception:  # noqa: S112 - the store may answer the next time
+            continue
+        if isinstance(job, Job) and job.state is State.CANCELLING and job.worker_id == worker:
+            app.parts.runner.cancel(job_id)
+            return
 
 
 def lease_ended(app: App, job: Job) -> bool:

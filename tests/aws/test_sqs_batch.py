@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from handlers.aws import sqs
+from handlers.aws import sqs, upkeep
 from handlers.aws.messages import read_messages
 from handlers.aws.sqs import run_batch
 from router_core import JobContext, Router
@@ -455,7 +455,7 @@ async def test_a_function_that_hears_nothing_costs_the_batch_no_more_than_its_ow
 
 async def test_a_cancel_reaches_a_running_job(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """Written by another process: there is no heartbeat to bring it."""
-    monkeypatch.setattr(sqs, "_LOOKS", (0.02,))
+    monkeypatch.setattr(upkeep, "_LOOKS", (0.02,))
     begun.clear()
     job_id = await site.submit("/slow")
     task = asyncio.ensure_future(deliver(site, message_for(job_id)))

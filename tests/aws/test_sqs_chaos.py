@@ -202,6 +202,14 @@ async def test_every_job_ends_once_and_none_is_lost(seed: int, monkeypatch: pyte
     await storm(MemoryJobStore(clock), clock, 150, seed, monkeypatch)
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(100, 200))
+async def test_every_job_ends_once_in_many_storms(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same, for other draws of the dice."""
+    clock = FakeClock()
+    await storm(MemoryJobStore(clock), clock, 60, seed, monkeypatch)
+
+
 @pytest.fixture
 async def dynamo(aws: str) -> AsyncIterator[tuple[Any, FakeClock]]:
     """Return a store on a table of its own."""
