@@ -28,6 +28,8 @@ from router_core.types import ANONYMOUS
 
 __all__ = ["Calls", "request_of"]
 
+RELEASE_GRACE: Final = 2.0
+"""The same when the process has to end."""
 STOP_GRACE: Final = 10.0
 """Seconds that a function gets to end after it was asked to; then nobody waits for it any more."""
 _JSON: Final = Headers([("content-type", "application/json")])
@@ -50,7 +52,7 @@ class Calls:
         self._every = app.settings.progress_interval
         self._intake = intake
         self._results = results
-        self._running: set[asyncio.Task[Outcome]] = set()
+        self._running: dict[asyncio.Task[Outcome], _Call] = {}
         self._released = False
 
     async def run(self, named: Named, job_id: str, sync: bool, line: Line) -> Outcome:
@@ -59,10 +61,11 @@ class Calls:
             raise _draining()
         call = _Call(named, job_id, sync, Progress(line, self._every), Chunks(line))
         task = asyncio.create_task(self._guarded(call))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running[task] = call
+        task.add_done_callback(lambda done: self._running.pop(done, None))
         try:
-            await asyncio.wait({task})
+            ends: set[asyncio.Future[Any]] = {task, call.given_up}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             call.progress.stop()
             call.chunks.stop()
@@ -76,12 +79,18 @@ class Calls:
     def release(self) -> None:
         """Ask everything to stop because this process ends; its callers are told to try again."""
         self._released = True
-        for task in self._running:
+        loop = asyncio.get_running_loop()
+        for task, call in self._running.items():
+            call.context.mark_cancelled()
             task.cancel()
+            loop.call_later(RELEASE_GRACE, call.give_up)
 
     async def _ended(self, call: _Call, task: asyncio.Task[Outcome]) -> Outcome:
         """Say what came of it, after all that it has posted before."""
         await call.progress.close()
+        if not task.done():  # it cannot be stopped, and its caller should not wait for it
+            await call.chunks.drop()
+            raise _draining()
         error = None if task.cancelled() else task.exception()
         stopped = task.cancelled() or isinstance(error, (asyncio.CancelledError, JobCancelled))
         if stopped and self._released:
@@ -163,7 +172,7 @@ class Calls:
 class _Call:
     """One call: what is asked, what it may say on its way."""
 
-    __slots__ = ("chunks", "context", "job_id", "named", "progress", "route", "sync")
+    __slots__ = ("chunks", "context", "given_up", "job_id", "named", "progress", "route", "sync")
 
     def __init__(self, named: Named, job_id: str, sync: bool, progress: Progress, chunks: Chunks) -> None:
         self.named = named
@@ -174,6 +183,12 @@ class _Call:
         self.chunks = chunks
         own: JobProgress = JobProgress(lambda: progress.set(*own.latest()))
         self.context = JobContext(job_id, progress=own)
+        self.given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def give_up(self) -> None:
+        """Wait for its function no more."""
+        if not self.given_up.done():
+            self.given_up.set_result(None)
 
     def injected(self) -> dict[str, Any]:
         """Return what a function may be given besides its arguments."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from handlers.runpod.envelope import Envelope, read_key
@@ -55,7 +55,7 @@ def is_shared(url: str) -> bool:
     return url.partition(":")[0] not in ("memory", "sqlite")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Delivery:
     """One delivery on its way to an outcome."""
 
@@ -73,6 +73,13 @@ class _Delivery:
     """It runs in this worker."""
     refused: RouterError | None = None
     """Why a chunk cannot be posted at all."""
+    ended: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    """Done when the record has ended, or nobody waits for it any more; its function may go on."""
+
+    def end(self) -> None:
+        """Wait no more."""
+        if not self.ended.done():
+            self.ended.set_result(None)
 
     def hush(self) -> None:
         """Post nothing more."""
@@ -94,12 +101,21 @@ class Jobs:
         self._worker_id = app.parts.pool.worker_id
         self._released = False
         self._store = _paced(app)
+        self._deliveries: set[_Delivery] = set()
+        self._runs: set[asyncio.Task[None]] = set()
         # the platform has accepted the job already: its queue is the one that counts
         self._unbounded = {route.key: _unbounded(route) for route in routes if route.kind == "job"}
 
     def release(self) -> None:
-        """Begin nothing more: what runs is given back by the app's drain."""
+        """Begin nothing more: what runs is given back by the app's drain, and does not wait for a reader."""
         self._released = True
+        for delivery in self._deliveries:
+            delivery.reader.leave()
+
+    def give_up(self) -> None:
+        """Wait no more for functions that did not stop."""
+        for delivery in self._deliveries:
+            delivery.end()
 
     async def run(self, envelope: Envelope, named: Named, line: Line) -> Outcome:
         """Return what became of a job; when this task is cancelled, so is the job."""
@@ -107,7 +123,9 @@ class Jobs:
         job, ours = await self._accept(envelope, named)
         progress = Progress(line, self._app.settings.progress_interval)
         delivery = _Delivery(envelope, route, job, ours, progress, Chunks(line), self._store.follow(job.id))
-        leave = self._service.hub.subscribe(job.id, lambda new: _tell(progress, new))
+        loop = asyncio.get_running_loop()
+        leave = self._service.hub.subscribe(job.id, lambda new: _tell(loop, delivery, new))
+        self._deliveries.add(delivery)
         try:
             job = await self._followed(delivery)
         except asyncio.CancelledError:
@@ -116,6 +134,7 @@ class Jobs:
             raise
         finally:
             leave()
+            self._deliveries.discard(delivery)
             self._store.leave(job.id)
             await progress.close()
             await delivery.chunks.drop()
@@ -167,7 +186,8 @@ class Jobs:
                 follower.cancel()
                 await asyncio.wait({follower})
         if follower is not None:
-            await self._post_outputs(delivery)
+            if not delivery.chunks.broken:
+                await self._post_kept(delivery)
             await delivery.chunks.flush()
         if delivery.refused is not None:
             raise delivery.refused
@@ -194,13 +214,17 @@ class Jobs:
         # not cancelled with this task: a cancel goes through the record, so that all see the same end
         delivery.here = True
         run = asyncio.create_task(self._claimed(job.id, give_back))
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
         try:
-            await asyncio.shield(run)
+            await asyncio.wait({run, delivery.ended}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             delivery.hush()
             await self._cancel(delivery)
             await asyncio.wait({run}, timeout=CANCEL_GRACE + 2)
             raise
+        if run.done():
+            run.result()
         return await self._read(job.id)
 
     async def _claimed(self, job_id: str, give_back: Callable[[], None]) -> None:
@@ -259,9 +283,21 @@ class Jobs:
 
     async def _follow(self, delivery: _Delivery) -> None:
         """Post outputs as they are recorded, until cancelled."""
-        while True:
+        try:
+            while not delivery.chunks.broken:
+                await self._post_kept(delivery)
+                await delivery.reader.arrived(_LOOK_AGAIN)
+        finally:
+            delivery.reader.leave()  # else its generator would wait for ever
+
+    async def _post_kept(self, delivery: _Delivery) -> None:
+        try:
             await self._post_outputs(delivery)
-            await delivery.reader.arrived(_LOOK_AGAIN)
+        except StoreError as error:
+            fields = {"job_id": delivery.job.id, "request_id": delivery.envelope.id}
+            text = "what a job yields cannot be read; its stream ends, the output is whole"
+            self._service.note(Note("stream_unread", "warning", text, fields, error))
+            delivery.chunks.stop()
 
     async def _post_outputs(self, delivery: _Delivery) -> None:
         while True:
@@ -313,9 +349,12 @@ def _paced(app: App) -> PacedStore:
     return inner if isinstance(inner, PacedStore) else PacedStore(app.parts.store)
 
 
-def _tell(progress: Progress, job: Job) -> None:
-    if job.state is State.RUNNING and (job.progress or job.message):
-        progress.set(job.progress, job.message)
+def _tell(loop: asyncio.AbstractEventLoop, delivery: _Delivery, job: Job) -> None:
+    """React to a version of the record, in the thread of its writer."""
+    if job.terminal:
+        loop.call_soon_threadsafe(delivery.end)
+    elif job.state is State.RUNNING and (job.progress or job.message):
+        delivery.progress.set(job.progress, job.message)
 
 
 def _ttl(envelope: Envelope) -> float:

@@ -67,6 +67,7 @@ class Worker:
         self._jobs.release()
         self._calls.release()
         await self.app.drain(0)
+        self._jobs.give_up()
 
     async def stop(self) -> None:
         """Run the shut-down hooks."""

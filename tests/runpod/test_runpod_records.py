@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -361,6 +361,47 @@ async def test_what_does_not_end_in_time_is_reported_as_to_be_run_again(service:
         for told in (problem(await task), problem(await worker.handle(job(path, "job-2")))):
             assert (told["status"], told["code"], told["retryable"]) == (503, "draining", True)
         service.gate.set()
+
+
+def stuck(begun: threading.Event, gate: threading.Event, timeout: float = 60.0) -> Router:
+    """Return a service whose generators hang in a step, which nothing can stop."""
+    router = Router()
+
+    def hang() -> Iterator[int]:
+        yield 1
+        begun.set()
+        gate.wait(20)
+        yield 2
+
+    router.route("/job", job=True, timeout=timeout)(hang)
+    router.post("/call")(hang)
+    return router
+
+
+@pytest.mark.parametrize("path", ["/job", "/call"])
+async def test_a_function_that_cannot_be_stopped_holds_up_no_answer(path: str) -> None:
+    """Its caller hears that the worker ends, while it still hangs."""
+    begun, gate = threading.Event(), threading.Event()
+    async with running(stuck(begun, gate)) as worker:
+        task = asyncio.create_task(worker.handle(job(path)))
+        await begins(begun)
+        await worker.release()
+        assert problem(await asyncio.wait_for(task, 10))["code"] == "draining"
+        gate.set()
+
+
+async def test_a_function_that_outlives_its_timeout_holds_up_no_answer() -> None:
+    """The record has ended; the slot stays taken until the function does."""
+    begun, gate = threading.Event(), threading.Event()
+    async with running(stuck(begun, gate, timeout=0.05)) as worker:
+        worker.app.parts.runner._grace = 0.05
+        told = problem(await asyncio.wait_for(worker.handle(job("/job")), 10))
+        assert (told["status"], told["code"]) == (504, "job_timeout")
+        second = asyncio.create_task(worker.handle(job("/job", "job-2")))
+        done, _ = await asyncio.wait({second}, timeout=0.1)
+        assert not done
+        gate.set()
+        assert value(await second) == [1, 2]
 
 
 async def test_a_job_given_back_is_run_by_the_next_worker(service: Service, store: MemoryJobStore) -> None:
