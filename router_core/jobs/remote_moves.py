@@ -114,7 +114,8 @@ def settled_by(job: Job, fence: Fence) -> bool:
     if job.epoch != fence.epoch or job.token or not job.attempts:
         return False
     last = pydantic_core.from_json(job.attempts)[-1]
-    return hmac.compare_digest(str(last.get("lease", "")), lease_mark(fence))
+    mark = str(last.get("lease", "")) if isinstance(last, dict) else ""
+    return hmac.compare_digest(mark.encode(), lease_mark(fence).encode())
 
 
 def _is_object(text: bytes) -> bool:
