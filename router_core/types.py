@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-__all__ = ["ANONYMOUS", "ID_PATTERN", "JSON", "Counted", "Principal", "new_id"]
+__all__ = ["ANONYMOUS", "ID_PATTERN", "JSON", "Counted", "Principal", "first_id", "new_id"]
 
 JSON = Any  # a value that json.dumps takes; spelled out for readers, not enforced by the type checker
 
@@ -44,6 +44,11 @@ def new_id() -> str:
     cheap in a store of millions; 80 random bits keep an id unguessable.
     """
     return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+
+def first_id(at: float) -> str:
+    """Return what stands before every identifier that is made from that moment on, and behind all others."""
+    return f"{max(0, int(at * 1000)):012x}{'0' * 20}"
 
 
 class Counted:

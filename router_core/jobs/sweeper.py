@@ -16,12 +16,16 @@ from router_core.jobs.upkeep import Loop, Pulse
 from router_core.routing.route import Route
 from router_core.settings import Settings
 from router_core.telemetry.events import Events, Note
+from router_core.types import first_id
 
 __all__ = ["KnowsBlobs", "KnowsUndispatched", "Sweeper"]
 
 TICK: Final = 1.0
 RESEND: Final = 10.0
 PURGE: Final = 30.0
+REMIND: Final = 6 * 3600.0
+FORGETFUL: Final = 3 * 24 * 3600.0
+"""Seconds after which a queue may have forgotten a message that nobody fetched (SQS keeps one for 4 days)."""
 ORPHANS: Final = 3600.0
 ORPHAN_AGE: Final = 24 * 3600.0
 """A blob is written before the record that names it; younger ones may be about to be named."""
@@ -83,11 +87,13 @@ class Sweeper:
         self._retention = settings.retention
         self._events = events
         self._cursor = ""
+        self._reminded = ""
         self._searched = ""
         self._loop = Loop(self.name, self.tick, clock=clock, events=events, interval=interval)
         self._steps = [
             self._step("due", self.due, interval),
             self._step("resend", self.resend, RESEND),
+            self._step("remind", self.remind, REMIND, vital=False),
             self._step("purge", self.purge, PURGE),
             self._step("orphans", self.orphans, ORPHANS, vital=False),
         ]
@@ -195,6 +201,23 @@ class Sweeper:
             if job.dispatch_pending and since <= self._clock.now() - RESEND:
                 await self._safely("resend", job, self._tell)
 
+    async def remind(self) -> None:
+        """Tell the queue again of jobs that have waited for days: it may have dropped their messages."""
+        if not self._dispatcher.abilities.external:
+            return
+        waiting = frozenset({State.QUEUED, State.RETRYING})
+        before = self._clock.now() - FORGETFUL
+        for _ in range(_PAGES):
+            cursor = self._reminded or first_id(before)  # younger jobs are not even looked at
+            page = await self._store.find(JobQuery(states=waiting, cursor=cursor, limit=_PAGE))
+            for job in page.jobs:
+                if max(job.created_at, job.not_before) <= before:
+                    await self._safely("remind", job, self._tell)
+            self._reminded = page.cursor
+            if not page.cursor:
+                return
+        self._soon(self.remind)
+
     # -- what nobody needs any more ----------------------------------------------------------------
 
     async def purge(self) -> None:
@@ -205,9 +228,13 @@ class Sweeper:
                 await self._forget(key)
             if purged.jobs < _PURGE_PAGE:
                 return
+        self._soon(self.purge)
+
+    def _soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """There is more: go on with the next tick, after the other steps."""
         for step in self._steps:
-            if step.work == self.purge:
-                step.next_at = 0.0  # there is more: go on with the next tick, after the other steps
+            if step.work == work:
+                step.next_at = 0.0
 
     async def orphans(self) -> None:
         """Delete blobs that no record names: left by a process that died between blob and record."""

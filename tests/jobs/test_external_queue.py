@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import pytest
@@ -14,10 +16,10 @@ from router_core.jobs.dispatch import Abilities
 from router_core.jobs.job import Job, State
 from router_core.jobs.reaper import Reaper
 from router_core.jobs.submission import SubmitOptions
-from router_core.jobs.sweeper import Sweeper
+from router_core.jobs.sweeper import FORGETFUL, Sweeper
 from router_core.settings import Settings
 from router_core.testing.clock import FakeClock
-from router_core.types import Principal
+from router_core.types import Principal, first_id, new_id
 from router_core.wiring import build_app
 from tests.jobs.running import Bench as Workbench
 from tests.jobs.running import bench_of, route_of
@@ -236,13 +238,18 @@ async def test_a_store_that_finds_what_was_not_told_is_asked_for_that_alone() ->
         asked.append(before)
         return [job]
 
-    async def find(*_: Any) -> Any:
-        raise AssertionError("too much")
+    looked: list[str] = []
+    find = bench.inner.find
 
-    bench.inner.undispatched, bench.inner.find = undispatched, find
+    async def watched(query: Any) -> Any:
+        looked.append(query.cursor)
+        return await find(query)
+
+    bench.inner.undispatched, bench.inner.find = undispatched, watched
     bench.clock.advance(12)
     await sweeper_of(bench).tick()
     assert (bench.queue.told, asked) == ([job.id], [bench.clock.now() - 10.0])
+    assert looked == [first_id(bench.clock.now() - FORGETFUL)]  # for those that have waited for days
 
 
 async def test_a_forgotten_job_is_told_again() -> None:
@@ -279,3 +286,57 @@ async def test_an_attempt_may_settle_for_as_long_as_it_was_claimed_for() -> None
         assert (job.state, seen) == (State.SUCCEEDED, [600.0])
     finally:
         await app.stop(1)
+
+
+@pytest.fixture
+def dated(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    """Return a clock that the ids of new jobs are made by, as they are in life."""
+    clock = FakeClock()
+    number = count()
+    monkeypatch.setattr(
+        "router_core.jobs.service.new_id", lambda: f"{int(clock.now() * 1000):012x}{next(number):020x}"
+    )
+    return clock
+
+
+def test_ids_of_a_moment_stand_behind_its_first() -> None:
+    """And those made before stand before it."""
+    assert first_id(time.time() - 1) < new_id() < first_id(time.time() + 1)
+    assert first_id(-5) == "0" * 32
+
+
+async def test_a_job_that_has_waited_for_days_is_told_again(dated: FakeClock) -> None:
+    """Its queue keeps messages for some days only; a queue in the store forgets nothing."""
+    for elsewhere in (True, False):
+        bench = Bench(external=elsewhere, clock=dated)
+        old = (await bench.submit()).job
+        bench.clock.advance(2.9 * 24 * HOUR)
+        young = (await bench.submit()).job
+        bench.queue.told.clear()
+        sweeper = sweeper_of(bench)
+        await sweeper.tick()
+        assert bench.queue.told == []
+        bench.clock.advance(7 * HOUR)
+        await sweeper.tick()
+        await sweeper.tick()
+        assert bench.queue.told == ([old.id] if elsewhere else [])
+        assert young.id not in bench.queue.told
+
+
+async def test_many_jobs_that_have_waited_for_days_are_told_page_by_page(
+    dated: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other steps have their turn in between."""
+    monkeypatch.setattr("router_core.jobs.sweeper._PAGE", 2)
+    monkeypatch.setattr("router_core.jobs.sweeper._PAGES", 2)
+    bench = Bench(external=True, clock=dated)
+    ids = [(await bench.submit()).job.id for _ in range(7)]
+    bench.clock.advance(4 * 24 * HOUR)
+    bench.queue.told.clear()
+    sweeper = sweeper_of(bench)
+    counts = []
+    for _ in range(3):
+        await sweeper.tick()
+        counts.append(len(bench.queue.told))
+    assert counts == [4, 7, 7]
+    assert sorted(bench.queue.told) == sorted(ids)
