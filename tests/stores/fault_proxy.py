@@ -23,8 +23,9 @@ class Fault(Enum):
     CUT = "the connection is cut, not passed on"
     DROPPED = "passed on, and the connection cut instead of an answer"
     HALVED = "passed on, and cut in the middle of the answer"
-    LATE = "passed on after the caller has given up"
-    SLOW = "passed on after a while, still in time"
+    LATE = "the connection is cut, and the request passed on with ``settle``, after whatever came later"
+    SLOW = "passed on after a while"
+    HUNG = "passed on, and never answered"
 
 
 Decide = Callable[[str], "Fault | None"]
@@ -33,15 +34,15 @@ Decide = Callable[[str], "Fault | None"]
 class FaultProxy:
     """Stands before a service on loopback, in a thread of its own; ``decide`` is asked for every request."""
 
-    def __init__(self, upstream: str, *, late: float = 0.45, slow: float = 0.1) -> None:
+    def __init__(self, upstream: str, *, slow: float = 0.1) -> None:
         parts = urlsplit(upstream)
         self._upstream = (parts.hostname or "", parts.port or 80)
-        self._late, self._slow = late, slow
+        self._slow = slow
         self.decide: Decide = lambda operation: None
         self.seen: list[tuple[str, Fault | None]] = []
         self.url = ""
         self._loop = asyncio.new_event_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._late: list[bytes] = []
         self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
         self._ready = threading.Event()
         self._stop: asyncio.Future[None] = self._loop.create_future()
@@ -58,12 +59,12 @@ class FaultProxy:
         self._thread.join()
 
     async def settle(self) -> None:
-        """Wait until all that was late has arrived."""
+        """Pass on all that is late."""
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self._settle(), self._loop))
 
     async def _settle(self) -> None:
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._late:
+            await self._forward(self._late.pop(0))
 
     # --- inside the thread ------------------------------------------------------------------------
 
@@ -78,10 +79,10 @@ class FaultProxy:
         self._ready.set()
         await self._stop
         server.close()
-        mine = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in mine:
-            task.cancel()
-        await asyncio.gather(*mine, return_exceptions=True)
+        while mine := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
+            for task in mine:
+                task.cancel()
+            await asyncio.gather(*mine, return_exceptions=True)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
@@ -102,25 +103,21 @@ class FaultProxy:
             await writer.drain()
             return True
         if fault is Fault.LATE:
-            task = asyncio.ensure_future(self._later(request))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            await asyncio.sleep(self._late)
+            self._late.append(request)
             return False
         if fault is Fault.SLOW:
             await asyncio.sleep(self._slow)
         answer = await self._forward(request)
         if fault is Fault.DROPPED:
             return False
+        if fault is Fault.HUNG:
+            await reader.read()  # until the client has given up
+            return False
         if fault is Fault.FAILED:
             answer = _error(fault)
         writer.write(answer[: len(answer) // 2] if fault is Fault.HALVED else answer)
         await writer.drain()
         return fault is not Fault.HALVED
-
-    async def _later(self, request: bytes) -> None:
-        await asyncio.sleep(self._late)
-        await self._forward(request)
 
     async def _forward(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(*self._upstream)

@@ -24,7 +24,7 @@ class TestDynamo(JobStoreContract):
         """A fresh table. Nothing in it expires by the emulator's clock, which is not the test's."""
         table = f"contract{next(_number)}"
         await asyncio.to_thread(create_table, table, expire=False)
-        store = DynamoJobStore(table, clock)
+        store = DynamoJobStore(table, clock, patience=60)
         await store.open()
         yield store
         await store.close()

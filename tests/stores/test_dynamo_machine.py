@@ -23,7 +23,7 @@ class DynamoMachine(JobStoreMachine):
         """Return a store on a table that nobody has used."""
         table = f"walk{next(_number)}"
         create_table(table, expire=False)
-        return DynamoJobStore(table, clock)
+        return DynamoJobStore(table, clock, patience=60)
 
 
 def _walk(examples: int, steps: int) -> None:

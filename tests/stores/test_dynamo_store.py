@@ -45,7 +45,7 @@ async def table(aws: str) -> str:
 @pytest.fixture
 async def store(table: str, clock: FakeClock) -> AsyncIterator[DynamoJobStore]:
     """A store on it."""
-    store = DynamoJobStore(table, clock)
+    store = DynamoJobStore(table, clock, patience=60)
     await store.open()
     yield store
     await store.close()
