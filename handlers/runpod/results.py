@@ -79,7 +79,7 @@ class Results:
             if (_as_text(size) if is_file else size) > self.limit(sync):
                 if not self.shared:
                     raise self._too_large(size)
-                return Outcome(self._reference(ref), stream=stream)
+                return Outcome(await self._reference(ref), stream=stream)
         result = await self._service.result(job)
         if result.file is None:
             return await self.of_json(result.data, sync, stream=stream)
@@ -97,12 +97,12 @@ class Results:
         if filename:
             ref["filename"] = filename
         self._service.note(Note("result_offloaded", "info", "a result went to the blob store", dict(ref)))
-        return Outcome(self._reference(ref), stream=stream)
+        return Outcome(await self._reference(ref), stream=stream)
 
-    def _reference(self, ref: Mapping[str, Any]) -> bytes:
+    async def _reference(self, ref: Mapping[str, Any]) -> bytes:
         """Return the output that stands for a result elsewhere: ``{"result_ref": {"href", ...}}``."""
-        href = self._blobs.presign(
-            ref["key"], seconds=self._seconds, content_type=ref.get("content_type"),
+        href = await asyncio.to_thread(  # it may have to import its client first
+            self._blobs.presign, ref["key"], seconds=self._seconds, content_type=ref.get("content_type"),
             filename=ref.get("filename") or None,
         )  # fmt: skip
         shown = {"href": href} | {
