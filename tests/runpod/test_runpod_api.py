@@ -1,78 +1,16 @@
-"""The stand-in for RunPod's platform: its wire, its limits, and the ways in which it can be made to fail."""
+"""The stand-in for RunPod's platform: its wire and its limits."""
 
 from __future__ import annotations
 
-import http.client
-import json
 import socket
-import threading
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from router_core.testing.runpod_api import Limits, RunpodApi
-
-POLL = 20.0
-"""Long polls end because of what happens, never because their time is up: a test that relies on it hangs."""
-
-
-class Wire:
-    """Plain HTTP to the API, as a worker and as a caller."""
-
-    def __init__(self, api: RunpodApi) -> None:
-        self.api = api
-
-    def send(
-        self, method: str, path: str, body: bytes | None = None, *, key: str = "", connect: float = 30
-    ) -> tuple[int, Any]:
-        """Return status and decoded body."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._port(), timeout=connect)
-        try:
-            headers = {"Authorization": key or self.api.key}
-            connection.request(method, f"/v2/fake/{path}", body, headers)
-            answer = connection.getresponse()
-            text = answer.read()
-            return answer.status, json.loads(text) if text else None
-        finally:
-            connection.close()
-
-    def post(self, path: str, value: Any) -> tuple[int, Any]:
-        """Post JSON."""
-        return self.send("POST", path, json.dumps(value).encode())
-
-    def take(self, worker: str = "w") -> dict[str, Any]:
-        """Take one job."""
-        status, job = self.send("GET", f"job-take/{worker}?gpu=X&job_in_progress=0")
-        assert status == 200, status
-        assert isinstance(job, dict)
-        return job
-
-    def _port(self) -> int:
-        return int(self.api.base_url.split(":")[2].split("/")[0])
-
-
-@pytest.fixture
-def api() -> Iterator[RunpodApi]:
-    """Return a platform whose limits are small."""
-    with RunpodApi(poll=POLL, limits=Limits(run=1000, runsync=2000, chunk=100)) as running:
-        yield running
-
-
-@pytest.fixture
-def wire(api: RunpodApi) -> Wire:
-    """Return plain HTTP to it."""
-    return Wire(api)
-
-
-@pytest.fixture
-def beside() -> Iterator[Callable[..., Future[Any]]]:
-    """Return what does a call in another thread."""
-    with ThreadPoolExecutor(8) as pool:
-        yield pool.submit
-
+from router_core.testing.runpod_api import RunpodApi
+from tests.runpod.plain_http import Wire
 
 # --- the wire
 
@@ -141,7 +79,7 @@ def test_a_long_poll_is_answered_as_soon_as_there_is_a_job(
 
 def test_no_job_is_given_to_a_worker_that_has_hung_up(api: RunpodApi, wire: Wire) -> None:
     """It waits for the next one instead."""
-    gone = socket.create_connection(("127.0.0.1", wire._port()))
+    gone = socket.create_connection(("127.0.0.1", wire.port))
     gone.sendall(f"GET /v2/fake/job-take/gone?gpu=X HTTP/1.1\r\nAuthorization: {api.key}\r\n\r\n".encode())
     api.asked("job-take", worker="gone")
     gone.close()
@@ -289,137 +227,3 @@ def test_the_variables_have_the_platforms_forms(api: RunpodApi) -> None:
     assert environ["RUNPOD_WEBHOOK_POST_OUTPUT"].endswith("/job-done/$RUNPOD_POD_ID/$ID?gpu=FAKE")
     assert environ["RUNPOD_WEBHOOK_POST_STREAM"].endswith("/job-stream/$RUNPOD_POD_ID/$ID?gpu=FAKE")
     assert (environ["RUNPOD_POD_ID"], environ["RUNPOD_AI_API_KEY"]) == ("pod-7", api.key)
-
-
-# --- what a test can make go wrong
-
-
-def test_an_answer_can_be_replaced_for_some_requests(api: RunpodApi, wire: Wire) -> None:
-    """For one job, for two times, then all is as before; nothing was done meanwhile."""
-    one, other = api.submit_all([{}, {}])
-    wire.take(), wire.take()
-    fault = api.fault("job-done", status=503, times=2, job=one)
-    posts = [
-        wire.post(f"job-done/w/{job}?isStream=false", {"output": 1})[0] for job in (one, other, one, one)
-    ]
-    assert (posts, fault.hits) == ([503, 200, 503, 200], 2)
-    assert [each.status for each in api.posts(one)] == [503, 503, 200]
-
-
-def test_connections_can_be_cut_before_and_after_the_deed(api: RunpodApi, wire: Wire) -> None:
-    """drop does nothing, lose and cut do all and say nothing or half of it, garbage lies."""
-    job = api.submit({})
-    wire.take()
-    done = f"job-done/w/{job}?isStream=false"
-    api.fault("job-done", "drop")
-    with pytest.raises(http.client.RemoteDisconnected):
-        wire.post(done, {"output": 1})
-    assert api.job(job).status == "IN_PROGRESS"
-    api.fault("job-done", "lose")
-    with pytest.raises(http.client.RemoteDisconnected):
-        wire.post(done, {"output": 1})
-    assert api.job(job).status == "COMPLETED"
-    api.fault("status", "cut")
-    with pytest.raises(http.client.IncompleteRead):
-        wire.send("GET", f"status/{job}")
-    api.fault("status", "garbage")
-    with pytest.raises(json.JSONDecodeError):
-        wire.send("GET", f"status/{job}")
-    assert wire.send("GET", f"status/{job}")[1]["status"] == "COMPLETED"
-
-
-def test_a_request_can_be_held(api: RunpodApi, wire: Wire, beside: Callable[..., Future[Any]]) -> None:
-    """Nothing is done before the release."""
-    held = api.fault("run", "hold")
-    asked = beside(wire.post, "run", {"input": {}})
-    api.asked("run")
-    assert wire.send("GET", "health")[1]["jobs"]["inQueue"] == 0
-    held.release()
-    assert asked.result(20)[0] == 200
-    assert wire.send("GET", "health")[1]["jobs"]["inQueue"] == 1
-
-
-def test_the_api_can_be_down_and_come_back_where_it_was(
-    api: RunpodApi, wire: Wire, beside: Callable[..., Future[Any]]
-) -> None:
-    """Connections are refused, open polls end, jobs stay."""
-    poll = beside(wire.send, "GET", "job-take/w?gpu=X")
-    api.asked("job-take")
-    api.down()
-    with pytest.raises((ConnectionError, http.client.HTTPException)):
-        poll.result(20)
-    with pytest.raises(ConnectionRefusedError):
-        wire.send("GET", "health")
-    job = api.submit({"n": 1})
-    api.up()
-    assert wire.take()["id"] == job
-
-
-def test_requests_are_kept_in_order_with_their_answers(api: RunpodApi, wire: Wire) -> None:
-    """Time, path, headers, body and status of each."""
-    wire.post("run", {"input": {"n": 1}})
-    wire.send("GET", "nothing")
-    first, second = api.requests
-    assert (first.action, first.json, first.status) == ("run", {"input": {"n": 1}}, 200)
-    assert (second.status, second.number) == (404, 1)
-    assert first.at <= second.at
-    assert first.headers["authorization"] == api.key
-
-
-def test_waiting_for_what_does_not_come_says_what_was(api: RunpodApi, wire: Wire) -> None:
-    """The last requests are named."""
-    job = api.submit({})
-    wire.send("GET", "health")
-    with pytest.raises(TimeoutError, match=r"the end of .*health  200"):
-        api.ended(job, timeout=0.05)
-
-
-@pytest.mark.parametrize(
-    "noise", [b"\r\n\r\n", b"GET\r\n\r\n", b"x" * 70_000, b"POST / HTTP/1.1\r\ncontent-length: x\r\n\r\n",
-              b"POST /v2/fake/run HTTP/1.1\r\ncontent-length: 10\r\n\r\nabc",
-              b"POST /v2/fake/run HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"],
-)  # fmt: skip
-def test_noise_on_the_wire_harms_nobody(wire: Wire, noise: bytes) -> None:
-    """The connection is closed; the next one works."""
-    with socket.create_connection(("127.0.0.1", wire._port()), timeout=10) as peer:
-        peer.sendall(noise)
-        peer.shutdown(socket.SHUT_WR)
-        assert peer.recv(1000) == b""
-    assert wire.send("GET", "health")[0] == 200
-
-
-def test_a_chunked_body_is_read(api: RunpodApi, wire: Wire) -> None:
-    """And several requests come over one connection."""
-    body = b'{"input": {"n": 1}}'
-    with socket.create_connection(("127.0.0.1", wire._port()), timeout=10) as peer:
-        for _ in range(2):
-            head = f"POST /v2/fake/run HTTP/1.1\r\nAuthorization: {api.key}\r\n"
-            peer.sendall(head.encode() + b"transfer-encoding: chunked\r\n\r\n7\r\n" + body[:7] + b"\r\n")
-            peer.sendall(f"{len(body) - 7:x}\r\n".encode() + body[7:] + b"\r\n0\r\n\r\n")
-            assert peer.recv(4000).startswith(b"HTTP/1.1 200")
-    assert [each.json["input"] for each in api.seen("run")] == [{"n": 1}] * 2
-
-
-def test_many_workers_and_callers_at_once_lose_and_double_nothing(api: RunpodApi, wire: Wire) -> None:
-    """Two hundred jobs through eight workers: each handed out once, each ended once."""
-    stop = threading.Event()
-
-    def work(worker: str) -> None:
-        while not stop.is_set():
-            status, job = wire.send("GET", f"job-take/{worker}?gpu=X")
-            if status == 200:
-                wire.post(f"job-done/{worker}/{job['id']}?isStream=false", {"output": job["input"]["n"]})
-
-    workers = [threading.Thread(target=work, args=(f"w{n}",)) for n in range(8)]
-    for worker in workers:
-        worker.start()
-    try:
-        ids = [api.submit({"n": n}) for n in range(200)]
-        jobs = api.all_ended(ids)
-    finally:
-        stop.set()
-        while any(worker.is_alive() for worker in workers):
-            api.release_polls()
-            time.sleep(0.01)
-    assert [job.output for job in jobs] == list(range(200))
-    assert all(len(job.workers) == 1 and not job.late for job in jobs)
