@@ -20,7 +20,7 @@ from router_core.errors import HTTPError, QueueFull, StoreError, Unavailable
 from router_core.http.message import Request, Response
 from router_core.jobs.job import Job, State
 from router_core.jobs.store import Claim
-from router_core.types import ANONYMOUS
+from router_core.types import ANONYMOUS, Principal
 from tests.aws.batches import Context, Site, event_of, message_for
 
 router = Router()
@@ -81,6 +81,25 @@ def file() -> File:
 def big(size: int) -> str:
     """Return a large text."""
     return "x" * size
+
+
+@router.get("/picture")
+def picture(size: int) -> File:
+    """Return a large file."""
+    return File(b"p" * size, filename="p.png", content_type="image/png")
+
+
+@router.post("/narrow", max_body_bytes=50)
+def narrow(text: str) -> int:
+    """Take little."""
+    return len(text)
+
+
+@router.get("/who")
+def who(request: Request, principal: Principal, progress: JobProgress) -> dict[str, Any]:
+    """Tell who asks."""
+    progress.update(0.5)
+    return {"who": principal.id, "method": request.method, "path": request.path, "id": request.id}
 
 
 @router.get("/bad")
@@ -193,9 +212,28 @@ async def test_a_call_answers_with_its_result(site: Site, event: Any, output: An
     assert await call(site, event) == {"output": output}
 
 
+async def test_a_function_may_ask_who_calls(site: Site) -> None:
+    """There is a request, made for it."""
+    context = Context(60, site.clock)
+    output = (await call(site, {"path": "/who"}, context))["output"]
+    assert output == {
+        "who": "anonymous", "method": "GET", "path": "/who", "id": context.aws_request_id,
+    }  # fmt: skip
+
+
+async def test_a_job_can_be_followed(site: Site) -> None:
+    """As text, when it has ended; until shortly before the deadline else."""
+    submitted = await call(site, {"path": "/job", "input": {"n": 4}, "mode": "submit"})
+    job_id = submitted["job"]["job_id"]
+    await site.app.run(job_id, "w")
+    followed = await call(site, {"path": f"/jobs/{job_id}/events"})
+    assert '"succeeded"' in followed["output"]
+
+
 @pytest.mark.parametrize(
     ("event", "status", "code"),
     [
+        ({"path": "/narrow", "input": {"text": "x" * 50}}, 413, "payload_too_large"),
         ({"path": "/nowhere"}, 422, "validation_failed"),
         ({"path": "/hello", "input": [1]}, 422, "validation_failed"),
         ({"path": "/hello", "input": "x"}, 422, "validation_failed"),
@@ -381,6 +419,13 @@ async def test_a_result_larger_than_a_reply_is_read_elsewhere(bucket: str) -> No
             assert answer["size"] == 7_000_002
             body = await asyncio.to_thread(_read, answer["output_url"])
             assert body == b'"' + letter * 7_000_000 + b'"'
+        listed = (await invoke(app, {"path": "/jobs"}, Context()))["output"]["jobs"]
+        (large_one,) = [one["job_id"] for one in listed if one.get("result_ref", {}).get("size", 0) > 5e6]
+        again = await invoke(app, {"path": f"/jobs/{large_one}/result"}, Context())
+        assert await asyncio.to_thread(_read, again["output_url"]) == b'"' + b"y" * 7_000_000 + b'"'
+        answer = await invoke(app, {"path": "/picture", "input": {"size": 6_000_000}}, Context())
+        assert (answer["content_type"], answer["size"]) == ("image/png", 6_000_000)
+        assert await asyncio.to_thread(_read, answer["output_url"]) == b"p" * 6_000_000
     finally:
         await app.stop(0)
 
