@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import router_core
 from router_core import JobContext, JobProgress, Router
 from router_core.stores.dynamodb import DynamoJobStore
 
 router = Router()
+print("service imported from", router_core.__file__, flush=True)
 
 
 @router.get("/hello")
