@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from botocore.exceptions import IncompleteReadError
 
 from router_core.blobs import s3
 from router_core.blobs.s3 import S3BlobStore
@@ -249,6 +250,33 @@ async def test_a_store_that_does_not_answer_is_unavailable(aws: str, monkeypatch
         assert caught.value.retry_after == 5.0
     finally:
         boto3.forget()
+
+
+@pytest.mark.parametrize(("cuts", "comes"), [(1, True), (2, True), (3, False)])
+async def test_a_download_that_breaks_is_begun_again(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, cuts: int, comes: bool
+) -> None:
+    """Half a blob is none; a store whose answers keep breaking is unavailable."""
+    blobs = S3BlobStore(bucket)
+    blob = await blobs.put(b"whole")
+    client = boto3.client("s3")
+    get, left = client.get_object, [cuts]
+
+    class Cut:
+        def read(self) -> bytes:
+            """Break after some bytes, as a socket does."""
+            raise IncompleteReadError(actual_bytes=2, expected_bytes=5)
+
+    def cut(**parameters: Any) -> Any:
+        left[0] -= 1
+        return {"Body": Cut()} if left[0] >= 0 else get(**parameters)
+
+    monkeypatch.setattr(client, "get_object", cut)
+    if comes:
+        assert await blobs.get(blob.key) == b"whole"
+    else:
+        with pytest.raises(StoreError):
+            await blobs.get(blob.key)
 
 
 def test_a_name_that_no_bucket_has_is_refused() -> None:

@@ -93,8 +93,9 @@ class SimQueue(FakeQueue):
 class Storm:
     """Delivers messages to several processes at once, as badly as SQS may."""
 
-    def __init__(self, site: Site, queue: SimQueue, seed: int) -> None:
+    def __init__(self, site: Site, queue: SimQueue, seed: int, twice: int) -> None:
         self.site = site
+        self.twice = twice
         self.queue = queue
         self.draw = random.Random(seed)
         self.apps: list[App] = []
@@ -123,14 +124,14 @@ class Storm:
         for batch, answer in zip([batch for batch in batches if batch], answers, strict=True):
             self._delete(batch, answer)
         await self._check(ids)
-        self.site.clock.advance(self.draw.choice((0.0, 1.0, 5.0, 30.0)))
+        self.site.clock.advance(self.draw.choice((0.0, 1.0, 5.0, 30.0, 300.0)))
 
     def _batch(self, ids: list[str]) -> list[Any]:
         visible = self.queue.visible()
         self.draw.shuffle(visible)
         batch = [self.queue.take(letter) for letter in visible[:10]]
         # at least once: what another receiver has just got, what was deleted long ago
-        for _ in range(self.draw.randrange(12)):
+        for _ in range(self.draw.randrange(self.twice)):
             again = record({"job_id": self.draw.choice(ids)})
             batch.append({**again, "receiptHandle": again["messageId"]})
         self.draw.shuffle(batch)
@@ -144,7 +145,7 @@ class Storm:
                 self.queue.letters.pop(one["messageId"], None)
 
     async def _die_with(self, job_id: str) -> None:
-        if self.draw.random() < 0.15:
+        if self.draw.random() < 0.4:
             await self.site.store.claim(Claim("dead", 65, job_id=job_id))
         if self.draw.random() < 0.05:
             try:
@@ -164,7 +165,9 @@ class Storm:
                 assert known, (job, "is lost")
 
 
-async def storm(store: Any, clock: FakeClock, jobs: int, seed: int, patch: pytest.MonkeyPatch) -> None:
+async def storm(
+    store: Any, clock: FakeClock, jobs: int, seed: int, patch: pytest.MonkeyPatch, twice: int = 12
+) -> None:
     """Let it blow over until all that was submitted has ended."""
     queue = SimQueue(clock)
     patch.setattr("handlers.aws.messages.hide", queue.hide)
@@ -174,7 +177,7 @@ async def storm(store: Any, clock: FakeClock, jobs: int, seed: int, patch: pytes
 
     patch.setattr("handlers.aws.messages.url_of", url_of)
     site = Site(router, clock=clock, store=store, queue=queue)
-    what = Storm(site, queue, seed)
+    what = Storm(site, queue, seed, twice)
     what.apps = [site.another() for _ in range(3)]
     for app in (site.app, *what.apps):
         await app.start(background=False)
@@ -229,4 +232,4 @@ async def test_every_job_ends_once_on_dynamodb(
 ) -> None:
     """The same with conditional writes and a lagging index."""
     store, clock = dynamo
-    await storm(store, clock, 30, 4, monkeypatch)
+    await storm(store, clock, 20, 4, monkeypatch, 30)
