@@ -41,8 +41,9 @@ T = TypeVar("T")
 PATIENCE: Final = 60.0
 """Seconds for which a store that does not answer is asked again before the job fails for it."""
 _LONGEST_PAUSE: Final = 5.0
-_LOOK_AGAIN: Final = 5.0
+_LOOK_AGAIN: Final = 2.0
 """Seconds between looks at a job that another worker runs."""
+_LOOK_OFTEN: Final = 0.1
 _AGAIN: Final = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 _MAX_GENERATIONS: Final = 100
 _PAGE: Final = 100
@@ -101,6 +102,8 @@ class Jobs:
         self._worker_id = app.parts.pool.worker_id
         self._released = False
         self._store = _paced(app)
+        # where appending does not tell the reader, it has to look
+        self._look = _LOOK_AGAIN if self._store is getattr(app.parts.store, "inner", None) else _LOOK_OFTEN
         self._deliveries: set[_Delivery] = set()
         self._runs: set[asyncio.Task[None]] = set()
         # the platform has accepted the job already: its queue is the one that counts
@@ -286,7 +289,7 @@ class Jobs:
         try:
             while not delivery.chunks.broken:
                 await self._post_kept(delivery)
-                await delivery.reader.arrived(_LOOK_AGAIN)
+                await delivery.reader.arrived(self._look)
         finally:
             delivery.reader.leave()  # else its generator would wait for ever
 

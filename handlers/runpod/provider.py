@@ -111,10 +111,10 @@ def serve(router: Any, settings: Settings) -> int:
         for said in (*unknown_variables(os.environ), *_without_effect(app)):
             app.events.emit(Note("unknown_setting", "warning", said))
         _work(app)
-        return 0
     finally:
         log.close()
-        _let_go()
+    _let_go()
+    return 0
 
 
 def _work(app: App) -> None:

@@ -22,6 +22,8 @@ Begin = Callable[[Mapping[str, Any]], "asyncio.Task[Any] | None"]
 
 _FIRST_PAUSE: Final = 0.25
 _LONGEST_PAUSE: Final = 30.0
+_REMIND: Final = 20
+"""Failures from one line in the log to the next."""
 _THROTTLED: Final = 5.0
 """Seconds after a 429, as the SDK waits."""
 _AT_ONCE: Final = 0.5
@@ -144,7 +146,7 @@ class Taking:
         if getattr(error, "status", 0) == 429:
             await self._sleep(_THROTTLED)
             return
-        if self._failures == 1:
+        if self._failures % _REMIND == 1:
             fields = {"why": f"{type(error).__name__}: {error}"[:300]}
             self._note("take_failed", "warning", "RunPod cannot be asked for jobs; asking again", fields)
         pause = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self._failures - 1, 20))
