@@ -30,6 +30,7 @@ PATIENCE: Final = 8.0
 """Seconds after which one operation of a store begins no further call: with the 5 s for which the last one
 may be waited, a caller has its answer within 13 s, which every front door waits for."""
 _ATTEMPTS: Final = 12
+_BUSY: Final = "DynamoDB takes no more at the moment"
 _SHORTEST, _LONGEST = 0.025, 1.0
 _LATER_PAGES: Final = 200
 _BATCH_GET: Final = 100
@@ -75,6 +76,11 @@ class Table:
         finally:
             del self._local.until
 
+    def left(self) -> float:
+        """Return the seconds in which further calls may begin."""
+        until: float | None = getattr(self._local, "until", None)
+        return PATIENCE if until is None else until - time.monotonic()
+
     # --- reads ----------------------------------------------------------------------------------
 
     def get(self, pk: str, sk: str) -> Item | None:
@@ -83,7 +89,7 @@ class Table:
         found: Item | None = answer.get("Item")
         return found
 
-    def get_many(self, keys: Sequence[tuple[str, str]], *, without: Sequence[str] = ()) -> list[Item]:
+    def get_many(self, keys: Sequence[tuple[str, str]]) -> list[Item]:
         """Return the items of some keys, those that exist, in no order."""
         found: list[Item] = []
         for start in range(0, len(keys), _BATCH_GET):
@@ -93,8 +99,8 @@ class Table:
                 answer = self._call("batch_get_item", table=False, RequestItems=request)
                 found += answer["Responses"].get(self.name, ())
                 wanted = answer.get("UnprocessedKeys", {}).get(self.name, {}).get("Keys", [])
-                if wanted:
-                    self._rest()
+                if wanted and not self._rest():
+                    raise StoreError(_BUSY, retry_after=2)
         return found
 
     def query(self, condition: str, values: Mapping[str, AV], **more: Any) -> Iterator[Item]:
@@ -154,8 +160,8 @@ class Table:
             while rest:
                 answer = self._call("batch_write_item", table=False, RequestItems={self.name: rest})
                 rest = answer.get("UnprocessedItems", {}).get(self.name, [])
-                if rest:
-                    self._rest()
+                if rest and not self._rest():
+                    raise StoreError(_BUSY, retry_after=2)
 
     def transact(self, token: str, parts: Sequence[Mapping[str, Any]]) -> None:
         """Make several writes or none. Raises Refused. ``token`` makes a repetition harmless."""
@@ -207,7 +213,7 @@ class Table:
         if code == "ValidationException" and "size" in str(error).lower():
             return PayloadTooLarge("the record of this job is larger than DynamoDB takes (400 KB)")
         if boto3.is_throttled(error) or code == "TransactionCanceledException":
-            return StoreError("DynamoDB takes no more at the moment", retry_after=2)
+            return StoreError(_BUSY, retry_after=2)
         if code == "ResourceNotFoundException":
             return StoreError(
                 f"DynamoDB has no table {self.name}, or an index of it is missing", retry_after=30

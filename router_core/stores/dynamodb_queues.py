@@ -21,7 +21,7 @@ from router_core.stores.dynamodb_calls import Item, Refused, Table
 from router_core.stores.dynamodb_items import COUNTED
 from router_core.stores.dynamodb_table import AGENDA, LISTING, SHARDS, key_part
 
-__all__ = ["Queues"]
+__all__ = ["Queues", "leaves"]
 
 SETTLED: Final = 30.0
 """Seconds without a change after which nobody can be between counting and writing: an operation ends within

@@ -5,8 +5,8 @@ from __future__ import annotations
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from router_core.clock import Clock
@@ -25,7 +25,7 @@ from router_core.stores.dynamodb_items import (
 )
 from router_core.stores.limits import TOMBSTONE_SECONDS
 
-__all__ = ["Body", "Facts", "Records", "is_id", "last_resort", "without_bodies"]
+__all__ = ["Body", "Facts", "Records", "is_id", "last_resort"]
 
 _PIECE: Final = 350_000
 _LONGEST_ID: Final = 512
@@ -193,8 +193,3 @@ class Records:
 def _body_keys(job_id: str, mark: str) -> list[tuple[str, str]]:
     uid, count = mark.split(".")
     return [(job_pk(job_id), f"B#{uid}#{number}") for number in range(int(count))]
-
-
-def without_bodies(items: Iterable[Item]) -> list[Job]:
-    """Return the records of items without their inputs and results."""
-    return [replace(job_of(item), input=b"", result=b"") for item in items]

@@ -17,7 +17,9 @@ from router_core.stores.dynamodb_blobs import BlobRefs
 from router_core.stores.dynamodb_calls import AV, Item, Refused
 from router_core.stores.dynamodb_change import Change
 from router_core.stores.dynamodb_items import (
+    BODIES,
     RECORD,
+    body_mark,
     end_agenda,
     id_of,
     job_of,
@@ -35,6 +37,8 @@ from router_core.stores.outbox_row import webhook_url
 __all__ = ["Upkeep"]
 
 _PAGE: Final = 100
+_RESERVE: Final = 2.0
+"""Seconds that a purge keeps for the record that it has begun with."""
 _WINDOW: Final = 1000
 """Entries of one part of the agenda looked at beyond what was asked for."""
 _OUTBOX: Final = ("hook_at", "hook_try", "webhook", "state", "finished_at", "agenda", "agenda_at")
@@ -129,9 +133,13 @@ class Upkeep:
             ids += self._unsent(now, limit - len(ids))
         count = 0
         blobs: list[str] = []
-        for job_id in ids:
-            job = self._records.job(job_id)
-            if job is not None and job.terminal and 0 < job.expires_at <= now and self._bury(job, now, blobs):
+        for item in self._records.many(ids):
+            job = self._records.whole(item)
+            if job is None or not job.terminal or not 0 < job.expires_at <= now:
+                continue
+            if self._table.left() < _RESERVE:
+                break  # what was freed must be told; the next purge goes on
+            if self._bury(item, job, now, blobs):
                 count += 1
         return Purged(count, blobs)
 
@@ -147,13 +155,14 @@ class Upkeep:
 
     def delete(self, job_id: str) -> Job | None:
         """Turn one terminal record into a tombstone."""
-        job = self._records.job(job_id)
-        if job is None or not job.terminal:
+        item = self._records.item(job_id)
+        job = None if item is None or "grave" in item else self._records.whole(item)
+        if item is None or job is None or not job.terminal:
             return None
         now = self._records.now()
         if not self._expire(job, now):
             return None
-        self._bury(job, now, [])
+        self._bury(item, job, now, [])
         return job
 
     def _expire(self, job: Job, now: float) -> bool:
@@ -170,22 +179,28 @@ class Upkeep:
             return False
         return True
 
-    def _bury(self, job: Job, now: float, blobs: list[str]) -> bool:
+    def _bury(self, item: Item, job: Job, now: float, blobs: list[str]) -> bool:
         """Delete all that belongs to an expired record, and it last, so that nothing is left unfound."""
-        rows = self._table.query("pk = :pk", {":pk": {"S": job_pk(job.id)}}, ProjectionExpression="pk, sk")
-        beside = [(job_pk(job.id), str(row["sk"]["S"])) for row in rows]
-        self._table.write_many(deletes=[key for key in beside if key[1] != RECORD])
+        if _has_more(item, job):
+            rows = self._table.query(
+                "pk = :pk", {":pk": {"S": job_pk(job.id)}}, ProjectionExpression="pk, sk"
+            )
+            beside = [(job_pk(job.id), str(row["sk"]["S"])) for row in rows]
+            self._table.write_many(deletes=[key for key in beside if key[1] != RECORD])
         freed = self._blobs.freed(job)
-        record = self._records.item(job.id)
-        if record is None or "grave" in record:
-            return False
         grave = tombstone_item(job, now + TOMBSTONE_SECONDS)
-        if "hook_at" in record:
-            grave.update({name: record[name] for name in _OUTBOX if name in record})
+        condition, values = "attribute_exists(version) AND attribute_not_exists(hook_at)", None
+        if "hook_at" in item:
+            # as it was seen: a webhook that is sent in the meantime must not come back
+            grave.update({name: item[name] for name in _OUTBOX if name in item})
+            condition, values = (
+                "attribute_exists(version) AND hook_at = :hook_at",
+                {":hook_at": item["hook_at"]},
+            )
         try:
-            self._table.put(grave, condition="attribute_not_exists(grave)")
+            self._table.put(grave, condition=condition, values=values)
         except Refused:
-            return False  # another process has done it
+            return False  # another process has done it, or the next purge will
         blobs += freed
         return True
 
@@ -248,3 +263,11 @@ def _delivery(item: Item) -> Delivery:
         f"{job_id}.{state}", job_id, webhook_url(str(item["webhook"]["S"])), created_at,
         int(item["hook_try"]["N"]), float(item["hook_at"]["N"]),
     )  # fmt: skip
+
+
+def _has_more(item: Item, job: Job) -> bool:
+    """Return whether there may be items beside a record: events, large values, also those of a worker that
+    died before it could make them part of it."""
+    marked = any(body_mark(name) in item for name in BODIES)
+    disturbed = job.epoch > 1 or job.crash_count > 0 or job.cancel_requested_at > 0
+    return marked or job.event_seq > 0 or disturbed

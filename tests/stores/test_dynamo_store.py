@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import count
@@ -17,6 +18,7 @@ from router_core.jobs import moves
 from router_core.jobs.job import Job, State, Tombstone
 from router_core.jobs.store import Claim, IdempotencyKey, JobQuery, NewEvent
 from router_core.stores.dynamodb import DynamoJobStore, create_table, table_definition
+from router_core.stores.dynamodb_calls import Table
 from router_core.stores.dynamodb_table import fault_of
 from router_core.testing.clock import FakeClock
 from router_core.testing.job_records import LEASE, RETENTION, ROUTE, claim_one, ended, new_job, running
@@ -440,3 +442,59 @@ async def test_a_delete_that_is_cut_short_is_finished_by_a_purge(
             await store.delete(job.id)
     assert isinstance(await store.get(job.id), Tombstone)
     assert (await store.purge()).jobs == 1
+
+
+async def test_a_webhook_sent_during_a_purge_does_not_come_back(
+    store: DynamoJobStore, clock: FakeClock
+) -> None:
+    """The tombstone is written only beside the outbox that was seen."""
+    job = await ended(store, clock, webhook=_HOOK)
+    clock.advance(RETENTION)
+    (row,) = await store.deliveries()
+    item = await asyncio.to_thread(store._records.item, job.id)
+    assert item is not None
+    await store.delivered(row.id)
+    assert not await asyncio.to_thread(store._upkeep._bury, item, job, clock.now(), [])
+    assert (await store.purge()).jobs == 1
+    assert not await store.deliveries()
+
+
+async def test_a_purge_ends_in_time_and_goes_on_later(
+    table: str, store: DynamoJobStore, clock: FakeClock
+) -> None:
+    """However much there is to do, what it did and freed is told."""
+    for _ in range(3):
+        await ended(store, clock)
+    clock.advance(RETENTION)
+    hasty = DynamoJobStore(table, clock, patience=1.0)
+    assert (await hasty.purge()).jobs == 0
+    assert (await store.purge()).jobs == 3
+
+
+# --- calls --------------------------------------------------------------------------------------------
+
+
+def test_what_dynamodb_leaves_undone_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches may come back in part, in good times once, in bad times until the caller has to know."""
+    table = Table("t", pause=lambda seconds: None)
+    rest = [3, 2, 1]
+
+    def call(operation: str, *, RequestItems: Any, **_: Any) -> Any:
+        left = rest.pop(0) if rest else 0
+        if operation == "batch_get_item":
+            keys = RequestItems["t"]["Keys"]
+            done, more = keys[: len(keys) - left], keys[len(keys) - left :]
+            return {"Responses": {"t": done}, "UnprocessedKeys": {"t": {"Keys": more}} if more else {}}
+        return {"UnprocessedItems": {"t": RequestItems["t"][-left:]} if left else {}}
+
+    monkeypatch.setattr(table, "_call", call)
+    keys = [(f"p{number}", "s") for number in range(5)]
+    assert {item["pk"]["S"] for item in table.get_many(keys)} == {pk for pk, _ in keys}
+    rest += [2, 2]
+    table.write_many(deletes=keys)
+    assert not rest
+    rest += [1] * 10_000
+    with table.patience(time.monotonic() + 0.2), pytest.raises(StoreError):
+        table.write_many(deletes=keys)
+    with table.patience(time.monotonic() + 0.2), pytest.raises(StoreError):
+        table.get_many(keys)
