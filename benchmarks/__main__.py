@@ -15,6 +15,8 @@ _ALL = {
     "server_memory": "memory of the server over 100,000 jobs",
     "import_time": "import",
     "runpod_jobs": "a RunPod worker",
+    "lambda_cold": "start of a Lambda function",
+    "lambda_call": "one call of a Lambda function",
 }
 
 
