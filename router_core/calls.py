@@ -8,7 +8,8 @@ finds no route among them, is answered by the whole app, which is built when the
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from router_core.binding.depends import DependencyScope, RunSync, run_hook
 from router_core.binding.inputs import Intake
@@ -113,10 +114,11 @@ class CallService:
 
     # -- calls ---------------------------------------------------------------------------------------
 
-    async def handle(self, request: Request) -> Response:
+    def handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         """Answer a request; errors are answers too."""
-        if self._is_call(request):
-            return await self._handle(request)
+        return self._handle(request) if self._is_call(request) else self._handle_whole(request)
+
+    async def _handle_whole(self, request: Request) -> Response:
         return await (await self.whole()).handle(request)
 
     async def admit(self, request: Request) -> int | None:

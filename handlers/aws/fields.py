@@ -16,6 +16,7 @@ __all__ = ["Pairs", "Raw", "body_of", "listed", "member", "method_of", "pair", "
            "under_stage", "wire"]  # fmt: skip
 
 Pairs = list[tuple[bytes, bytes]]
+_METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _METHOD: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}\Z")
 
 
@@ -46,6 +47,8 @@ def text(value: object, name: str, default: str = "") -> str:
 
 def method_of(value: object) -> str:
     """Return the method in upper case."""
+    if value in _METHODS:
+        return value
     method = text(value, "the method")
     if not _METHOD.match(method):
         raise BadRequest("the event names no method")

@@ -41,17 +41,23 @@ Event = Mapping[str, Any]
 
 
 class Call:
-    """One HTTP event on its way; ``request`` is there once the event was understood."""
+    """One HTTP event on its way, and what is known of it."""
 
-    __slots__ = ("context", "door", "event", "kind", "request", "started")
+    __slots__ = ("context", "event", "head", "kind", "raw", "request", "started")
 
     def __init__(self, kind: str, event: Event, context: Any) -> None:
         self.kind = kind
         self.event = event
         self.context = context
         self.started = perf_counter()
-        self.door: Door = HTTP_DOOR
-        self.request: Request = _NOTHING
+        self.raw: Raw | None = None
+        self.head: Head | None = None
+        self.request = _NOTHING
+
+    @property
+    def door(self) -> Door:
+        """Where it came from."""
+        return HTTP_DOOR if self.raw is None else self.raw.door
 
 
 _NOTHING: Final = Request("GET", "")
@@ -93,7 +99,9 @@ class HttpCalls:
 
     async def _answer(self, call: Call) -> Response:
         try:
-            request = await self._read(call)
+            request = self._read(call)
+            if call.head is not None and call.head.length > call.head.body_limit:
+                await self._admit(request, call.head)
         except RouterError as error:
             return self._refused(call, error)
         except Exception as error:  # a member of a type that nobody has thought of
@@ -111,14 +119,12 @@ class HttpCalls:
 
     # --- in --------------------------------------------------------------------------------------
 
-    async def _read(self, call: Call) -> Request:
-        raw = self._shape(call.kind)[0](call.event)
-        call.door = door = raw.door
-        call.request = Request(raw.method, raw.path, client=raw.client)
+    def _read(self, call: Call) -> Request:
+        call.raw = raw = self._shape(call.kind)[0](call.event)
         self._ids.context = call.context
-        head = self._head(raw, call.event)
-        seconds = answer_seconds(door, raw.received_ms, call.context)
-        request = Request(
+        call.head = head = self._head(raw, call.event)
+        seconds = answer_seconds(raw.door, raw.received_ms, call.context)
+        call.request = request = Request(
             raw.method,
             head.path,
             head.query,
@@ -132,16 +138,16 @@ class HttpCalls:
             {"event": call.event, "context": call.context},
             raw.root,
             None,
-            door.reply_bytes * 2 // 3,  # in base64 it grows by a third, and headers stand beside it
+            raw.door.reply_bytes * 2 // 3,  # in base64 it grows by a third, and headers stand beside it
             self._clock.monotonic() + seconds,
         )
-        call.request = request
-        if head.length > head.body_limit:
-            limit = await self._service.admit(request)
-            limit = head.body_limit if limit is None else limit
-            if head.length > limit:
-                raise PayloadTooLarge(f"the request body may have {limit} bytes")
         return request
+
+    async def _admit(self, request: Request, head: Head) -> None:
+        limit = await self._service.admit(request)
+        limit = head.body_limit if limit is None else limit
+        if head.length > limit:
+            raise PayloadTooLarge(f"the request body may have {limit} bytes")
 
     def _head(self, raw: Raw, event: Event) -> Head:
         headers = raw.headers
@@ -229,14 +235,13 @@ class HttpCalls:
     def _refused(self, call: Call, error: RouterError) -> Response:
         """Answer a request that cannot be understood or taken."""
         self._ids.context = call.context
-        request = call.request
-        request_id = request.id or self._ids.new()
+        raw, head = call.raw, call.head
+        request_id = self._ids.new() if head is None else head.request_id
+        method, path, client = (raw.method, raw.path, raw.client) if raw else ("", "", "")
+        seconds = perf_counter() - call.started
         self._events.emit(
-            RequestDone(
-                method=request.method, path=request.path, route="", status=error.status,
-                seconds=perf_counter() - call.started, request_id=request_id, client=request.client,
-            )
-        )  # fmt: skip
+            RequestDone(method, path, "", error.status, seconds, request_id=request_id, client=client)
+        )
         response = problem_response(error, request_id=request_id)
         return response.with_headers(*SECURITY_HEADERS, ("x-request-id", request_id))
 

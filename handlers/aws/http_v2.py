@@ -42,7 +42,10 @@ def read(event: Mapping[str, Any]) -> Raw:
     http = member(context, "http")
     url = is_url(event)
     path = text(event.get("rawPath"), "rawPath") or text(http.get("path"), "the path", "/")
-    inner, staged = under_stage(path, context.get("stage"))
+    stage = context.get("stage")
+    staged = False
+    if stage != "$default":
+        path, staged = under_stage(path, stage)
     headers = pairs_of(event)
     cookies = event.get("cookies")
     if cookies:
@@ -52,13 +55,13 @@ def read(event: Mapping[str, Any]) -> Raw:
     client = http.get("sourceIp")
     return Raw(
         method_of(http.get("method")),
-        path_of(inner, encoded=url),
+        path_of(path, encoded=url),
         wire(text(event.get("rawQueryString"), "rawQueryString"), "the query"),
         headers,
         body_of(event),
         client if isinstance(client, str) else "",
         "https",
-        f"/{context['stage']}" if staged and _at_home(domain) else "",
+        f"/{stage}" if staged and _at_home(domain) else "",
         URL_DOOR if url else HTTP_DOOR,
         context.get("timeEpoch"),
     )
