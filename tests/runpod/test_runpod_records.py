@@ -393,7 +393,7 @@ async def test_a_function_that_cannot_be_stopped_holds_up_no_answer(path: str) -
 async def test_a_function_that_outlives_its_timeout_holds_up_no_answer() -> None:
     """The record has ended; the slot stays taken until the function does."""
     begun, gate = threading.Event(), threading.Event()
-    async with running(stuck(begun, gate, timeout=0.05)) as worker:
+    async with running(stuck(begun, gate, timeout=1.0)) as worker:
         worker.app.parts.runner._grace = 0.05
         told = problem(await asyncio.wait_for(worker.handle(job("/job")), 10))
         assert (told["status"], told["code"]) == (504, "job_timeout")
