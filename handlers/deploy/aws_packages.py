@@ -34,9 +34,13 @@ _RUNTIME: Final = frozenset({"boto3", "botocore", "s3transfer"})
 """What Lambda's runtime brings."""
 _RARELY_IMPORTED: Final = (
     r"/(pydantic/(v1|deprecated|mypy)|aws_lambda_powertools/(event_handler|utilities|tracing)"
-    r"|router_core/(client|stores/sqlite|stores/memory))"
+    r"|router_core/(client|stores/(sqlite|memory|coordinator)|jobs/remote))"
 )
 """Compiled modules are as large as their source: these would make the bundle larger and no start quicker."""
+_TASK_ROOT: Final = "/var/task"
+"""Where Lambda puts the code of a function."""
+_UNUSED: Final = ("aws_lambda_powertools/event_handler/openapi/swagger_ui/*.min.*",)
+"""Half a megabyte that only Powertools' own resolvers would show."""
 _KEEP: Final = 3600.0
 """Seconds for which installed packages are used again: `sam build` asks once for every function."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -211,6 +215,9 @@ def _prune(packages: Path, *, keep: bool) -> None:
     shutil.rmtree(packages / "bin", ignore_errors=True)
     for cache in list(packages.rglob("__pycache__")):
         shutil.rmtree(cache, ignore_errors=True)
+    for pattern in _UNUSED:
+        for path in packages.glob(pattern):
+            path.unlink()
     if keep:
         return
     for path in packages.iterdir():
@@ -251,10 +258,14 @@ def _runs(program: str, version: str) -> bool:
 
 
 def compile_folder(compiler: str, folder: Path) -> None:
-    """Compile what is not compiled yet; a module that cannot be compiled stays as it is."""
+    """Compile what is not compiled yet; a module that cannot be compiled stays as it is.
+
+    The modules say that they lie where Lambda puts them: else each folder that is built in would make other
+    bytes, each function another upload, and the paths of this machine would be deployed.
+    """
     command = [
         compiler, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-x",
-        _RARELY_IMPORTED, str(folder),
+        _RARELY_IMPORTED, "-s", str(folder), "-p", _TASK_ROOT, str(folder),
     ]  # fmt: skip
     # Its exit code also tells of templates that only look like Python: they are no reason to stop.
     subprocess.run(command, capture_output=True, check=False)  # noqa: S603
