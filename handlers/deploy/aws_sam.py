@@ -20,7 +20,8 @@ from handlers.deploy.progress import Progress
 __all__ = ["Sam", "parameter_file"]
 
 _ERROR: Final = re.compile(r"^(?:Error|Build Failed|Make Failed|cannot build the bundle|E\d{4})[: ]")
-_QUIET: Final = re.compile(r"^[\s=-]*$")
+_QUIET: Final = re.compile(r"^[\s=-]*$|^\s*Uploading to \S+\s+\d+ / \d+\s+\(\d\d?\.")
+"""Rules, and how far an upload has come: on a terminal that is one line which changes, here it is a hundred."""
 _LAST: Final = 2
 
 
