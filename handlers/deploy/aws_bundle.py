@@ -26,11 +26,10 @@ __all__ = ["MAX_UNZIPPED", "Bundle", "build_bundle", "main", "zip_folder"]
 
 MAX_UNZIPPED: Final = 250 * 1024 * 1024
 """Bytes: what Lambda takes, layers included."""
-_OUR_PARTS: Final = {
-    "router_core": ("testing", "gateway/testing"),
-    "handlers": ("cli", "deploy", "local", "runpod"),
-}
-"""Our packages, and what of them no function runs."""
+_NOT_NEEDED: Final = "testing"
+"""The room of router_core that no function runs."""
+_NEEDED: Final = ("__init__.py", "aws", "loader.py")
+"""What of the handlers a function runs."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
 """The earliest that a zip can say."""
 _TIME: Final = 946_684_800
@@ -100,16 +99,17 @@ def _set_times(out: Path) -> None:
 def _copy_ours(out: Path) -> None:
     """Copy router-core as it is installed here, in a clone or as a package."""
     here = Path(__file__).resolve().parent.parent.parent
-    for package, left_out in _OUR_PARTS.items():
-        source = here / package
 
-        def skip(
-            folder: str, names: list[str], source: Path = source, left: Sequence[str] = left_out
-        ) -> set[str]:
-            inside = Path(folder).relative_to(source)
-            return {name for name in names if is_ignored(name) or (inside / name).as_posix() in left}
+    def skip(folder: str, names: list[str]) -> set[str]:
+        left_out = {name for name in names if is_ignored(name)}
+        if Path(folder) == here / "router_core":
+            left_out.add(_NOT_NEEDED)
+        if Path(folder) == here / "handlers":
+            left_out.update(set(names).difference(_NEEDED))
+        return left_out
 
-        shutil.copytree(source, out / package, ignore=skip, dirs_exist_ok=True)
+    for package in ("router_core", "handlers"):
+        shutil.copytree(here / package, out / package, ignore=skip, dirs_exist_ok=True)
     # An installed package may have lost the mode of its scripts.
     for script in (out / "handlers").rglob("*"):
         if script.is_file() and script.read_bytes()[:2] == b"#!":

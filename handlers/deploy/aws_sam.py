@@ -21,7 +21,7 @@ __all__ = ["Sam", "parameter_file"]
 
 _ERROR: Final = re.compile(r"^(?:Error|Build Failed|Make Failed|cannot build the bundle|E\d{4})[: ]")
 _QUIET: Final = re.compile(r"^[\s=-]*$|^\s*Uploading to \S+\s+\d+ / \d+\s+\(\d\d?\.")
-"""Rules, and how far an upload has come: on a terminal that is one line which changes, here it is a hundred."""
+"""Rules, and how far an upload has come: on a terminal one line that changes, here it would be a hundred."""
 _LAST: Final = 2
 
 

@@ -31,8 +31,11 @@ _FORBIDDEN: Final[Mapping[str, tuple[str, ...]]] = {
     "SweeperRole": ("sqs:ReceiveMessage", "sqs:DeleteMessage", "s3:PutObject"),
 }
 """What a role must not be able to do, even with a mistake in its function."""
-_ELSEWHERE: Final = frozenset({"ROUTER_LAMBDA_ROLE", "AWS_LAMBDA_EXEC_WRAPPER"})
-"""Variables that are no settings: which of two queues a function reads, and how Lambda starts it."""
+_ELSEWHERE: Final = frozenset({
+    "ROUTER_LAMBDA_ROLE", "AWS_LAMBDA_EXEC_WRAPPER",
+    "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE",
+})  # fmt: skip
+"""Variables that are no settings: the adapter, Lambda and Powertools read them."""
 _TLS: Final = {"Bool": {"aws:SecureTransport": "false"}}
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import subprocess
 import sys
 import threading
@@ -18,7 +20,7 @@ from handlers.deploy.errors import DeployError, NotPrepared
 from tests.aws.bundles import build
 from tests.aws.template_files import ROOT
 
-LIMIT = 6 * 1024 * 1024
+LIMIT = 6_000_000
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_it_holds_what_runs_and_nothing_else(arm64: Bundle) -> None:
     assert {"router_core", "handlers", "examples", "pydantic", "aws_lambda_powertools"} <= tops
     assert not tops & {"boto3", "botocore", "s3transfer", "tests", "benchmarks", "docs", "bin", "uvicorn"}
     handlers = {path.name for path in (arm64.folder / "handlers").iterdir()}
-    assert handlers <= {"__init__.py", "__pycache__", "aws", "loader.py", "py.typed"}
+    assert handlers <= {"__init__.py", "__pycache__", "aws", "loader.py"}
     assert not (arm64.folder / "router_core" / "testing").exists()
 
 
@@ -208,6 +210,27 @@ def test_an_app_that_is_not_in_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotPrepared, match="no module service"):
         build(ROOT, tmp_path / "out", HOST, app="service:router")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.process
+def test_sam_build_makes_it_from_a_clone(tmp_path: Path) -> None:
+    """Build the examples when `sam build` runs the Makefile from a copy of its folder, alone."""
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    build(ROOT, tmp_path / "first", Target("arm64"))  # or a skip, where no packages can be had
+    out = tmp_path / "out"
+    out.mkdir()
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("ROUTER_")}
+    done = subprocess.run(
+        [make, "--makefile", str(ROOT / "infra" / "aws" / "Makefile"), "build-AnyFunction"], cwd=tmp_path,
+        env={**environ, "ARTIFACTS_DIR": str(out), "ROUTER_LAMBDA_PYTHON": sys.executable},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (out / "examples" / "text.py").is_file()
+    assert not (out / "tests").exists()
+    assert (out / "handlers" / "aws" / "bootstrap").stat().st_mode & stat.S_IXUSR
 
 
 @pytest.mark.process

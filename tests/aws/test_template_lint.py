@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-import subprocess
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.aws.template_files import TEMPLATE, lint, read, sam_environment, translate
-from tests.parts import sam_program
+from tests.aws.template_files import lint, read, translate
 
 Document = dict[str, Any]
 
@@ -82,12 +79,3 @@ def test_an_unknown_event_is_refused_by_the_translator() -> None:
     _unknown_event(document)
     (result,) = translate(document)
     assert "JobFunction" in result["error"]
-
-
-def test_sam_validates_it(tmp_path: Path) -> None:
-    """Pass `sam validate --lint`, which looks at the template as it is written."""
-    command = [str(sam_program()), "validate", "--lint", "--template", str(TEMPLATE)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=sam_environment(), capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
