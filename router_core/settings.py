@@ -194,20 +194,20 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 
 _OTHERS: Final = (
     "ROUTER_URL", "ROUTER_API_KEY", "ROUTER_COORDINATOR", "ROUTER_WORKER_KEY", "ROUTER_FAILPOINT",
-    "ROUTER_DEPLOYMENT",
+    "ROUTER_DEPLOYMENT", "ROUTER_LAMBDA_ROLE",
 )  # fmt: skip
-"""Variables that are read elsewhere: by the command line, deployments, and tests that break things."""
+"""Variables that are read elsewhere: by the command line, deployments, functions and tests that break things."""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
     """Return a sentence for each variable that looks like a setting and is none: probably it is misspelt."""
-    import difflib  # only who serves asks
-
     known = [variable for variables in VARIABLES.values() for variable in variables]
     said = []
     for name in sorted(environ):
         if not name.startswith("ROUTER_") or name in known or name in _OTHERS:
             continue
+        import difflib  # only who has misspelt one pays for it
+
         near = difflib.get_close_matches(name, [*known, *_OTHERS], 1, 0.75)
         said.append(
             f"{name} is no setting and has no effect" + (f"; did you mean {near[0]}?" if near else "")
