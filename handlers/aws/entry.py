@@ -17,7 +17,7 @@ from handlers.aws.loop import PersistentLoop, run_inline
 from handlers.aws.telemetry import Telemetry
 from router_core.calls import CallService
 from router_core.errors import Misconfigured, RouterError
-from router_core.settings import Settings
+from router_core.settings import Settings, unknown_variables
 from router_core.telemetry.events import Note
 from router_core.types import new_id
 
@@ -128,6 +128,8 @@ def build(
         app.events.subscribe(telemetry)
         made = LambdaApp(app, telemetry, role=environ.get(ROLE, ""), takes_jobs=_keeps(app.settings))
         _arm(environ)
+        for said in unknown_variables(environ):
+            made.note(Note("unknown_setting", "warning", said))
         try:
             made.start()
         except BaseException:

@@ -232,6 +232,22 @@ def test_events_are_told_apart() -> None:
     assert sniff({"path": "/hello"}) == sniff({"input": {"a": 1}}) == "direct"
 
 
+def test_a_direct_call_names_the_route() -> None:
+    """The SDK's invoke: the value itself, or an error that says what is wrong."""
+    handler = build({}, _calls())
+    answer = handler({"path": "/hello", "method": "GET"}, Context())
+    assert "loop" in json.dumps(answer)
+    assert "error" in json.dumps(handler({"path": "/nowhere"}, Context()))
+    handler.stop()
+
+
+def test_a_misspelt_setting_is_remarked_upon(capsys: pytest.CaptureFixture[str]) -> None:
+    """Once, at the start; the variables of the platform are none of ours."""
+    build({"ROUTER_JOBBS": "x", "ROUTER_LAMBDA_ROLE": "jobs", "AWS_REGION": "us-east-1"}, _calls()).stop()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["message"].startswith("ROUTER_JOBBS is no setting")
+
+
 # -- the loop ----------------------------------------------------------------------------------------
 
 
