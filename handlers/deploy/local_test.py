@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ __all__ = ["LocalReport", "brief", "local_test"]
 _LAST_LINES: Final = 3
 _MAX_ERROR: Final = 600
 _START: Final = 10.0
+_PLACE: Final = re.compile(r'^ *File "([^"]+)", line (\d+)', re.MULTILINE)
 _REFERENCE: Final = "{{"
 """Begins a value that only RunPod can fill in: {{ RUNPOD_SECRET_name }}."""
 
@@ -101,9 +103,23 @@ def brief(error: Any) -> str:
             return error[:_MAX_ERROR] or "without a reason"
     if not isinstance(problem, dict) or not problem.get("detail"):
         return json.dumps(problem)[:_MAX_ERROR]
+    detail = str(problem["detail"])
+    raised = _raised(problem.get("traceback")) if problem.get("code") == "internal_error" else ""
+    if raised:
+        return raised[:_MAX_ERROR]
     errors = [
         f"{'.'.join(map(str, each.get('loc') or []))} {each.get('msg', '')}"
         for each in problem.get("errors") or []
-        if isinstance(each, dict)
+        if isinstance(each, dict) and str(each.get("msg", "")) not in detail
     ]
-    return "; ".join([str(problem["detail"]), *errors[:3]])[:_MAX_ERROR]
+    return "; ".join([detail, *errors[:3]])[:_MAX_ERROR]
+
+
+def _raised(trace: Any) -> str:
+    """Return what was raised and where, from the end of a traceback: without it, only a log would tell."""
+    lines = trace.strip().splitlines() if isinstance(trace, str) else []
+    places = _PLACE.findall("\n".join(lines))
+    if not places:
+        return ""
+    path, number = places[-1]
+    return f"{lines[-1].strip()} ({path}, line {number})"

@@ -43,7 +43,7 @@ async def _reported(asked: Mapping[str, Any]) -> None:
     # nothing of production is touched, wherever the variables of the endpoint lead
     settings = Settings.from_env(
         os.environ, app=asked["app"], provider="runpod", environment="serverless", queue="inprocess",
-        jobs="memory://", blobs="memory://",
+        jobs="memory://", blobs="memory://", tracebacks=True,
     )  # fmt: skip
     worker = Worker(build(load(asked["app"]), settings))
     worker.app.parts.runner.check()

@@ -166,8 +166,8 @@ def test_the_local_test_stops_a_service_that_does_not_load(
 @pytest.mark.parametrize(
     ("code", "test", "said"),
     [
-        ("def hello(): raise ValueError('no model')", "", "FAILED: "),
         ("def hello(): raise SystemExit(3)", "", "FAILED: "),
+        ("def hello(): raise ValueError('no model')", "", "service.py, line 4)"),
         ("def hello(): import os; os._exit(7)", "", "ended with code 7"),
         ("def hello(): print('x' * 9); import os; os.abort()", "", "ended with code -6"),
         ("def hello(): import time; time.sleep(60)", "", "has not ended after 0.5 s"),
