@@ -196,7 +196,7 @@ _OTHERS: Final = (
     "ROUTER_URL", "ROUTER_API_KEY", "ROUTER_COORDINATOR", "ROUTER_WORKER_KEY", "ROUTER_FAILPOINT",
     "ROUTER_DEPLOYMENT", "ROUTER_LAMBDA_ROLE",
 )  # fmt: skip
-"""Variables that are read elsewhere: by the command line, deployments, functions and tests that break things."""
+"""Variables that are read elsewhere: by the command line, deployments, functions, tests that break things."""
 
 
 def unknown_variables(environ: Mapping[str, str]) -> list[str]:
