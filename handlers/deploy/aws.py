@@ -109,7 +109,7 @@ class _Deployment:
         stack, before = (None, None) if options.dry_run else self._looked_up()
         parameters = self._parameters(template, before)
         self._tested_here(parameters, before)
-        built = self._built(sam, template, parameters)
+        built = self._built(sam, template, self._architecture(parameters, before))
         if stack is None:
             self._show(sam, built, parameters)
             return AwsDeployed("planned", options.stack)
@@ -156,11 +156,11 @@ class _Deployment:
         known = parameter_names(template)
         given = dict(self._options.parameters)
         check_parameters(given, known, template)
-        if "App" in known:
+        if "App" in known or not known:
             given["App"] = self._app
-        asks = {name: given.get(name, (before.parameters if before else {}).get(name, "")) for name in known}
-        if "AllowAnonymous" in known and not (asks["ApiKeys"] or asks["ApiKeysSecret"]):
-            if asks["AllowAnonymous"] != "true":
+        there = {**(before.parameters if before else {}), **given}
+        if "AllowAnonymous" in known and not (there.get("ApiKeys") or there.get("ApiKeysSecret")):
+            if there.get("AllowAnonymous") != "true":
                 raise NotPrepared(
                     "nobody would be asked for a key: set the parameter ApiKeys (`router-core keys new` "
                     "makes one) or ApiKeysSecret, or AllowAnonymous=true to serve everybody"
@@ -179,16 +179,27 @@ class _Deployment:
             self._test = report.test
         _fit(facts, parameters, before.parameters if before else {}, progress)
 
-    def _built(self, sam: Sam, template: Path, parameters: Mapping[str, str]) -> Path:
+    def _architecture(self, parameters: Mapping[str, str], before: StackState | None) -> str:
+        """Return what the functions will run on; code for another machine would not even be imported."""
+        there = {"Architecture": "arm64", **(before.parameters if before else {}), **parameters}[
+            "Architecture"
+        ]
+        asked = self._environ.get("ROUTER_LAMBDA_ARCH", there)
+        if asked not in (there, "host"):  # the last is for emulators, which run functions on this machine
+            raise NotPrepared(
+                f"ROUTER_LAMBDA_ARCH is {asked}, and the functions run on {there}: "
+                f"pass --param Architecture={asked}"
+            )
+        return asked
+
+    def _built(self, sam: Sam, template: Path, architecture: str) -> Path:
         out = self._place / "build"
         more = {
             "ROUTER_LAMBDA_FOLDER": str(self._folder),
             "ROUTER_LAMBDA_PYTHON": sys.executable,
             "ROUTER_LAMBDA_APP": self._app,
+            "ROUTER_LAMBDA_ARCH": architecture,
         }
-        # Already set: what tests build for this machine, or an architecture that the template does not know.
-        if "ROUTER_LAMBDA_ARCH" not in self._environ:
-            more["ROUTER_LAMBDA_ARCH"] = parameters.get("Architecture", "arm64")
         with self._progress.step("sam build"):
             sam.run(
                 ["build", "--template", str(template), "--build-dir", str(out)],

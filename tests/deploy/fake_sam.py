@@ -64,7 +64,16 @@ def _parameters(words: list[str]) -> dict[str, str]:
 
 
 def _template(plan: dict[str, Any]) -> dict[str, Any]:
-    names = ("App", "AllowAnonymous", "ApiKeys", "ApiKeysSecret", "JobTimeout", "MaxReceiveCount", "Stage")
+    names = (
+        "App",
+        "AllowAnonymous",
+        "ApiKeys",
+        "ApiKeysSecret",
+        "JobTimeout",
+        "MaxReceiveCount",
+        "Stage",
+        "Architecture",
+    )
     parameters: dict[str, Any] = {name: {"Type": "String", "Default": ""} for name in names}
     parameters["ApiKeys"]["NoEcho"] = True
     resources: dict[str, Any] = {

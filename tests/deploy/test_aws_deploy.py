@@ -121,6 +121,22 @@ def test_an_update_keeps_what_is_not_given(
     assert "is updated" in ran.err
 
 
+def test_code_is_built_for_the_machine_of_the_stack(
+    sam: FakeSam, account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Build for the architecture that is given, or that the stack has; refuse to build for another one."""
+    assert deploy("--param", "AllowAnonymous=true", "--param", "Architecture=x86_64").code == 0
+    sam.plan(url="", delay=3)
+    assert deploy().code == 0
+    builds = [call for call in sam.calls() if call["words"][0] == "build"]
+    assert [call["environ"]["ROUTER_LAMBDA_ARCH"] for call in builds] == ["x86_64", "x86_64"]
+    monkeypatch.setenv("ROUTER_LAMBDA_ARCH", "arm64")
+    ran = deploy()
+    assert ran.code == 2
+    assert "--param Architecture=arm64" in ran.last
+    assert len([call for call in sam.calls() if call["words"][0] == "build"]) == 2
+
+
 def test_nothing_to_do_is_said(sam: FakeSam, account: Account, deploy: Deploy, running: Served) -> None:
     """Tell an update that changed nothing from one that did."""
     sam.plan(url=running.url)
