@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from router_core.jobs.job import Fence
 from router_core.jobs.store import NewEvent, Store
@@ -58,6 +57,11 @@ class PacedStore:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._readers: dict[str, Reader] = {}
+        # Everything else is the store's, what only some stores can do included. Not by __getattr__: whoever
+        # asks with isinstance for a protocol looks at attributes that are there (Python 3.12).
+        for name in dir(store):
+            if not name.startswith("_") and not hasattr(self, name):
+                setattr(self, name, getattr(store, name))
 
     def follow(self, job_id: str) -> Reader:
         """Begin to read the events of a job."""
@@ -77,7 +81,3 @@ class PacedStore:
         if reader is not None:
             await reader.caught_up(last)
         return last
-
-    def __getattr__(self, name: str) -> Any:
-        # everything else is the store's
-        return getattr(self._store, name)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from handlers.runpod import sdk
 from handlers.runpod.command import main
+from handlers.runpod.pacing import PacedStore
 from handlers.runpod.provider import adapted, build, check_platform
 from handlers.runpod.sdk import check_version, set_knobs
 from router_core import Router
+from router_core.clock import SystemClock
 from router_core.errors import Misconfigured
+from router_core.jobs.store import Store
+from router_core.jobs.sweeper import KnowsBlobs
 from router_core.queues.runpod import RunpodDispatcher
 from router_core.settings import Settings
+from router_core.stores.memory import MemoryJobStore
 
 SERVICE = """
 from router_core import JobProgress, Router
@@ -158,6 +165,17 @@ async def test_its_queue_attends_and_hands_out_nothing() -> None:
     assert (await app.ready())["ready"]
     await app.stop(0)
     assert not app.parts.pool.heartbeat.alive
+
+
+def test_what_a_store_can_do_it_can_do_when_paced() -> None:
+    """Also what only some can: the sweeper asks before it looks for orphans."""
+    store = MemoryJobStore(SystemClock())
+    paced = PacedStore(cast("Store", store))
+    names = {name for name in dir(store) if not name.startswith("_")}
+    assert names <= set(dir(paced))
+    for name in names:
+        assert inspect.getattr_static(paced, name, None) is not None
+    assert isinstance(paced, KnowsBlobs) == isinstance(store, KnowsBlobs)
 
 
 def test_an_app_that_is_ready_is_taken_as_it_is() -> None:
