@@ -31,11 +31,11 @@ class Settings:
     app: str = ""
     """``module:attribute`` of the router or app to serve."""
     jobs: str = "sqlite:///.router-core/jobs.db"
-    """Where job records live: ``sqlite:///path``, ``memory://`` or another installed scheme."""
+    """Where job records live: ``sqlite:///path``, ``memory://``, ``dynamodb://table``."""
     queue: str = "inprocess"
-    """How a worker learns of a job."""
+    """How a worker learns of a job: ``inprocess``, ``pull`` (remote workers ask), ``sqs://name``, ``runpod``."""
     blobs: str = "file://.router-core/blobs"
-    """Where large inputs and results live."""
+    """Where large inputs and results live: ``file://folder``, ``memory://``, ``s3://bucket/prefix``."""
     state: str = ""
     """Where shared state will live; not built yet, so it must be empty."""
     host: str = "127.0.0.1"
@@ -82,7 +82,7 @@ class Settings:
     tracebacks: bool = False
     """Put tracebacks into the errors that callers get (development only); they are in the log anyway."""
     worker_keys: str = ""
-    """Keys of remote workers, written like ``api_keys``; empty takes no remote workers."""
+    """Keys of remote workers, ``name:key`` or ``name:key:/route|/route``; empty takes no remote workers."""
     progress_interval: float = 1.0
     """Seconds between writes of a job's progress to its record; steps in between are left out."""
     runpod_concurrency: int = 4
@@ -93,8 +93,6 @@ class Settings:
     """Have RunPod replace the worker after each job."""
     lambda_grace: float = 10.0
     """Seconds before the deadline of a Lambda invocation at which a running job is given back."""
-    key_secret: str = ""
-    """Secret of the service that ids are derived with where a platform asks for that."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> Settings:
@@ -187,7 +185,6 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "runpod_result_bytes": ("ROUTER_RUNPOD_RESULT_BYTES",),
     "runpod_refresh": ("ROUTER_RUNPOD_REFRESH",),
     "lambda_grace": ("ROUTER_LAMBDA_GRACE",),
-    "key_secret": ("ROUTER_KEY_SECRET",),
 }
 """Field -> environment variables that set it, the first that is set wins."""
 
