@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from handlers.deploy.aws_facts import Facts, find_facts
+from handlers.deploy.aws_facts import LIMIT, find_facts, fit
 from handlers.deploy.aws_sam import Sam, parameter_file
 from handlers.deploy.aws_smoke import smoke_test
 from handlers.deploy.aws_stack import Account, Snapshot, Stack, StackState
@@ -40,7 +40,6 @@ _BROKEN: Final = (
     "UPDATE_ROLLBACK_FAILED",
 )
 _URLS: Final = ("Url", "FunctionUrl", "StreamUrl")
-_LIMIT: Final = 900.0
 _NO_TEST: Final[Mapping[str, Any]] = {"path": "openapi.json", "method": "GET"}
 
 
@@ -177,7 +176,7 @@ class _Deployment:
             step.note(f"{report.routes} routes; {report.test.get('path')} succeeded")
         if options.test is None:
             self._test = report.test
-        _fit(facts, parameters, before.parameters if before else {}, progress)
+        fit(facts, parameters, before.parameters if before else {}, progress)
 
     def _architecture(self, parameters: Mapping[str, str], before: StackState | None) -> str:
         """Return what the functions will run on; code for another machine would not even be imported."""
@@ -348,7 +347,7 @@ def destroy_aws(
     with progress.step("sam delete"):
         words = ["delete", "--stack-name", options.stack, "--region", account.region, "--no-prompts"]
         sam.run(words, options.folder.resolve())
-        left = stack.settled(max(options.timeout, _LIMIT))
+        left = stack.settled(max(options.timeout, LIMIT))
         if left is not None:
             raise DeployError(f"the stack is {left.status}: {'; '.join(stack.failures())}")
     if data:
@@ -356,28 +355,6 @@ def destroy_aws(
             stack.delete_data(state.outputs)
         return ()
     return kept
-
-
-def _fit(facts: Facts, parameters: dict[str, str], before: Mapping[str, str], progress: Progress) -> None:
-    """Check that jobs fit into the function, and let messages live as long as their jobs have attempts."""
-    if not facts.jobs:
-        return
-    allowed = float(parameters.get("JobTimeout") or before.get("JobTimeout") or _LIMIT)
-    if facts.longest > _LIMIT:
-        raise NotPrepared(
-            f"a job may take {facts.longest:g} s, and Lambda ends every function after {_LIMIT:g} s: set a "
-            "lower timeout= at its route, or deploy it to RunPod"
-        )
-    if facts.longest > allowed:
-        raise NotPrepared(f"a job may take {facts.longest:g} s, and JobTimeout is {allowed:g} s: raise it")
-    if facts.unlimited:
-        progress.say(
-            f"  note: {', '.join(facts.unlimited)}: no timeout= given; an attempt that takes {allowed:g} s "
-            "is given back and begins again"
-        )
-    least = 2 * facts.attempts + 4
-    if "MaxReceiveCount" not in parameters and least > int(before.get("MaxReceiveCount") or 10):
-        parameters["MaxReceiveCount"] = str(least)
 
 
 def _dotted(app: str) -> str:

@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from handlers.deploy.errors import DeployError
+from handlers.deploy.errors import DeployError, NotPrepared
+from handlers.deploy.progress import Progress
 
-__all__ = ["Facts", "find_facts"]
+__all__ = ["LIMIT", "Facts", "find_facts", "fit"]
 
+LIMIT: Final = 900.0
+"""Seconds after which Lambda ends every function."""
 _SECONDS: Final = 60.0
 
 
@@ -52,6 +56,28 @@ def find_facts(app: str, folder: Path) -> Facts:
     if "error" in found:
         raise DeployError(str(found["error"]))
     return Facts(found["jobs"], found["longest"], tuple(found["unlimited"]), found["attempts"])
+
+
+def fit(facts: Facts, parameters: dict[str, str], before: Mapping[str, str], progress: Progress) -> None:
+    """Check that jobs fit into the function, and let messages live as long as their jobs have attempts."""
+    if not facts.jobs:
+        return
+    allowed = float(parameters.get("JobTimeout") or before.get("JobTimeout") or LIMIT)
+    if facts.longest > LIMIT:
+        raise NotPrepared(
+            f"a job may take {facts.longest:g} s, and Lambda ends every function after {LIMIT:g} s: set a "
+            "lower timeout= at its route, or deploy it to RunPod"
+        )
+    if facts.longest > allowed:
+        raise NotPrepared(f"a job may take {facts.longest:g} s, and JobTimeout is {allowed:g} s: raise it")
+    if facts.unlimited:
+        progress.say(
+            f"  note: {', '.join(facts.unlimited)}: no timeout= given; an attempt that takes {allowed:g} s "
+            "is given back and begins again"
+        )
+    least = 2 * facts.attempts + 4
+    if "MaxReceiveCount" not in parameters and least > int(before.get("MaxReceiveCount") or 10):
+        parameters["MaxReceiveCount"] = str(least)
 
 
 def main(app: str) -> None:
