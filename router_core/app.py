@@ -80,6 +80,8 @@ class Parts:
     on_shutdown: Sequence[Hook] = ()
     closing: Sequence[Hook] = ()
     """Let go of what the wiring opened (children, threads), after the jobs have ended."""
+    remarks: Sequence[Note] = ()
+    """What an operator should see when the service has started."""
 
 
 class App:
@@ -138,6 +140,8 @@ class App:
             self._started = True
             self._drained = False
             parts.service.draining = parts.service.released = False
+        for remark in parts.remarks:
+            self.events.emit(remark)
 
     async def drain(self, grace: float) -> None:
         """Take no more jobs and give those that run ``grace`` seconds; reading goes on.

@@ -38,7 +38,7 @@ from router_core.security.fetch import GuardedHttp
 from router_core.security.signing import parse_secrets, sign
 from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
-from router_core.telemetry.events import Events
+from router_core.telemetry.events import Events, Note
 from router_core.telemetry.health import Health
 from router_core.telemetry.logging import EventLogger
 from router_core.telemetry.metrics import Metrics
@@ -110,7 +110,6 @@ class _Build:
         )
         dispatcher = open_queue(settings, clock, pool)
         runner.settlement.external = dispatcher.abilities.external
-        self.check_queue(dispatcher)
         service = JobService(
             store=watched, hub=hub, dispatcher=dispatcher, blobs=blobs, routes=self.by_key, clock=clock,
             settings=settings, events=events, check_url=self.web.check,
@@ -152,18 +151,28 @@ class _Build:
                 on_startup=() if self.hooked else tuple(self.router.startup_hooks),
                 on_shutdown=() if self.hooked else tuple(self.router.shutdown_hooks),
                 closing=(children.close, self.threads.close),
+                remarks=self.remarks(dispatcher),
             )
         )  # fmt: skip
         return app
 
-    def check_queue(self, dispatcher: Dispatcher) -> None:
-        """Raise Misconfigured for a route that asks of the queue what it cannot do."""
-        for route in self.own:
-            if route.job.priority and not dispatcher.abilities.priority:
-                raise Misconfigured(
-                    f"{route.key} has priority={route.job.priority}, and the queue of "
-                    f"ROUTER_QUEUE={self.settings.queue} knows no priorities: leave it out"
-                )
+    def remarks(self, dispatcher: Dispatcher) -> tuple[Note, ...]:
+        """Return what to say at the start: an option of a route that the queue here does nothing about.
+
+        The same router has to run everywhere, so it is no error; a caller who asks for it is refused.
+        """
+        if dispatcher.abilities.priority:
+            return ()
+        text = "has priority={}, and the queue of ROUTER_QUEUE={} knows no priorities: jobs run as they come"
+        return tuple(
+            Note(
+                "priority_ignored",
+                "warning",
+                f"{route.key} {text.format(route.job.priority, self.settings.queue)}",
+            )
+            for route in self.own
+            if route.job.priority
+        )
 
     def runner(self, store: Store, blobs: BlobStore, children: ChildPool, hub: Hub) -> Runner:
         """Return what runs a claimed job."""

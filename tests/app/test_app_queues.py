@@ -13,6 +13,7 @@ from router_core.clock import Clock
 from router_core.http.message import Headers
 from router_core.jobs.dispatch import Abilities
 from router_core.jobs.job import Job, State
+from router_core.telemetry.events import Events, Note
 
 GROUP = "router_core.queues"
 router = Router()
@@ -137,13 +138,46 @@ async def test_what_the_queue_cannot_do_is_refused(header: str, code: str) -> No
 
 
 @pytest.mark.usefixtures("offered")
-def test_a_route_that_the_queue_cannot_serve_is_named() -> None:
-    """Before anything runs."""
+async def test_a_priority_that_the_queue_does_not_know_is_remarked_upon_at_the_start() -> None:
+    """The router runs unchanged, in the order in which jobs come, and the operator is told of the route."""
     urgent = Router()
 
     @urgent.route("/now", priority=9)
-    def now() -> None:
+    def now() -> int:
         """Hurry."""
+        return 1
 
-    with pytest.raises(Misconfigured, match=r"/now has priority=9.*fake"):
-        build_app(urgent, settings_with("fake://x"))
+    @urgent.route("/later")
+    def later() -> None:
+        """Do not."""
+
+    events, said = Events(), list[Note]()
+    events.subscribe(lambda event: said.append(event) if isinstance(event, Note) else None)
+    app = build_app(urgent, settings_with("fake://x"), events=events)
+    assert not said
+    await app.start()
+    try:
+        await app.start()
+        (note,) = [note for note in said if note.name == "priority_ignored"]
+        assert note.level == "warning"
+        assert "/now has priority=9, and the queue of ROUTER_QUEUE=fake://x knows no" in note.message
+        headers = Headers([("content-type", "application/json"), ("host", "localhost")])
+        answer = await app.handle(Request("POST", "/now", "", headers, b"{}"))
+        assert answer.status == 202
+        (job_id,) = app.parts.dispatcher.told  # type: ignore[attr-defined]
+        job = await app.run(job_id, "elsewhere")
+        assert job is not None
+        assert job.state is State.SUCCEEDED
+    finally:
+        await app.stop(1)
+
+
+async def test_a_priority_where_the_queue_knows_it_is_nothing_to_talk_about() -> None:
+    """Not a word in this process's own queue."""
+    urgent, events, said = Router(), Events(), list[Note]()
+    urgent.route("/now", priority=9)(lambda: 1)
+    events.subscribe(lambda event: said.append(event) if isinstance(event, Note) else None)
+    app = build_app(urgent, settings_with("inprocess"), events=events)
+    await app.start()
+    await app.stop(1)
+    assert "priority_ignored" not in [note.name for note in said]
