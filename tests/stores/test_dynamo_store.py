@@ -13,13 +13,14 @@ import pytest
 
 from router_core.errors import Misconfigured, StoreError
 from router_core.jobs import moves
-from router_core.jobs.job import Job
-from router_core.jobs.store import IdempotencyKey, JobQuery, NewEvent
+from router_core.jobs.job import Job, State
+from router_core.jobs.moves import Move
+from router_core.jobs.store import Claim, IdempotencyKey, JobQuery, NewEvent
 from router_core.stores.dynamodb import DynamoJobStore, create_table, table_definition
 from router_core.stores.dynamodb_calls import Table
 from router_core.stores.dynamodb_table import fault_of
 from router_core.testing.clock import FakeClock
-from router_core.testing.job_records import RETENTION, new_job, running
+from router_core.testing.job_records import LEASE, RETENTION, new_job, running
 from router_core.vendors import boto3
 from tests.stores.dynamo_tables import fresh_table, items
 
@@ -228,3 +229,63 @@ def test_what_dynamodb_leaves_undone_is_asked_again(monkeypatch: pytest.MonkeyPa
         table.write_many(deletes=keys)
     with table.patience(time.monotonic() + 0.2), pytest.raises(StoreError):
         table.get_many(keys)
+
+
+def refused(code: str) -> Exception:
+    """Return the error of botocore for an answer of DynamoDB."""
+    from botocore.exceptions import ClientError
+
+    error: Exception = ClientError({"Error": {"Code": code, "Message": ""}}, "Op")
+    return error
+
+
+async def test_a_token_that_is_known_for_another_request_was_ours(
+    store: DynamoJobStore, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says whether the transaction was made, whatever DynamoDB says of its token."""
+    client = boto3.client("dynamodb")
+    transact = client.transact_write_items
+
+    def twice(**parameters: Any) -> Any:
+        transact(**parameters)
+        raise refused("IdempotentParameterMismatchException")
+
+    monkeypatch.setattr(client, "transact_write_items", twice)
+    job = new_job(clock)
+    key = IdempotencyKey("scope", "body", clock.now() + 60)
+    assert not (await store.add(job, key=key)).replayed
+    (claimed,) = await store.claim(Claim("w", LEASE, job_id=job.id))
+    assert await store.append(claimed.fence, [NewEvent("log", b"1")]) == 1
+    assert await store.append(claimed.fence, [NewEvent("log", b"2")]) == 2
+    assert [event.seq for event in (await store.events(job.id)).events] == [1, 2]
+
+
+async def test_a_start_among_a_thousand_is_not_refused(
+    store: DynamoJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Descriptions of a table are throttled early; the table was there when the functions were deployed."""
+    monkeypatch.setattr(store._table, "_pause", lambda seconds: None)
+
+    def describe(**_: Any) -> Any:
+        raise refused("ThrottlingException")
+
+    monkeypatch.setattr(boto3.client("dynamodb"), "describe_table", describe)
+    await store.open()
+
+
+async def test_a_move_that_no_index_would_follow_is_a_bug(store: DynamoJobStore, clock: FakeClock) -> None:
+    """It is refused before anything is written: the record would be lost to its queue."""
+    job = await running(store, clock)
+    running_only = frozenset({State.RUNNING})
+    for sets in ({"rank": 1.0}, {"version": 7}, {"deadline_at": 5.0}, {"webhook": "x"}):
+        with pytest.raises(ValueError, match="cannot write"):
+            await store.move(job.id, Move("odd", running_only, sets=sets))
+    with pytest.raises(ValueError, match="cannot write lease_until"):
+        await store.move(job.id, Move("odd", frozenset({State.QUEUED}), sets={"lease_until": 5.0}))
+    with pytest.raises(ValueError, match="needs its time"):
+        await store.move(job.id, Move("odd", running_only, State.RETRYING))
+    assert await store.get(job.id) == job
+    longer = Move("extend", running_only, fence=job.fence, sets={"lease_until": clock.now() + 500})
+    assert (await store.move(job.id, longer)).applied
+    clock.advance(LEASE + 1)
+    assert not await store.overdue()
