@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from weakref import WeakSet
 
 __all__ = ["PersistentLoop", "run_inline"]
@@ -16,6 +16,7 @@ LINGER: Final = 1.0
 """Seconds that tasks get to end which a call has started and left behind."""
 
 
+_UNUSED = cast("asyncio.Handle", None)
 _Step = tuple[Callable[..., object], tuple[Any, ...], contextvars.Context | None]
 
 
@@ -26,7 +27,8 @@ class _Loop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        self._first: list[_Step] | None = None
+        self._catching = False
+        self._first: _Step | None = None
         self.stepping = False
         self.touched = False
         """Whether anything was left to be done by a turn of the loop."""
@@ -36,10 +38,10 @@ class _Loop(asyncio.SelectorEventLoop):
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         """Queue a callback; keep that of a task which takes its first step here."""
-        if self._first is not None:
-            self._first.append((callback, args, context))
-            self._first = None
-            return asyncio.Handle(callback, args, self, context)
+        if self._catching:
+            self._catching = False
+            self._first = (callback, args, context)
+            return _UNUSED  # a task does not keep it
         self.touched = True
         return super().call_soon(callback, *args, context=context)
 
@@ -49,10 +51,12 @@ class _Loop(asyncio.SelectorEventLoop):
 
     def begin(self, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Make a task and run it up to its first wait."""
-        first: list[_Step] = []
-        self._first = first
+        self._catching = True
         task = asyncio.Task(main, loop=self)
-        ((step, args, context),) = first
+        if self._first is None:
+            raise RuntimeError("a new task asks for no turn of its loop")
+        step, args, context = self._first
+        self._first = None
         self.stepping, self.touched = True, False
         asyncio._set_running_loop(self)
         try:
