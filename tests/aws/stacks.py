@@ -65,12 +65,12 @@ class Site:
         found = [entry for page in pages for entry in page["StackResourceSummaries"]]
         return {entry["LogicalResourceId"]: entry["PhysicalResourceId"] for entry in found}
 
-    def call(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """Send a request through the HTTP API."""
-        api = self.resources()["HttpApi"]
+    def call(self, method: str, path: str, body: Any = None, host: str = "", **headers: str) -> Answer:
+        """Send a request through the HTTP API, or to another host of the emulator."""
+        host = host or f"{self.resources()['HttpApi']}.execute-api.localhost"
         request = urllib.request.Request(
             f"{self.url}{path}", method=method, data=None if body is None else json.dumps(body).encode(),
-            headers={"Host": f"{api}.execute-api.localhost", "Content-Type": "application/json", **headers},
+            headers={"Host": host, "Content-Type": "application/json", **headers},
         )  # fmt: skip
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:

@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(place: Path) -> Iterator[Site]:
     """Deploy once; the tests use jobs of their own."""
     with emulator(place) as url:
-        yield deploy(url, place)
+        yield deploy(url, place, FunctionUrl="buffered", FunctionUrlAuth="NONE")
 
 
 def _submitted(site: Site, path: str, body: Any = None) -> str:
@@ -45,6 +45,15 @@ def test_a_call_is_answered(site: Site) -> None:
     wrong = site.call("POST", "/add", {"a": "x", "b": 2})
     assert (wrong.status, wrong.json()["code"]) == (422, "validation_failed")
     assert site.call("GET", "/nowhere").status == 404
+
+
+def test_the_function_url_is_another_way_in(site: Site) -> None:
+    """Answer over the function URL what the HTTP API answers."""
+    outputs = site.client("cloudformation").describe_stacks(StackName=site.name)["Stacks"][0]["Outputs"]
+    (url,) = (entry["OutputValue"] for entry in outputs if entry["OutputKey"] == "FunctionUrl")
+    name = url.removeprefix("https://").partition(".")[0]
+    answer = site.call("GET", "/hello?name=Bob", host=f"{name}.lambda-url.us-east-1.localhost")
+    assert answer.json() == "Hello, Bob!"
 
 
 def test_a_job_runs_to_its_end(site: Site) -> None:
