@@ -106,14 +106,17 @@ class Records:
 
     def whole(self, item: Item) -> Job | None:
         """Return the record of an item with the values that stand beside it; None when one of them is not
-        there any more: the record was changed or purged since the item was read."""
+        there any more: the record was changed or purged since the item was read.
+
+        One that has expired is returned without them: the purge that removes them first may have died.
+        """
         self.learn(item)
         marks = {name: str(item[body_mark(name)]["S"]) for name in BODIES if body_mark(name) in item}
         if not marks:
             return job_of(item)
         job_id = id_of(item)
         bodies = {name: self._body(job_id, mark) for name, mark in marks.items()}
-        if None in bodies.values():
+        if None in bodies.values() and not 0 < job_of(item).expires_at <= self.now():
             return None
         return job_of(item, {name: body for name, body in bodies.items() if body is not None})
 
