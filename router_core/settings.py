@@ -33,7 +33,8 @@ class Settings:
     jobs: str = "sqlite:///.router-core/jobs.db"
     """Where job records live: ``sqlite:///path``, ``memory://``, ``dynamodb://table``."""
     queue: str = "inprocess"
-    """How a worker learns of a job: ``inprocess``, ``pull`` (remote workers ask), ``sqs://name``, ``runpod``."""
+    """How a worker learns of a job: ``inprocess``, ``pull`` (remote workers ask), ``sqs://name`` or
+    ``runpod``."""
     blobs: str = "file://.router-core/blobs"
     """Where large inputs and results live: ``file://folder``, ``memory://``, ``s3://bucket/prefix``."""
     state: str = ""
