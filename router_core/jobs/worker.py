@@ -90,8 +90,10 @@ class WorkerPool:
         self._claiming = self._loop.create_task(self._claim_for_ever())
 
     def attend(self) -> None:
-        """Keep jobs alive that somebody else claims and hands to the runner (``App.run``), on the running loop;
-        claim nothing here. ``drain`` waits for them as for our own."""
+        """Keep jobs alive that somebody else claims and hands to the runner (``App.run``); claim nothing.
+
+        They belong to the running loop, and ``drain`` waits for them as for our own.
+        """
         self._runner.check()
         self._loop = asyncio.get_running_loop()
         self.heartbeat.start(self._loop)
