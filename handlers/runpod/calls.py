@@ -156,7 +156,7 @@ class Calls:
         hears = "job" in call.route.plan.slots
 
         async def run_sync(func: Callable[..., Any], /, *args: Any) -> Any:
-            future = asyncio.ensure_future(_safely(run(func, *args)))
+            future = asyncio.ensure_future(_safely(run, func, *args))
             try:
                 return await asyncio.shield(future)
             except asyncio.CancelledError:
@@ -226,9 +226,10 @@ def _draining() -> Draining:
     return Draining("this worker is shutting down; run the job again", retry_after=1)
 
 
-async def _safely(waiting: Awaitable[Any]) -> Any:
+async def _safely(run: Callable[..., Awaitable[Any]], func: Callable[..., Any], *args: Any) -> Any:
+    # called in here: a task that is cancelled before its first step would leave a coroutine unawaited
     try:
-        return await waiting
+        return await run(func, *args)
     except (SystemExit, KeyboardInterrupt) as error:  # in a task of its own it would end the loop
         raise contained(error) from error
 
