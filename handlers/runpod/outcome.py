@@ -32,6 +32,8 @@ class Outcome:
     """Set when the job has failed: JSON text, as RunPod's clients take a text."""
     stream: bool = False
     """Its chunks were posted before."""
+    status: int = 200
+    """What a caller over HTTP would have been told; the platform knows only two ends."""
 
     def body(self, refresh: bool = False) -> bytes:
         """Return what is posted; ``refresh`` asks the platform to replace this worker."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from time import perf_counter
 from typing import Any, Final
 
 import pydantic_core
@@ -26,13 +27,15 @@ from router_core.routing.named import Named, NamedRoutes
 from router_core.security.fetch import GuardedHttp
 from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
-from router_core.telemetry.events import Note
+from router_core.telemetry.events import Note, RequestDone
 
 __all__ = ["Worker"]
 
 _DOCUMENT: Final = frozenset({"openapi.json", "/openapi.json"})
 _SOURCES: Final = frozenset({"body", "query", "path", "header", "cookie"})
 _MAX_TRACES: Final = 100
+_GONE: Final = 499
+"""The status in the log of what its caller has cancelled."""
 
 
 class Worker:
@@ -76,18 +79,34 @@ class Worker:
     async def handle(self, job: Mapping[str, Any], line: Line | None = None) -> Outcome:
         """Run one delivery to its end."""
         job_id = str(job.get("id", ""))
+        started = perf_counter()
         found: Named | None = None
         try:
             envelope = read_job(job)
             if self._is_document(envelope):
-                return await self._document(envelope)
-            found = self._named.find(envelope.input)
-            return await self._run(envelope, found, line or Silent())
+                outcome = await self._document(envelope)
+            else:
+                found = self._named.find(envelope.input)
+                outcome = await self._run(envelope, found, line or Silent())
         except asyncio.CancelledError:
+            self._report(job_id, found, started, None)
             raise
         except BaseException as raised:
             error = contained(raised)
-            return await self._failed(job_id, found, error)
+            outcome = await self._failed(job_id, found, error)
+        self._report(job_id, found, started, outcome)
+        return outcome
+
+    def _report(self, job_id: str, named: Named | None, started: float, outcome: Outcome | None) -> None:
+        """Tell logs and metrics of a delivery; there is no outcome where its caller has cancelled it."""
+        route = None if named is None else named.route
+        self.app.events.emit(
+            RequestDone(
+                "RUNPOD", "" if route is None else route.path, "" if route is None else route.key,
+                _GONE if outcome is None else outcome.status, perf_counter() - started, job_id,
+                disconnected=outcome is None,
+            )
+        )  # fmt: skip
 
     async def _run(self, envelope: Envelope, named: Named, line: Line) -> Outcome:
         if named.route.kind == "job":
@@ -137,7 +156,7 @@ class Worker:
         request = (
             request_of(route, arguments, job_id) if route is not None else Request("POST", "/", id=job_id)
         )
-        answer = await self.app.parts.stack.explain(error, request)
+        answer = await self.app.parts.stack.explain(error, request, route)
         return _of_answer(answer, trace)
 
     def _trace(self, error: BaseException) -> str:
@@ -163,7 +182,8 @@ def _of_answer(answer: Response, trace: str) -> Outcome:
     if not _is_json(body):
         body = pydantic_core.to_json({"detail": body.decode("utf-8", "replace")})
     value = pydantic_core.from_json(body)
-    return Outcome(error=error_text(value if isinstance(value, dict) else {"detail": value}, trace))
+    text = error_text(value if isinstance(value, dict) else {"detail": value}, trace)
+    return Outcome(error=text, status=answer.status)
 
 
 def _is_json(body: bytes) -> bool:

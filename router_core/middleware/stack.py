@@ -35,6 +35,8 @@ from router_core.middleware.gates import (
 )
 from router_core.middleware.headers import with_headers
 from router_core.middleware.record import identified, recorded
+from router_core.routing.route import Route
+from router_core.routing.table import Match as Found
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
 from router_core.types import Principal
@@ -77,9 +79,11 @@ class Stack:
             response = await self._errors.answer(error, exchange)
         return recorded(self._events, exchange, with_headers(response, request.id), started)
 
-    async def explain(self, error: Exception, request: Request) -> Response:
+    async def explain(self, error: Exception, request: Request, route: Route | None = None) -> Response:
         """Answer an error that an adapter met itself, the way ``handle`` answers it."""
-        return await self._errors.answer(error, Exchange(request))
+        exchange = Exchange(request)
+        exchange.match = None if route is None else Found(route, {})
+        return await self._errors.answer(error, exchange)
 
     async def admit(self, request: Request) -> int | None:
         """Raise what ``handle`` would answer before it looks at the body.

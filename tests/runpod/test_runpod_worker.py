@@ -18,6 +18,7 @@ from router_core.clock import SystemClock
 from router_core.errors import HTTPError
 from router_core.http.message import Request, Response
 from router_core.jobs.context import JobContext
+from router_core.telemetry.events import Note, RequestDone
 from tests.runpod.in_process import Kept, problem, running, value
 
 
@@ -212,6 +213,29 @@ async def test_files_go_in_and_come_out_as_objects() -> None:
             assert got == {"file_name": "out.bin", "content_type": "application/x-thing", "content": "Y2Jh"}
         told = problem(await worker.handle(job("/turn", file="http://127.0.0.1:1/x")))
         assert told["errors"][0]["type"] == "file_url"
+
+
+async def test_each_delivery_is_reported_to_log_and_metrics(worker: Worker) -> None:
+    """With its route, what a caller over HTTP would have been told, and its id on the platform."""
+    seen: list[RequestDone] = []
+    worker.app.events.subscribe(lambda event: seen.append(event) if isinstance(event, RequestDone) else None)
+    for given in (job("/hello"), job("/double", n="x"), job("/leave", how="system"), job("/nowhere")):
+        await worker.handle(given)
+    assert [(done.method, done.route, done.status, done.request_id) for done in seen] == [
+        ("RUNPOD", "/hello", 200, "job-1"),
+        ("RUNPOD", "/double", 422, "job-1"),
+        ("RUNPOD", "/leave", 500, "job-1"),
+        ("RUNPOD", "", 422, "job-1"),
+    ]
+
+
+async def test_an_error_in_the_log_names_its_route(worker: Worker) -> None:
+    """An operator looks for it by that."""
+    notes: list[Note] = []
+    worker.app.events.subscribe(lambda event: notes.append(event) if isinstance(event, Note) else None)
+    await worker.handle(job("/leave", how="system"))
+    (note,) = [note for note in notes if note.name == "unhandled_error"]
+    assert (note.fields["route"], note.fields["request_id"]) == ("/leave", "job-1")
 
 
 # --- errors
