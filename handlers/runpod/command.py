@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from router_core.errors import Misconfigured, RouterError
+from router_core.errors import BadRequest, Misconfigured, RouterError
 
 if TYPE_CHECKING:
     from handlers.runpod.worker import Worker
@@ -100,7 +100,10 @@ def _read(text: str) -> Mapping[str, Any]:
             raw = file.read()
     else:
         raw = text.encode("utf-8", "surrogateescape")
-    job = loads(raw)
+    try:
+        job = loads(raw)
+    except BadRequest as error:
+        raise Misconfigured(f"--test-input {str(error).removeprefix('the body ')}") from None
     if not isinstance(job, dict) or "input" not in job:
         raise Misconfigured('--test-input takes a job such as {"input": {"path": "/hello"}}')
     return {"id": "test", **job}
