@@ -74,6 +74,9 @@ class Settings:
     trusted_hosts: str = ""
     """Comma-separated host names that requests may name; empty means loopback names on a loopback bind,
     anything elsewhere."""
+    trusted_origins: str = ""
+    """Comma-separated origins (``https://app.example.com``) whose pages may send writes, where something in
+    front answers CORS; ``*`` is every page."""
     log_level: str = "info"
     """debug, info, warning or error."""
     log_format: str = "auto"
@@ -176,6 +179,7 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "drain_grace": ("ROUTER_DRAIN_GRACE",),
     "allow_private_urls": ("ROUTER_ALLOW_PRIVATE_URLS",),
     "trusted_hosts": ("ROUTER_TRUSTED_HOSTS",),
+    "trusted_origins": ("ROUTER_TRUSTED_ORIGINS",),
     "log_level": ("ROUTER_LOG_LEVEL",),
     "log_format": ("ROUTER_LOG_FORMAT",),
     "server_url": ("ROUTER_SERVER_URL",),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from router_core.errors import BadRequest, Forbidden
+from router_core.errors import BadRequest, Forbidden, Misconfigured
 from router_core.middleware.exchange import Authenticator, Exchange, Gate, Matcher
 from router_core.settings import Settings
 from router_core.types import Principal
@@ -19,6 +20,7 @@ LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 STRANGER: Final = Principal("anonymous", frozenset(), "anonymous")
 """The caller of a public route where authentication is configured: may do nothing that needs a scope."""
 _READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(\*|[^/\s*?#]+)")
 _NO_REALMS: Final[Mapping[str, Authenticator]] = {}
 
 
@@ -82,18 +84,42 @@ def origin_gate(settings: Settings) -> Gate:
     Browsers put Origin (and Sec-Fetch-Site) on such requests, other clients leave them out.
     """
     public = urlsplit(settings.server_url).netloc.lower() if settings.server_url else ""
+    trusted = _origins(settings.trusted_origins)
 
     def origin(exchange: Exchange) -> None:
         request = exchange.request
         if request.method not in _READS:
             headers = request.headers
             value = headers.get("origin")
-            if value is not None and not _same_site(value, headers.get("host", ""), public):
-                raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
-            if value is None and headers.get("sec-fetch-site") == "cross-site":
+            if value is None:
+                foreign = headers.get("sec-fetch-site") == "cross-site"
+            else:
+                foreign = not _same_site(value, headers.get("host", ""), public) and not _in(trusted, value)
+            if foreign:
                 raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
 
     return origin
+
+
+def _origins(text: str) -> frozenset[str]:
+    """Return the origins of a setting. Raises Misconfigured for what no browser would send."""
+    found = frozenset(one.strip().lower() for one in text.split(",") if one.strip())
+    for origin in found:
+        if origin != "*" and not _ORIGIN.fullmatch(origin):
+            raise Misconfigured(
+                f"ROUTER_TRUSTED_ORIGINS has {origin!r}; an origin is written https://app.example.com, "
+                "without a path"
+            )
+    return found
+
+
+def _in(trusted: frozenset[str], origin: str) -> bool:
+    """Return whether a page is trusted: by its name, as all of its scheme, or as every page."""
+    if not trusted:
+        return False
+    name = origin.strip().lower()
+    scheme = name.partition("://")[0]
+    return not trusted.isdisjoint((name, f"{scheme}://*", "*"))
 
 
 def _same_site(origin: str, host: str, public: str) -> bool:

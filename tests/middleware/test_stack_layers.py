@@ -343,6 +343,36 @@ async def test_the_public_address_is_an_origin_of_ours() -> None:
     assert (await bench.ask("POST", host="internal", origin="https://ai.example")).status == 200
 
 
+@pytest.mark.parametrize(
+    ("trusted", "origin", "status"),
+    [
+        ("https://app.example, https://b.example:8443", "https://app.example", 200),
+        ("https://app.example, https://b.example:8443", "https://B.example:8443", 200),
+        ("https://app.example", "http://app.example", 403),
+        ("https://app.example", "https://app.example.evil", 403),
+        ("https://app.example", "https://app.example:444", 403),
+        ("https://app.example", "null", 403),
+        ("https://*", "https://any.example", 200),
+        ("https://*", "http://any.example", 403),
+        ("*", "http://any.example", 200),
+    ],
+)
+async def test_pages_of_trusted_origins_may_write(trusted: str, origin: str, status: int) -> None:
+    """Those that something in front answers with CORS headers: by name, scheme and port."""
+    bench = Bench(settings=Settings(host="0.0.0.0", trusted_origins=trusted))
+    assert (await bench.ask("POST", host="ai.example", origin=origin)).status == status
+    assert (await bench.ask("POST", host="ai.example", sec_fetch_site="cross-site")).status == 403
+
+
+@pytest.mark.parametrize(
+    "trusted", ["app.example", "https://app.example/", "https://app.example/x", "https://*.example"]
+)
+def test_a_trusted_origin_that_no_browser_sends_is_refused(trusted: str) -> None:
+    """At the start: it would only look as if it were trusted."""
+    with pytest.raises(Misconfigured, match="ROUTER_TRUSTED_ORIGINS"):
+        Bench(settings=Settings(trusted_origins=trusted))
+
+
 # --- authentication and scopes -------------------------------------------------------------------
 
 
