@@ -123,7 +123,7 @@ class RemoteWorker:
         pool.start(self._run_job)
         keys = ", ".join(self._routes)
         self._note("working", "info", f"working for {self._link.url} as {terms.worker}: {keys}")
-        listening = asyncio.create_task(self._listen(terms.wait)) if terms.wait else None
+        listening = asyncio.create_task(self._listen(terms)) if terms.wait else None
         try:
             await stop.wait()
         finally:
@@ -143,8 +143,12 @@ class RemoteWorker:
         with self._blobs.leased(job.fence):
             await self._runner.run(job)
 
-    async def _listen(self, wait: float) -> None:
-        """Ask the coordinator to say when there is work; it holds the answer until then."""
+    async def _listen(self, terms: Terms) -> None:
+        """Ask the coordinator to say when there is work; it holds the answer until then.
+
+        Where several processes take turns to answer, none knows what the last one has counted, and none holds
+        the question: then it is asked as often as jobs are looked for anyway.
+        """
         pause = 0.0
         while True:
             free = self._free()
@@ -152,7 +156,7 @@ class RemoteWorker:
                 await asyncio.sleep(_FULL)
                 continue
             try:
-                ready = await self._store.wait(self._worker_id, free, wait)
+                ready = await self._store.wait(self._worker_id, free, terms.wait)
             except RouterError as error:
                 if not pause:
                     self._note("coordinator_lost", "warning", f"the coordinator does not answer: {error}")
@@ -164,6 +168,8 @@ class RemoteWorker:
                 pause = 0.0
             if ready:
                 self._wake(free)
+                if self._store.elsewhere:
+                    await asyncio.sleep(terms.poll)
 
     def _free(self) -> list[str]:
         if self._pool is None:

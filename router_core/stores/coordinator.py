@@ -96,7 +96,9 @@ class CoordinatorStore:
         self._held: dict[str, _Held] = {}
         self._told: dict[str, str] = {}
         self.seen = ""
-        """How far the coordinator's count of new jobs was at the last claim."""
+        """How far the count of new jobs was, in the process of the coordinator that was last asked."""
+        self.elsewhere = False
+        """Whether that process is not the one that was asked before it: there are several, or it is new."""
 
     # -- before work -------------------------------------------------------------------------------
 
@@ -117,8 +119,9 @@ class CoordinatorStore:
     async def wait(self, worker_id: str, routes: Sequence[str], seconds: float) -> bool:
         """Return True once the coordinator believes that there may be a job of one of the routes."""
         said = {"worker_id": worker_id, "routes": list(routes), "seen": self.seen, "wait": seconds}
-        answer = await self._link.ask("/worker/wait", said, silence=seconds + 9.0)
+        asked, answer = self.seen, await self._link.ask("/worker/wait", said, silence=seconds + 9.0)
         self.seen = str(answer.get("seen", ""))
+        self.elsewhere = bool(asked) and _process(asked) != _process(self.seen)
         return bool(answer.get("ready"))
 
     # -- what workers do ---------------------------------------------------------------------------
@@ -157,7 +160,9 @@ class CoordinatorStore:
             jobs = [job_from_wire(each) for each in answer["jobs"]]
         except (KeyError, TypeError, AttributeError):
             raise NotACoordinator("the coordinator hands out jobs that this version cannot read") from None
-        self.seen = str(answer.get("seen", ""))
+        seen = str(answer.get("seen", ""))
+        if _process(seen) == _process(self.seen):  # the count of another one says nothing to it
+            self.seen = seen
         self._warn(answer.get("refused", {}))
         for job in jobs:
             self._tell(self._hold(job), "claim", State.RUNNING)
@@ -275,6 +280,10 @@ class CoordinatorStore:
     async def events(self, job_id: str, after: int = 0, limit: int = 100) -> EventPage:
         """Refuse: events are read at the coordinator."""
         raise _not_here("events")
+
+
+def _process(seen: str) -> str:
+    return seen.partition(".")[0]
 
 
 def _unfit(move: Move, refused: Refused) -> Move:
