@@ -72,11 +72,14 @@ class CoordinatorLink:
     ) -> Any:  # fmt: skip
         """Post a JSON object and return the one that comes back."""
         body = pydantic_core.to_json(value)
-        return _object(await self.send("POST", path, body, lease=lease, silence=silence, opening=opening))
+        answer = await self.send("POST", path, body, lease=lease, silence=silence, opening=opening)
+        if answer.status == 303:  # ten jobs may be more than the coordinator's platform lets it answer
+            return _object(await self.fetch(answer.headers.get("location", "")))
+        return _object(answer.body)
 
     async def read(self, path: str, *, lease: Fence) -> Any:
         """Get a JSON object."""
-        return _object(await self.send("GET", path, lease=lease))
+        return _object((await self.send("GET", path, lease=lease)).body)
 
     async def send(
         self, method: str, path: str, body: bytes = b"", *, lease: Fence | None = None,
@@ -113,7 +116,7 @@ class CoordinatorLink:
             raise StoreError("the coordinator named an address that is not https")
         answer = await self._repeated("GET", url, {}, b"", SILENCE)
         if answer.status != 200:
-            raise StoreError(f"an input could not be fetched: {answer.status}")
+            raise StoreError(f"what the coordinator keeps elsewhere could not be fetched: {answer.status}")
         return answer.body
 
     async def aclose(self) -> None:
@@ -121,9 +124,9 @@ class CoordinatorLink:
         await self._sender.aclose()
 
 
-def _object(answer: Answer) -> Any:
+def _object(body: bytes) -> Any:
     try:
-        value = pydantic_core.from_json(answer.body)
+        value = pydantic_core.from_json(body)
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -15,7 +15,11 @@ import pytest
 
 from handlers.aws.entry import LambdaApp
 from handlers.remote.worker import RemoteWorker, served_routes
+from router_core.clock import SystemClock
+from router_core.jobs import moves
+from router_core.jobs.store import Claim
 from router_core.settings import Settings
+from router_core.stores.coordinator import CoordinatorStore
 from router_core.stores.coordinator_link import CoordinatorLink
 from router_core.stores.dynamodb import create_table
 from router_core.telemetry.events import Events
@@ -147,3 +151,22 @@ async def result(function: Function, job_id: str) -> Answer:
     if answer.status == 303:
         return await function.send("GET", answer.headers["location"], headers={}, silence=30.0)
     return answer
+
+
+async def test_more_work_than_a_reply_may_hold(function: Function) -> None:
+    """Jobs with many recorded steps, claimed at once: their worker is sent to where the answer lies."""
+    jobs = [(await ask(function, "POST", "/refuse", {}))["job_id"] for _ in range(6)]
+    link = CoordinatorLink(URL, BOX, function)
+    store = CoordinatorStore(link, served_routes(router), SystemClock(), Events())
+    await store.hello("worker-0001")
+    claim = Claim("worker-0001", 6.0, {"/refuse": 10})
+    for job in await store.claim(claim):
+        steps = b'{"drawn":"%s"}' % (b'\\"' * 200_000)
+        assert (await store.move(job.id, moves.step(job.fence, steps=steps))).applied
+        assert (await store.move(job.id, moves.release(job.fence, attempts=b""))).applied
+    claimed = await store.claim(claim)
+    assert function.seen[-2:] == ["POST /worker/claim", "S3"]
+    assert sorted(job.id for job in claimed) == sorted(jobs)
+    assert {len(job.steps) for job in claimed} == {400_012}
+    assert (await store.renew([claimed[0].fence], 6.0))[0].held
+    await link.aclose()
