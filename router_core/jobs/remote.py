@@ -230,6 +230,9 @@ class RemoteRoutes:
         allowed = await self._overtime.allowed(fences)
         found = await self._store.renew(allowed, asked.lease) if allowed else ()
         held = {each.job_id: (each.held, each.cancel) for each in found}
+        for fence in allowed:
+            if held.get(fence.job_id) == (True, True):
+                self._overtime.cancelled(fence)
         return Response.json({"renewals": [[id, *held.get(id, (False, False))] for id, _, _ in asked.fences]})
 
     def _check_lease(self, lease: float) -> None:

@@ -1,4 +1,5 @@
-"""Attempts that go on although they should have timed out: no honest worker renews for ever."""
+"""Attempts that go on although they should have timed out, or have been cancelled: no honest worker renews
+their leases for ever."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from router_core.jobs.store import JobStore
 __all__ = ["Overtime"]
 
 SLACK: Final = 600.0
-"""Seconds beyond the job's timeout. An honest worker needs some: a child that loads the service first (up to
-300 s), a function that does not stop when asked, a result that is sent over a slow line."""
+"""Seconds beyond the job's timeout or its cancel. An honest worker needs some: a child that loads the service
+first (up to 300 s), a function that does not stop when asked, a result that is sent over a slow line."""
 _REMEMBERED: Final = 10_000
 
 
@@ -33,6 +34,12 @@ class Overtime:
         now = self._clock.now()
         return [fence for fence in fences if await self._end(fence) > now]
 
+    def cancelled(self, fence: Fence) -> None:
+        """Note that the worker was told to stop: what does not stop loses its lease some time, so that the
+        job can end."""
+        if fence in self._until:
+            self._until[fence] = min(self._until[fence], self._clock.now() + SLACK)
+
     async def _end(self, fence: Fence) -> float:
         known = self._until.get(fence)
         if known is not None:
@@ -43,6 +50,8 @@ class Overtime:
         if not job.token or not hmac.compare_digest(job.token.encode(), fence.token.encode()):
             return 0.0
         end = job.started_at + job.timeout + SLACK if job.timeout else math.inf
+        if job.cancel_requested_at:
+            end = min(end, job.cancel_requested_at + SLACK)
         self._until[fence] = end
         if len(self._until) > _REMEMBERED:
             self._until.popitem(last=False)

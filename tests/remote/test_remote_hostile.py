@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 
+from router_core.jobs import moves
 from router_core.jobs.inputs import blob_keys
 from router_core.jobs.remote_overtime import SLACK, Overtime
 from router_core.jobs.remote_wire import PIECE, SHA256_HEADER
@@ -359,3 +360,36 @@ async def test_a_lease_is_not_renewed_for_ever() -> None:
     assert await overtime.allowed(fences) == fences
     clock.advance(2.0)
     assert await overtime.allowed(fences) == fences[1:]
+
+
+async def test_a_cancelled_job_is_not_held_for_ever() -> None:
+    """Who renews and does not stop loses the job, though it has no timeout, in whatever process is asked."""
+    clock = FakeClock()
+    store = MemoryJobStore(clock)
+    bench = bench_of(route_of(lambda: None, key="/a"), store=store, clock=clock)
+    job = (await store.add(replace(bench.job("/a"), timeout=0.0))).job
+    fence = (await store.claim(Claim("w/1", 9e9, job_id=job.id)))[0].fence
+    told, later = Overtime(store, clock), Overtime(store, clock)
+    assert await told.allowed([fence]) == [fence]
+    await store.move(job.id, moves.cancel_running(now=clock.now()))
+    told.cancelled(fence)
+    clock.advance(SLACK - 1)
+    for overtime in (told, later):
+        overtime.cancelled(fence)
+        assert await overtime.allowed([fence]) == [fence]
+    clock.advance(2)
+    for overtime in (told, later):
+        assert await overtime.allowed([fence]) == []
+
+
+async def test_a_heartbeat_that_tells_of_a_cancel_limits_the_lease(
+    site: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From then on its worker has so long to stop."""
+    lease = await site.lease(x=1)
+    said = {"lease": 30.0, "fences": [[lease.id, 1, lease.job["token"]]]}
+    assert (await site.ask("/worker/heartbeat", said))["renewals"] == [[lease.id, True, False]]
+    await site.send("POST", f"/jobs/{lease.id}/cancel", key=CALLER)
+    monkeypatch.setattr("router_core.jobs.remote_overtime.SLACK", -1.0)
+    assert (await site.ask("/worker/heartbeat", said))["renewals"] == [[lease.id, True, True]]
+    assert (await site.ask("/worker/heartbeat", said))["renewals"] == [[lease.id, False, False]]
