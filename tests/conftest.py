@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,10 @@ from tests.parts import AWS_VARIABLES, aws_emulator
 pytest.register_assert_rewrite(
     "router_core.testing", "tests.jobs.running", "tests.jobs.serving", "tests.local.tiny_app"
 )
+
+# A shell starts its background jobs with Ctrl-C ignored, and what tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No timed assertions: a machine that does something else beside the tests makes nothing wrong.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
