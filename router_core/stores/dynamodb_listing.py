@@ -15,8 +15,9 @@ from router_core.stores.dynamodb_table import LISTING, OWNER, SHARDS, key_part
 
 __all__ = ["Listings"]
 
-_LOOK: Final = 10_000
-"""How many records one page may look at: then it is short, and has a cursor."""
+_LOOK: Final = 1_000
+"""How many records one page may read, at most this and a chunk: then it is short, and has a cursor. Each is a
+read that is paid for, whatever the filter leaves of it."""
 _CHUNK: Final = 100
 _LONGEST_CURSOR: Final = 512
 
