@@ -143,7 +143,10 @@ async def test_a_worker_key_opens_nothing_of_callers(site: Bench, path: str) -> 
     assert answer.status == (200 if open_to_all else 401)
 
 
-@pytest.mark.parametrize("key", ["", CALLER, "rw_nobody", "x" * 600, BOX[:-1], BOX + "a"])
+@pytest.mark.parametrize(
+    "key", ["", CALLER, "rw_nobody", "x" * 600, BOX[:-1], BOX + "a"],
+    ids=["none", "a caller's", "unknown", "long", "cut", "longer"],  # the keys differ in each test process
+)  # fmt: skip
 async def test_nothing_but_a_worker_key_opens_worker_routes(site: Bench, key: str) -> None:
     """A caller with every right is a stranger there, before the body is looked at."""
     for path in ("hello", "wait", "claim", "heartbeat", f"jobs/{new_id()}/move", f"jobs/{new_id()}/events"):
@@ -393,3 +396,17 @@ async def test_a_heartbeat_that_tells_of_a_cancel_limits_the_lease(
     monkeypatch.setattr("router_core.jobs.remote_overtime.SLACK", -1.0)
     assert (await site.ask("/worker/heartbeat", said))["renewals"] == [[lease.id, True, True]]
     assert (await site.ask("/worker/heartbeat", said))["renewals"] == [[lease.id, False, False]]
+
+
+async def test_of_a_lease_that_the_store_did_not_come_to_nothing_is_said(
+    site: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its worker must not take it for lost, and asks again."""
+    leases = [await site.lease(f"claim-000{number}", x=number) for number in range(2)]
+    store = site.app.parts.service.store
+    renew = store.renew
+    monkeypatch.setattr(store, "renew", lambda fences, lease: renew(fences[:1], lease))
+    fences = [[lease.id, 1, lease.job["token"]] for lease in leases]
+    answer = await site.ask("/worker/heartbeat", {"lease": 30.0, "fences": [*fences, [new_id(), 1, "0"]]})
+    assert [held for _, held, _ in answer["renewals"]] == [True, False]
+    assert answer["renewals"][0][0] == leases[0].id
