@@ -40,11 +40,15 @@ def api() -> Iterator[RunpodApi]:
 
 
 @dataclass(frozen=True, slots=True)
-class Dropped:
-    """Jobs whose results the platform does not take: their posts fail while other tests run."""
+class Early:
+    """Jobs that take their time, queued before the first test: two whose results the platform does not take,
+    one that is cancelled, one with progress."""
 
     failing: str
     too_large: str
+    cancelled: str
+    progress: str
+    began: float
 
 
 @pytest.fixture(scope="module")
@@ -73,54 +77,32 @@ def worker(api: RunpodApi, folder: Path, streamer: RunpodApi, leaver: object) ->
 
 
 @pytest.fixture(scope="module", autouse=True)
-def dropped(api: RunpodApi, worker: SdkWorker) -> Dropped:
-    """Hand out two jobs whose results are refused."""
+def early(api: RunpodApi, worker: SdkWorker, official: object) -> Early:
+    """Queue them."""
+    cancelled = api.submit({"wait": 1.5})
+    # a stop that comes before it has begun with the job is forgotten by the SDK
+    api.wait(lambda: any(cancelled in line and "Started" in line for line in worker.log.splitlines()))
+    api.cancel(cancelled)
     failing = api.new_id()
     api.fault("job-done", status=500, times=None, job=failing)
     api.submit({"n": 1}, job_id=failing)
-    return Dropped(failing, api.submit({"return": "x" * 10_000_001}))
+    too_large, progress = api.submit_all(
+        [{"return": "x" * 10_000_001}, {"progress": list(range(8)), "return": 1}]
+    )
+    return Early(failing, too_large, cancelled, progress, time.monotonic())
 
 
-def official(api: RunpodApi, folder: Path) -> dict[str, Any]:
-    """Run the official client in a process of its own and return what it saw."""
-    done = subprocess.run(
-        [sys.executable, str(HERE / "official_client.py")], cwd=folder,
-        env={**os.environ, "HOME": str(folder), "PYTHONPATH": str(ROOT), **api.environ()},
-        capture_output=True, text=True, timeout=100, check=False,
+@pytest.fixture(scope="module")
+def official(leaver: tuple[RunpodApi, SdkWorker], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start the official client in a process of its own; it works while the other tests run."""
+    environ = {**os.environ, "HOME": str(folder), "PYTHONPATH": str(ROOT), **leaver[0].environ()}
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "official_client.py")], cwd=folder, env=environ,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return seen
-
-
-def test_the_official_client_works_through_a_real_worker(
-    api: RunpodApi, worker: SdkWorker, folder: Path
-) -> None:
-    """Results, failures, cancel, health, purge, refusals; both clients."""
-    seen = official(api, folder)
-    assert (seen["output"], seen["status"], seen["sync"]) == (
-        {"echo": {"n": 1}}, "COMPLETED", {"echo": {"n": 2}},
-    )  # fmt: skip
-    assert (seen["failed"], seen["failed_status"]) == (None, "FAILED")
-    assert json.loads(seen["error"])["error_message"] == "no cat"
-    assert (seen["cancelled"], seen["long"]) == ("CANCELLED", "CANCELLED")
-    assert sorted(seen["health"]["jobs"]) == ["completed", "failed", "inProgress", "inQueue", "retried"]
-    assert sum(seen["health"]["workers"].values()) == 1
-    assert (seen["purged"]["status"], seen["too_large"]) == ("completed", 400)
-    assert seen["unauthorised"].startswith("401")
-    told = seen["asynchronous"]
-    assert (told["output"], told["status"]) == ({"echo": {"n": 3}}, "COMPLETED")
-    assert (told["cancel"]["status"], told["health"]) == ("CANCELLED", ["jobs", "workers"])
-
-
-def test_a_cancelled_job_posts_nothing_more(api: RunpodApi, worker: SdkWorker) -> None:
-    """The stop channel ends the task of an async handler; its slot is free again."""
-    job = api.submit({"wait": 3})
-    api.taken(job)
-    api.cancel(job)
-    after = [api.submit({"n": n}) for n in range(4)]
-    assert [each.output for each in api.all_ended(after)] == [{"echo": {"n": n}} for n in range(4)]
-    assert api.posts(job) == []
+    with process:
+        yield process
+        process.kill()
 
 
 def test_the_wire_is_that_of_the_sdk(api: RunpodApi, worker: SdkWorker) -> None:
@@ -139,24 +121,13 @@ def test_the_wire_is_that_of_the_sdk(api: RunpodApi, worker: SdkWorker) -> None:
     assert api.asked("ping")[0].query["runpod_version"]
 
 
-def test_its_progress_arrives_in_any_order_and_after_the_end(api: RunpodApi, worker: SdkWorker) -> None:
+def test_its_progress_arrives_in_any_order_and_after_the_end(api: RunpodApi, early: Early) -> None:
     """Why our worker has a sender of its own: here jobs stay IN_PROGRESS for ever."""
-    job = api.submit({"progress": list(range(8)), "return": 1})
+    job = early.progress
     api.wait(lambda: len(api.posts(job)) == 9)
     posts = [post.json for post in api.posts(job)]
     assert sorted(post["output"] for post in posts if post.get("status") == "IN_PROGRESS") == list(range(8))
     assert posts.index({"output": 1}) < len(posts) - 1 or api.job(job).status == "COMPLETED"
-
-
-def test_it_retries_a_failing_post_twice_and_then_drops_the_result(
-    api: RunpodApi, worker: SdkWorker, dropped: Dropped
-) -> None:
-    """Three attempts on 500; none more on 400, which is what a result too large gets."""
-    api.wait(lambda: len(api.posts(dropped.failing)) == 3)
-    assert [post.status for post in api.posts(dropped.failing)] == [500] * 3
-    assert [post.status for post in api.posts(dropped.too_large)] == [400]
-    assert api.job(dropped.failing).status == "IN_PROGRESS"
-    assert api.job(dropped.too_large).status == "IN_PROGRESS"
 
 
 def test_a_generator_streams(streamer: RunpodApi) -> None:
@@ -167,6 +138,34 @@ def test_a_generator_streams(streamer: RunpodApi) -> None:
     assert ended.status == "COMPLETED"
     assert ended.chunks == ended.output == ["a", {"b": 1}, None, 3]
     assert posts == [("job-stream", "false")] * 4 + [("job-done", "true")]
+
+
+def test_a_cancelled_job_posts_nothing_more(api: RunpodApi, worker: SdkWorker, early: Early) -> None:
+    """The stop channel ends the task of an async handler; its slot is free again."""
+    after = [api.submit({"n": n}) for n in range(4)]
+    assert [each.output for each in api.all_ended(after)] == [{"echo": {"n": n}} for n in range(4)]
+    time.sleep(max(0.0, early.began + 2.0 - time.monotonic()))
+    assert (api.job(early.cancelled).status, api.posts(early.cancelled)) == ("CANCELLED", [])
+
+
+def test_the_official_client_works_through_a_real_worker(official: subprocess.Popen[str]) -> None:
+    """Results, failures, cancel, health, purge, refusals; both clients."""
+    out, err = official.communicate(timeout=100)
+    assert official.returncode == 0, err[-3000:]
+    seen: dict[str, Any] = json.loads(out.splitlines()[-1])
+    assert (seen["output"], seen["status"], seen["sync"]) == (
+        {"echo": {"n": 1}}, "COMPLETED", {"echo": {"n": 2}},
+    )  # fmt: skip
+    assert (seen["failed"], seen["failed_status"]) == (None, "FAILED")
+    assert json.loads(seen["error"])["error_message"] == "no cat"
+    assert (seen["cancelled"], seen["long"]) == ("CANCELLED", "CANCELLED")
+    assert sorted(seen["health"]["jobs"]) == ["completed", "failed", "inProgress", "inQueue", "retried"]
+    assert sum(seen["health"]["workers"].values()) == 1
+    assert (seen["purged"]["status"], seen["too_large"]) == ("completed", 400)
+    assert seen["unauthorised"].startswith("401")
+    told = seen["asynchronous"]
+    assert (told["output"], told["status"]) == ({"echo": {"n": 3}}, "COMPLETED")
+    assert (told["cancel"]["status"], told["health"]) == ("CANCELLED", ["jobs", "workers"])
 
 
 def test_a_job_that_is_handed_out_during_shutdown_is_lost(leaver: tuple[RunpodApi, SdkWorker]) -> None:
@@ -181,3 +180,14 @@ def test_a_job_that_is_handed_out_during_shutdown_is_lost(leaver: tuple[RunpodAp
     assert worker.wait() == 0
     assert api.job(job).status == "IN_PROGRESS"
     assert api.posts(job) == []
+
+
+def test_it_retries_a_failing_post_twice_and_then_drops_the_result(
+    api: RunpodApi, worker: SdkWorker, early: Early
+) -> None:
+    """Three attempts on 500; none more on 400, which is what a result too large gets."""
+    api.wait(lambda: len(api.posts(early.failing)) == 3)
+    assert [post.status for post in api.posts(early.failing)] == [500] * 3
+    assert [post.status for post in api.posts(early.too_large)] == [400]
+    assert api.job(early.failing).status == "IN_PROGRESS"
+    assert api.job(early.too_large).status == "IN_PROGRESS"

@@ -9,12 +9,15 @@ from typing import Final
 
 import pytest
 
+from router_core.testing.runpod_api import Fault
 from tests.runpod.real_worker import RealWorker
 
 pytest.importorskip("runpod", reason="the runpod SDK is not installed")
 pytestmark = [pytest.mark.process, pytest.mark.timeout(120)]
 
 DONE: Final = {"action": "job-done"}
+Failing = tuple[str, list[Fault]]
+"""A job, and what goes wrong with its posts."""
 
 
 def is_gone(pid: int) -> bool:
@@ -101,7 +104,7 @@ def test_a_cancel_right_after_the_take_is_not_overlooked(real: RealWorker) -> No
 
 def test_a_cancelled_function_that_does_not_listen_posts_nothing(real: RealWorker) -> None:
     """It runs to its end in its thread; its result is nobody's any more."""
-    job = real.submit("/sleep", seconds=1.0, name="deaf")
+    job = real.submit("/sleep", seconds=0.3, name="deaf")
     real.noted("sleep deaf begins")
     real.api.cancel(job)
     real.noted("sleep deaf ends")
@@ -115,7 +118,7 @@ def test_a_cancelled_function_that_does_not_listen_posts_nothing(real: RealWorke
 def test_sync_functions_run_beside_each_other(real: RealWorker) -> None:
     """Four block their threads at the same time; the SDK alone would run one after the other."""
     names = [f"beside {n}" for n in range(4)]
-    real.api.all_ended([real.submit("/sleep", seconds=1.0, name=name) for name in names])
+    real.api.all_ended([real.submit("/sleep", seconds=0.4, name=name) for name in names])
     notes = real.notes()
     begun = [notes.index(f"sleep {name} begins") for name in names]
     ended = [notes.index(f"sleep {name} ends") for name in names]
@@ -134,6 +137,16 @@ def test_many_short_jobs_all_end_once(real: RealWorker) -> None:
 # --- the same job again
 
 
+@pytest.fixture(scope="module")
+def failing(real: RealWorker) -> tuple[Failing, Failing]:
+    """Queue two jobs whose results are not taken for seconds, while other tests run."""
+    return (
+        real.faulty("/once", {**DONE, "status": 502, "times": 3}, name="refused"),
+        real.faulty("/once", {**DONE, "kind": "drop", "times": 3}, name="dropped"),
+    )
+
+
+@pytest.mark.usefixtures("failing")
 def test_a_job_that_is_delivered_again_is_not_run_again(real: RealWorker) -> None:
     """Whether it has ended or runs at that moment: the same result is posted."""
     job = real.submit("/once", name="again", seconds=0.5)
@@ -161,16 +174,6 @@ def test_a_retry_of_a_failed_job_runs_it_again(real: RealWorker) -> None:
 # --- a platform in trouble
 
 
-def test_a_result_outlives_posts_that_fail(real: RealWorker) -> None:
-    """502 or a closed connection, three times: the SDK alone gives up there, and the result is lost."""
-    refused, (one,) = real.faulty("/once", {**DONE, "status": 502, "times": 3}, name="refused")
-    dropped, (other,) = real.faulty("/once", {**DONE, "kind": "drop", "times": 3}, name="dropped")
-    ended = real.api.all_ended([refused, dropped], 40)
-    assert [job.output for job in ended] == ["refused", "dropped"]
-    assert (one.hits, other.hits) == (3, 3)
-    assert [real.notes().count(f"once {name}") for name in ("refused", "dropped")] == [1, 1]
-
-
 def test_a_result_whose_answer_is_lost_is_posted_again_and_harms_nothing(real: RealWorker) -> None:
     """The platform has it already; the first one counts."""
     job, _ = real.faulty("/add", {**DONE, "kind": "lose"}, a=1)
@@ -188,7 +191,7 @@ def test_a_result_that_the_platform_refuses_fails_the_job(real: RealWorker) -> N
 
 def test_a_job_that_the_platform_has_forgotten_is_let_go(real: RealWorker) -> None:
     """404 for its result: nothing more can be done, and the slot is free."""
-    job = real.submit("/sleep", seconds=1.5, name="forgotten")
+    job = real.submit("/sleep", seconds=0.3, name="forgotten")
     real.noted("sleep forgotten begins")
     real.api.forget(job)
     real.api.wait(lambda: any(post.status == 404 for post in real.api.posts(job)))
@@ -208,10 +211,19 @@ def test_takes_that_go_wrong_are_tried_again(real: RealWorker) -> None:
     """Garbage, a closed connection, 500 and 400: the next one works."""
     for kind, status in (("garbage", 0), ("drop", 0), ("answer", 500), ("answer", 400)):
         faults = [real.api.fault(action, kind, status=status) for action in ("job-take", "job-take-batch")]  # type: ignore[arg-type]
+        real.api.release_polls()
         real.api.wait(lambda faults=faults: any(fault.hits for fault in faults))  # type: ignore[misc]
         for fault in faults:
             fault.lift()
-    assert real.run("/hello").status == "COMPLETED"
+        assert real.run("/hello").status == "COMPLETED"
+
+
+def test_a_result_outlives_posts_that_fail(real: RealWorker, failing: tuple[Failing, Failing]) -> None:
+    """502 or a closed connection, three times: the SDK alone gives up there, and the result is lost."""
+    ended = real.api.all_ended([job for job, _ in failing], 40)
+    assert [job.output for job in ended] == ["refused", "dropped"]
+    assert [fault.hits for _, (fault,) in failing] == [3, 3]
+    assert [real.notes().count(f"once {name}") for name in ("refused", "dropped")] == [1, 1]
 
 
 def test_the_api_may_be_down_for_a_while(real: RealWorker) -> None:
@@ -220,7 +232,7 @@ def test_the_api_may_be_down_for_a_while(real: RealWorker) -> None:
     real.noted("once through")
     size = real.process.logfile.stat().st_size
     real.api.down()
-    time.sleep(1.0)  # the SDK alone writes thousands of lines a second meanwhile
+    time.sleep(0.5)  # the SDK alone writes thousands of lines a second meanwhile
     grown = real.process.logfile.stat().st_size - size
     real.api.up()
     assert real.api.ended(job, 40).output == "through"

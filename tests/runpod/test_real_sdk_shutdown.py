@@ -49,9 +49,9 @@ def test_a_job_that_is_handed_out_while_an_idle_worker_ends_is_run(folder: Path)
 
 def test_jobs_that_run_end_or_are_given_back(folder: Path) -> None:
     """A short one ends; one that listens and one that is deaf fail, with the advice to run them again."""
-    with RunpodApi(poll=HELD) as api, real_worker(api, folder, ROUTER_DRAIN_GRACE="3") as worker:
+    with RunpodApi(poll=HELD) as api, real_worker(api, folder, ROUTER_DRAIN_GRACE="1") as worker:
         worker.ready()
-        short = worker.submit("/once", name="short", seconds=1.0)
+        short = worker.submit("/once", name="short", seconds=0.5)
         long = worker.submit("/endless", name="long")
         deaf = worker.submit("/sleep", seconds=60, name="deaf")
         for line in ("once short", "endless long begins", "sleep deaf begins"):
@@ -93,7 +93,7 @@ def test_a_result_that_could_not_be_posted_is_kept_for_the_next_worker(folder: P
     with RunpodApi(poll=1.0) as api:
         with real_worker(api, folder, notes=notes, **store) as worker:
             job, (fault,) = worker.faulty("/once", {"action": "job-done", "times": None}, name="kept")
-            api.wait(lambda: fault.hits >= 3, 60)
+            api.wait(lambda: fault.hits >= 2, 60)
             worker.process.signal(signal.SIGKILL)
             worker.process.wait()
         fault.lift()
@@ -123,7 +123,7 @@ def test_a_worker_that_cannot_start_says_why_and_takes_nothing(
 
 def test_a_signal_while_the_service_starts_is_heeded(folder: Path) -> None:
     """The hook is not cut short; then the worker ends, without having asked for a job."""
-    with RunpodApi(poll=HELD) as api, real_worker(api, folder, SERVICE_LOADS="0.5") as worker:
+    with RunpodApi(poll=HELD) as api, real_worker(api, folder, SERVICE_LOADS="0.3") as worker:
         worker.noted("loading")
         worker.process.signal(signal.SIGTERM)
         assert worker.process.wait(20) == 0, worker.log
@@ -133,13 +133,13 @@ def test_a_signal_while_the_service_starts_is_heeded(folder: Path) -> None:
 
 def test_polls_that_the_platform_ends_are_asked_again_and_not_in_a_rush(folder: Path) -> None:
     """Nothing to do for a while; a platform that throttles is left alone for seconds."""
-    with RunpodApi(poll=0.2) as api, real_worker(api, folder) as worker:
+    with RunpodApi(poll=0.1) as api, real_worker(api, folder) as worker:
         worker.ready()
         began = len(api.requests)
-        time.sleep(0.8)
+        time.sleep(0.4)
         assert 1 <= len(api.requests) - began < 30
         assert api.ended(api.submit({"path": "/hello"})).status == "COMPLETED"
         faults = [api.fault(action, status=429, times=None) for action in ("job-take", "job-take-batch")]
         api.wait(lambda: any(fault.hits for fault in faults))
-        time.sleep(0.8)
+        time.sleep(0.6)
         assert sum(fault.hits for fault in faults) == 1

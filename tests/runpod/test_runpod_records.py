@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from handlers.runpod import calls
 from handlers.runpod.worker import Worker
 from router_core import JobProgress, Router
 from router_core.clock import SystemClock
@@ -379,12 +380,16 @@ def stuck(begun: threading.Event, gate: threading.Event, timeout: float = 60.0) 
 
 
 @pytest.mark.parametrize("path", ["/job", "/call"])
-async def test_a_function_that_cannot_be_stopped_holds_up_no_answer(path: str) -> None:
+async def test_a_function_that_cannot_be_stopped_holds_up_no_answer(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its caller hears that the worker ends, while it still hangs."""
+    monkeypatch.setattr(calls, "RELEASE_GRACE", 0.1)
     begun, gate = threading.Event(), threading.Event()
     async with running(stuck(begun, gate)) as worker:
         task = asyncio.create_task(worker.handle(job(path)))
         await begins(begun)
+        worker.app.parts.runner._grace = 0.05
         await worker.release()
         assert problem(await asyncio.wait_for(task, 10))["code"] == "draining"
         gate.set()
@@ -393,7 +398,7 @@ async def test_a_function_that_cannot_be_stopped_holds_up_no_answer(path: str) -
 async def test_a_function_that_outlives_its_timeout_holds_up_no_answer() -> None:
     """The record has ended; the slot stays taken until the function does."""
     begun, gate = threading.Event(), threading.Event()
-    async with running(stuck(begun, gate, timeout=1.0)) as worker:
+    async with running(stuck(begun, gate, timeout=0.3)) as worker:
         worker.app.parts.runner._grace = 0.05
         told = problem(await asyncio.wait_for(worker.handle(job("/job")), 10))
         assert (told["status"], told["code"]) == (504, "job_timeout")
