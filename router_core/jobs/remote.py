@@ -229,11 +229,13 @@ class RemoteRoutes:
         fences = [Fence(*each) for each in asked.fences]
         allowed = await self._overtime.allowed(fences)
         found = await self._store.renew(allowed, asked.lease) if allowed else ()
-        held = {each.job_id: (each.held, each.cancel) for each in found}
+        held = {fence.job_id: (False, False) for fence in set(fences).difference(allowed)}
+        held |= {each.job_id: (each.held, each.cancel) for each in found}
         for fence in allowed:
             if held.get(fence.job_id) == (True, True):
                 self._overtime.cancelled(fence)
-        return Response.json({"renewals": [[id, *held.get(id, (False, False))] for id, _, _ in asked.fences]})
+        # of those that the store did not come to nothing is said: their worker asks again
+        return Response.json({"renewals": [[id, *held[id]] for id, _, _ in asked.fences if id in held]})
 
     def _check_lease(self, lease: float) -> None:
         if lease > self._lease:

@@ -194,7 +194,10 @@ class JobStore(Protocol):
         """Apply a move if its guards hold; otherwise change nothing and return the record as it is."""
 
     async def renew(self, fences: Sequence[Fence], lease: float) -> Sequence[Renewal]:
-        """Heartbeat: extend the leases that still belong to these fences by ``lease`` seconds from now."""
+        """Heartbeat: extend the leases that still belong to these fences by ``lease`` seconds from now.
+
+        A store that cannot do it for all of them in time may answer for some; the others are asked again.
+        """
 
     async def find(self, query: JobQuery) -> Page:
         """List records without their inputs and results (those fields come back empty)."""

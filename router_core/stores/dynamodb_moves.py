@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, Final
 
+from router_core.errors import StoreError
 from router_core.jobs.job import TERMINAL, WAITING, Fence, Job, State
 from router_core.jobs.moves import Move
 from router_core.jobs.store import Moved, Renewal
@@ -135,8 +136,22 @@ class Moves:
     # --- heartbeats -----------------------------------------------------------------------------
 
     def renew(self, fences: Sequence[Fence], lease: float) -> list[Renewal]:
-        """Extend leases, one after the other: each is a write of its own."""
-        return [self._renew(fence, self._records.now() + lease) for fence in fences]
+        """Extend leases, one after the other: each is a write of its own.
+
+        Those for which there is no time left are not answered for, and an error after the first does not hide
+        which leases were extended: a worker that hears of none gives up all of its jobs.
+        """
+        renewals: list[Renewal] = []
+        for fence in fences:
+            try:
+                renewals.append(self._renew(fence, self._records.now() + lease))
+            except StoreError:
+                if not renewals:
+                    raise
+                break
+            if self._table.left() <= 0:
+                break
+        return renewals
 
     def _renew(self, fence: Fence, until: float) -> Renewal:
         if not is_id(fence.job_id):

@@ -402,7 +402,7 @@ async def test_of_a_lease_that_the_store_did_not_come_to_nothing_is_said(
     site: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its worker must not take it for lost, and asks again."""
-    leases = [await site.lease(f"claim-000{number}", x=number) for number in range(2)]
+    leases = [await site.lease(x=number) for number in range(2)]
     store = site.app.parts.service.store
     renew = store.renew
     monkeypatch.setattr(store, "renew", lambda fences, lease: renew(fences[:1], lease))
