@@ -32,7 +32,7 @@ from router_core.jobs.job import WAITING, Job, State
 from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
 from router_core.jobs.worker import concurrency_of
-from router_core.routing.named import NamedRoutes
+from router_core.routing.named import NamedRoutes, take_key
 from router_core.routing.product import Handler, product_route
 from router_core.routing.route import Route
 from router_core.telemetry.events import Events, JobMoved
@@ -188,13 +188,17 @@ class RunpodShape:
     async def _submit(self, envelope: Envelope, principal: Principal) -> Job:
         named = self._named.find(envelope.input)
         _check_scopes(named.route, principal)
+        options = envelope.options
+        key = take_key(named, envelope.policy)
+        if key and not options.key:
+            options = replace(options, key=key).check()
         inputs = named.route.plan.collect_input(named.arguments, self._intake)
         await named.route.plan.fetch(inputs, self._intake)
         added = await self._service.submit(
             named.route,
             inputs,
             principal=principal,
-            options=envelope.options,
+            options=options,
             content_type="application/json",
         )
         return added.job

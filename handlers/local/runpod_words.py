@@ -30,6 +30,7 @@ class Envelope:
 
     input: Mapping[str, Any]
     options: SubmitOptions
+    policy: Mapping[str, Any]
 
 
 def read_envelope(request: Request, max_depth: int) -> Envelope:
@@ -50,7 +51,11 @@ def read_envelope(request: Request, max_depth: int) -> Envelope:
         kind = "missing" if "input" not in body else "object_type"
         raise _wrong(["input"], "must be an object of arguments", kind)
     options = replace(read_options(request.headers), request_id=request.id)
-    return Envelope(given, _policy(body, _webhook(body, options)).check())
+    policy = body.get("policy")
+    if policy is not None and not isinstance(policy, dict):
+        raise _wrong(["policy"], "must be an object", "object_type")
+    policy = policy or {}
+    return Envelope(given, _treated(policy, _webhook(body, options)).check(), policy)
 
 
 def read_wait(request: Request) -> float:
@@ -74,12 +79,7 @@ def _webhook(body: Mapping[str, Any], options: SubmitOptions) -> SubmitOptions:
     return replace(options, webhook=webhook)
 
 
-def _policy(body: Mapping[str, Any], options: SubmitOptions) -> SubmitOptions:
-    policy = body.get("policy")
-    if policy is None:
-        return options
-    if not isinstance(policy, dict):
-        raise _wrong(["policy"], "must be an object", "object_type")
+def _treated(policy: Mapping[str, Any], options: SubmitOptions) -> SubmitOptions:
     ttl = _milliseconds(policy, "ttl")
     timeout = _milliseconds(policy, "executionTimeout")
     low = policy.get("lowPriority", False)

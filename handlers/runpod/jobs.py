@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
-from handlers.runpod.envelope import Envelope, read_key
+from handlers.runpod.envelope import Envelope
 from handlers.runpod.line import Chunks, Line, Progress, too_large
 from handlers.runpod.outcome import Outcome
 from handlers.runpod.pacing import PacedStore, Reader
@@ -29,7 +29,7 @@ from router_core.jobs.outcome import job_error
 from router_core.jobs.runner import CANCEL_GRACE
 from router_core.jobs.store import Claim, EventPage
 from router_core.jobs.submission import MAX_DELAY, SubmitOptions
-from router_core.routing.named import Named
+from router_core.routing.named import Named, take_key
 from router_core.routing.route import Route
 from router_core.telemetry.events import Note
 from router_core.types import ANONYMOUS
@@ -148,16 +148,15 @@ class Jobs:
     # -- accepting -----------------------------------------------------------------------------------
 
     async def _accept(self, envelope: Envelope, named: Named) -> tuple[Job, bool]:
-        route, arguments = named.route, dict(named.arguments)
-        taken = frozenset(name for param in route.plan.params for name in (param.alias, param.name))
-        key = read_key(envelope, arguments, taken)
+        route = named.route
+        key = take_key(named, envelope.policy)
         if key and not self._shared:
             raise _no_keys()
-        inputs = route.plan.collect_input(arguments, self._intake)
+        inputs = route.plan.collect_input(named.arguments, self._intake)
         options = SubmitOptions(
             key=key or _as_key(envelope.id), method="POST" if key else "RUNPOD", request_id=envelope.id,
             cancel_after=_ttl(envelope),
-        )  # fmt: skip
+        ).check()  # fmt: skip
         for generation in range(1, _MAX_GENERATIONS):
             submit = self._service.submit(
                 self._unbounded[route.key], inputs, principal=ANONYMOUS, options=options,

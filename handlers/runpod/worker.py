@@ -11,7 +11,7 @@ from typing import Any, Final
 import pydantic_core
 
 from handlers.runpod.calls import Calls, request_of
-from handlers.runpod.envelope import Envelope, read_job, read_key
+from handlers.runpod.envelope import Envelope, read_job
 from handlers.runpod.jobs import Jobs
 from handlers.runpod.line import Line, Silent
 from handlers.runpod.outcome import Outcome, error_text, trace_of
@@ -23,7 +23,7 @@ from router_core.errors import JobError, NotFound, RouterError, ValidationFailed
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
 from router_core.jobs.execution import contained
-from router_core.routing.named import Named, NamedRoutes
+from router_core.routing.named import Named, NamedRoutes, take_key
 from router_core.security.fetch import GuardedHttp
 from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
@@ -120,9 +120,7 @@ class Worker:
 
     def _refuse_key(self, envelope: Envelope, named: Named) -> None:
         """Say so rather than run a call twice that its caller believes to be protected."""
-        params = named.route.plan.params
-        taken = frozenset(name for param in params for name in (param.alias, param.name))
-        if read_key(envelope, dict(named.arguments), taken):
+        if take_key(named, envelope.policy):
             text = "idempotency keys are for job routes; this one answers at once and keeps no record"
             error = {"loc": ["input", "idempotency_key"], "msg": text, "type": "idempotency_unsupported"}
             raise ValidationFailed(text, errors=[error], code="idempotency_unsupported")

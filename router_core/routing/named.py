@@ -16,11 +16,14 @@ from router_core.errors import MethodNotAllowed, NotFound, ValidationFailed
 from router_core.routing.route import Route
 from router_core.routing.table import Match, Table
 
-__all__ = ["Named", "NamedRoutes"]
+__all__ = ["Named", "NamedRoutes", "take_key"]
 
 _METHODS: Final = ("POST", "GET", "PUT", "PATCH", "DELETE")
 _MAX_PATH: Final = 2048
 _SHOWN: Final = 20
+_KEYS: Final = ("idempotency_key", "Idempotency-Key")
+"""How a caller may spell it in the input; there are no headers to put it into."""
+_POLICY_KEYS: Final = ("idempotencyKey", "idempotency_key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,25 @@ class NamedRoutes:
         paths = list(self._patterns)
         shown = ", ".join(paths[:_SHOWN])
         return f"{shown} and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else shown or "none"
+
+
+def take_key(named: Named, policy: Mapping[str, Any]) -> str:
+    """Return the caller's idempotency key, or nothing, and take it out of the arguments.
+
+    It stands among them or in the policy; a parameter of that name is never mistaken for it. Raises
+    ValidationFailed for a key that is no text.
+    """
+    found: Any = None
+    for name in _KEYS:
+        if name in named.arguments and not _takes(named.route, name):
+            found = named.arguments.pop(name)
+    for name in _POLICY_KEYS:
+        found = policy.get(name) if found is None else found
+    if found is None:
+        return ""
+    if not isinstance(found, str) or not found:
+        raise _wrong(_KEYS[0], "must be a text that is not empty", "string_type")
+    return found
 
 
 def _pick(matches: Mapping[str, Match], arguments: dict[str, Any], path: str) -> Match:

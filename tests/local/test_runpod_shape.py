@@ -21,6 +21,7 @@ from router_core.errors import (
     Conflict,
     Forbidden,
     Gone,
+    KeyReused,
     NotFound,
     QueueFull,
     RouterError,
@@ -357,6 +358,33 @@ async def test_policy_webhook_and_key_reach_the_job() -> None:
     body["policy"] = {"executionTimeout": 3_600_000}
     long = await endpoint.call("POST", "run", body)
     assert (await endpoint.record(long["id"])).timeout == 60.0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": {"path": "predict", "idempotency_key": "once"}},
+        {"input": {"path": "predict", "Idempotency-Key": "once"}},
+        {"input": {"path": "predict"}, "policy": {"idempotencyKey": "once"}},
+    ],
+)
+async def test_a_key_may_stand_in_the_body_as_on_the_platform(
+    endpoint: Endpoint, body: dict[str, Any]
+) -> None:
+    """The same job; it is no argument, and another input under it is refused. A header counts first."""
+    first = await endpoint.call("POST", "run", body)
+    assert await endpoint.call("POST", "run", body) == first
+    assert await endpoint.call("POST", "run", {"input": {"path": "predict"}}, idempotency_key="once") == first
+    assert await endpoint.call("POST", "run", body, idempotency_key="other") != first
+    with pytest.raises(KeyReused):
+        await endpoint.call("POST", "run", {**body, "input": {**body["input"], "strength": 0.9}})
+
+
+@pytest.mark.parametrize(("key", "error"), [("", ValidationFailed), (1, ValidationFailed), ("é", BadRequest)])
+async def test_a_key_that_cannot_be_one_is_refused(endpoint: Endpoint, key: Any, error: Any) -> None:
+    """As on the platform."""
+    with pytest.raises(error):
+        await endpoint.call("POST", "run", {"input": {"path": "predict", "idempotency_key": key}})
 
 
 async def test_a_file_behind_a_url_is_fetched_before_the_job_is_accepted(endpoint: Endpoint) -> None:

@@ -225,6 +225,8 @@ async def test_a_callers_key_is_honoured_where_records_are_shared(
         assert service.runs == ["a"]
         told = problem(await other.handle(job("/once", "job-3", name="b", idempotency_key="k")))
         assert told["code"] == "idempotency_key_reused"
+        told = problem(await other.handle(job("/once", "job-3", name="b", idempotency_key="k" * 256)))
+        assert (told["status"], told["code"]) == (400, "bad_key")
         # a key that looks like an id of the platform is none
         assert value(await one.handle(job("/once", "job-4", name="c", idempotency_key="job-1"))) == "c"
 
