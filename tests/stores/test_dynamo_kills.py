@@ -18,7 +18,7 @@ import pytest
 
 from router_core.blobs.memory import MemoryBlobStore
 from router_core.jobs import moves
-from router_core.jobs.dispatch import Abilities
+from router_core.jobs.dispatch import Abilities, tell
 from router_core.jobs.job import MAX_CRASHES, Job, State, Tombstone
 from router_core.jobs.reaper import Reaper
 from router_core.jobs.store import Claim, IdempotencyKey, NewEvent
@@ -157,6 +157,11 @@ async def _claim_by_id(site: Site) -> Begun:
     return Begun(lambda: site.store.claim(Claim("w1", LEASE, job_id=job.id)), (job.id,))
 
 
+async def _tell(site: Site) -> Begun:
+    job = (await site.store.add(new_job(site.clock, dispatch_pending=True))).job
+    return Begun(lambda: tell(site.queue, site.store, job), (job.id,))
+
+
 async def _succeed(site: Site) -> Begun:
     blob = f"blob{next(_number)}"
     job = await running(site.store, site.clock, webhook=_HOOK, input=_LARGE)
@@ -265,6 +270,7 @@ async def _delete(site: Site) -> Begun:
 
 _OPERATIONS: Mapping[str, Callable[[Site], Awaitable[Begun]]] = {
     "add": _add, "add_with_key": _add_with_key, "claim": _claim, "claim_by_id": _claim_by_id,
+    "tell": _tell,
     "succeed": _succeed, "retry": _retry, "release": _release, "cancel_waiting": _cancel_waiting,
     "cancel_running": _cancel_running, "work": _work, "scheduled": _scheduled, "rescue": _rescue,
     "delivered": _delivered, "purge": _purge, "delete": _delete,
