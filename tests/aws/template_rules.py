@@ -43,10 +43,22 @@ def problems(template: Document) -> list[str]:
     """Return a sentence for each rule that is broken."""
     resources: Document = template["Resources"]
     found = [
-        *_functions(template), *_roles(resources), *_queues(template), *_table(resources),
-        *_bucket(template), *_alarms(resources), *_open_doors(template),
+        *_words_of(template), *_functions(template), *_roles(resources), *_queues(template),
+        *_table(resources), *_bucket(template), *_alarms(resources), *_open_doors(template),
     ]  # fmt: skip
     return sorted(set(found))
+
+
+def _words_of(template: Document) -> Iterator[str]:
+    """Look at what the console shows of parameters and outputs."""
+    groups = template["Metadata"]["AWS::CloudFormation::Interface"]["ParameterGroups"]
+    shown = [name for group in groups for name in group["Parameters"]]
+    if sorted(shown) != sorted(template["Parameters"]):
+        yield "a parameter is in no group, or in two"
+    for kind in ("Parameters", "Outputs"):
+        for name, entry in template[kind].items():
+            if not entry.get("Description"):
+                yield f"nobody is told what {name} is"
 
 
 def _of_type(resources: Document, kind: str) -> Iterator[tuple[str, Document]]:
@@ -61,23 +73,32 @@ def _of_type(resources: Document, kind: str) -> Iterator[tuple[str, Document]]:
 def _functions(template: Document) -> Iterator[str]:
     resources: Document = template["Resources"]
     for name, function in _of_type(resources, "AWS::Lambda::Function"):
-        if function["Runtime"] != "python3.13" or function["Handler"] != "handlers.aws.entry.handler":
-            yield f"{name} runs something else"
-        if function["Architectures"] != [{"Ref": "Architecture"}]:
-            yield f"{name} does not run on the chosen architecture"
-        if function.get("TracingConfig") or function.get("Layers"):
-            yield f"{name} carries a tracer or a layer, which each cold start pays for"
-        group = resources.get(_ref(function.get("LoggingConfig", {}).get("LogGroup")), {})
-        if not group.get("Properties", {}).get("RetentionInDays"):
-            yield f"the log of {name} is kept for ever"
-        for variable in function["Environment"]["Variables"]:
-            if variable not in _ELSEWHERE and not any(variable in names for names in VARIABLES.values()):
-                yield f"{name} sets {variable}, which nobody reads"
+        yield from _function(name, function, resources)
     if template["Parameters"]["Architecture"]["Default"] != "arm64":
         yield "arm64 is not the default"
+    # releases and chains of jobs come back to it; Lambda would drop what it takes for an endless loop
+    if resources["JobFunction"]["Properties"].get("RecursiveLoop") != "Allow":
+        yield "Lambda drops jobs that were given back often"
     longest = max(_values(template, resources["JobFunction"]["Properties"]["Timeout"]))
     if longest > _LONGEST:
         yield f"jobs may run for {longest} s"
+
+
+def _function(name: str, function: Document, resources: Document) -> Iterator[str]:
+    if function["Runtime"] != "python3.13" or function["Handler"] != "handlers.aws.entry.handler":
+        yield f"{name} runs something else"
+    if function["Architectures"] != [{"Ref": "Architecture"}]:
+        yield f"{name} does not run on the chosen architecture"
+    if function.get("TracingConfig") or function.get("Layers"):
+        yield f"{name} carries a tracer or a layer, which each cold start pays for"
+    group = resources.get(_ref(function.get("LoggingConfig", {}).get("LogGroup")), {})
+    if not group.get("Properties", {}).get("RetentionInDays"):
+        yield f"the log of {name} is kept for ever"
+    if "ReservedConcurrentExecutions" not in function:
+        yield f"no concurrency can be kept for {name}"
+    for variable in function["Environment"]["Variables"]:
+        if variable not in _ELSEWHERE and not any(variable in names for names in VARIABLES.values()):
+            yield f"{name} sets {variable}, which nobody reads"
 
 
 def _values(template: Document, value: Any) -> list[int]:
@@ -249,15 +270,17 @@ def _bucket(template: Document) -> Iterator[str]:
 
 def _alarms(resources: Document) -> Iterator[str]:
     alarms = dict(_of_type(resources, "AWS::CloudWatch::Alarm"))
+    told = {"Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]}
     for name, alarm in alarms.items():
-        if alarm.get("AlarmActions") != {
-            "Fn::If": ["HasAlarmTopic", [{"Ref": "AlarmTopicArn"}], {"Ref": "AWS::NoValue"}]
-        }:
+        if alarm.get("AlarmActions") != told or alarm.get("OKActions") != told:
             yield f"nobody hears {name}"
+        if not alarm.get("AlarmDescription") or not alarm.get("TreatMissingData"):
+            yield f"{name} does not say what it means, or what silence means"
     watched = {measure for alarm in alarms.values() for measure in _measures(alarm)}
     for measure in (
         ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
-        ("Invocations", "DeadLetterFunction"),
+        ("ApproximateNumberOfMessagesNotVisible", "DeadLetterQueue"), ("Invocations", "DeadLetterFunction"),
+        ("Errors", "StreamFunction"), ("Throttles", "StreamFunction"),
         ("ApproximateAgeOfOldestMessage", "JobQueue"),
         ("Errors", "HttpFunction"), ("Errors", "JobFunction"), ("Errors", "DeadLetterFunction"),
         ("Errors", "SweeperFunction"), ("Throttles", "HttpFunction"), ("Throttles", "JobFunction"),

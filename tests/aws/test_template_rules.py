@@ -152,6 +152,30 @@ def _no_rule(template: Document) -> None:
     del template["Rules"]
 
 
+def _unheard_recovery(template: Document) -> None:
+    del _properties(template, "JobSlowAlarm")["OKActions"]
+
+
+def _nameless_parameter(template: Document) -> None:
+    del template["Parameters"]["LogLevel"]["Description"]
+
+
+def _ungrouped_parameter(template: Document) -> None:
+    template["Parameters"]["Extra"] = {"Type": "String", "Default": "", "Description": "more"}
+
+
+def _endless_loop(template: Document) -> None:
+    del _properties(template, "JobFunction")["RecursiveLoop"]
+
+
+def _unreserved(template: Document) -> None:
+    del _properties(template, "StreamFunction")["ReservedConcurrentExecutions"]
+
+
+def _forgotten_letters(template: Document) -> None:
+    del template["Resources"]["DeadLetterKeptAlarm"]
+
+
 @pytest.mark.parametrize(
     ("plant", "word"),
     [
@@ -167,7 +191,10 @@ def _no_rule(template: Document) -> None:
         (_borrowed_role, "another function's role"), (_managed_policy, "managed policy"),
         (_unknown_setting, "ROUTER_JOB"), (_tracer, "tracer"), (_no_depth_alarm, "no alarm"),
         (_silent_alarm, "nobody hears"), (_open_url, "asks nobody"), (_shown_keys, "ApiKeys"),
-        (_no_rule, "not refused"),
+        (_no_rule, "not refused"), (_unheard_recovery, "nobody hears"),
+        (_nameless_parameter, "LogLevel"), (_ungrouped_parameter, "no group"),
+        (_endless_loop, "given back often"), (_unreserved, "kept for StreamFunction"),
+        (_forgotten_letters, "NotVisible"),
     ],
 )  # fmt: skip
 def test_a_broken_rule_is_noticed(translated: Document, plant: Callable[[Document], None], word: str) -> None:
