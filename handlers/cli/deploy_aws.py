@@ -34,6 +34,7 @@ examples:
 Credentials and region are found as the AWS CLI finds them. ROUTER_API_KEY is the key of the test request.
 Parameters are those of template.yaml; an existing stack keeps those that are not given."""
 
+_KEYS = ("ApiKeys", "WorkerKeys")
 _STACK = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,127}")
 
 
@@ -153,8 +154,17 @@ def _parameters(pairs: list[str]) -> dict[str, str]:
         name, separator, value = pair.partition("=")
         if not name or not separator:
             raise UsageError(f"--param {name or pair!r}: write NAME=VALUE")
-        found[name] = _read(value[1:], "--param").strip() if value.startswith("@") else value
+        found[name] = _from_file(name, value[1:]) if value.startswith("@") else value
     return found
+
+
+def _from_file(name: str, path: str) -> str:
+    """Return what a file holds; of keys it has one a line, as the file of a setting has."""
+    text = _read(path, "--param").strip()
+    if name not in _KEYS:
+        return text
+    entries = (line.partition("#")[0].strip() for line in text.splitlines())
+    return ",".join(entry for entry in entries if entry)
 
 
 def _read(path: str, option: str) -> str:

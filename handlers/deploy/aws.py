@@ -21,7 +21,7 @@ from handlers.deploy.aws_facts import LIMIT, find_facts, fit
 from handlers.deploy.aws_sam import Sam, parameter_file
 from handlers.deploy.aws_smoke import smoke_test
 from handlers.deploy.aws_stack import Account, Snapshot, Stack, StackState
-from handlers.deploy.aws_template import check_parameters, parameter_names, stage_template
+from handlers.deploy.aws_template import check_keys, check_parameters, parameter_names, stage_template
 from handlers.deploy.errors import DeployError, NotPrepared
 from handlers.deploy.local_test import local_test
 from handlers.deploy.progress import Progress
@@ -155,6 +155,7 @@ class _Deployment:
         known = parameter_names(template)
         given = dict(self._options.parameters)
         check_parameters(given, known, template)
+        check_keys(given)
         if "App" in known or not known:
             given["App"] = self._app
         there = {**(before.parameters if before else {}), **given}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 from handlers.deploy.errors import NotPrepared
 
-__all__ = ["check_parameters", "parameter_names", "quoted", "stage_template"]
+__all__ = ["check_keys", "check_parameters", "parameter_names", "quoted", "stage_template"]
 
 _HERE: Final = Path(__file__).resolve().parent
 _PLACES: Final = (_HERE / "files", _HERE.parent.parent)
@@ -53,6 +53,25 @@ def check_parameters(given: Mapping[str, str], known: list[str], template: Path)
             raise NotPrepared(
                 f"the value of {name} cannot be handed to SAM: it has several lines, or ends with \\"
             )
+
+
+def check_keys(given: Mapping[str, str]) -> None:
+    """Raise NotPrepared for keys that no function would start with: what was there cannot be read back."""
+    from router_core.errors import RouterError
+    from router_core.security.api_keys import WORKERS, ApiKeys
+    from router_core.security.signing import parse_secrets
+
+    checks: Mapping[str, Callable[[str], object]] = {
+        "ApiKeys": ApiKeys.from_setting,
+        "WorkerKeys": lambda text: ApiKeys.from_setting(text, WORKERS),
+        "WebhookSecret": parse_secrets,
+    }
+    for name, check in checks.items():
+        if given.get(name):
+            try:
+                check(given[name])
+            except (RouterError, ValueError) as error:
+                raise NotPrepared(f"the parameter {name} cannot be used: {error}") from None
 
 
 def quoted(name: str, value: str) -> str:

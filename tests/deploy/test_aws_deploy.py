@@ -175,6 +175,14 @@ def test_keys_are_neither_shown_nor_on_a_command_line(
     assert list(left) == []
 
 
+def test_a_file_of_keys_has_one_a_line(sam: FakeSam, deploy: Deploy, running: Served) -> None:
+    """As `router-core keys new --hashed >> keys.txt` makes it."""
+    sam.plan(url=running.url)
+    Path("keys.txt").write_text(f"# who calls\n{KEYED}\n\nb:{'y' * 40}  # of Ben\n")
+    assert deploy("--param", "ApiKeys=@keys.txt").code == 0
+    assert sam.calls()[-1]["parameters"]["ApiKeys"] == f"{KEYED},b:{'y' * 40}"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -182,6 +190,9 @@ def test_keys_are_neither_shown_nor_on_a_command_line(
         (("--param", "ApiKey=k"), "did you mean ApiKeys?"),
         (("--param", "ApiKeys"), "write NAME=VALUE"),
         (("--param", "ApiKeys=@missing"), "cannot be read"),
+        (("--param", "ApiKeys=ann:short"), "the parameter ApiKeys cannot be used"),
+        (("--param", "AllowAnonymous=true", "--param", "WorkerKeys=w:short"), "the parameter WorkerKeys"),
+        (("--param", "AllowAnonymous=true", "--param", "WebhookSecret=x"), "the parameter WebhookSecret"),
         (("--param", "AllowAnonymous=true", "--param", "Stage=a\\"), "Stage"),
         (("--param", "AllowAnonymous=true", "--param", "JobTimeout=30"), "JobTimeout is 30 s"),
         (("--param", "AllowAnonymous=true", "--template", "nowhere.yaml"), "nowhere.yaml"),
