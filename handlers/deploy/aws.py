@@ -12,17 +12,19 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from handlers.deploy.aws_facts import LIMIT, find_facts, fit
+from handlers.deploy.aws_logs import last_errors
 from handlers.deploy.aws_sam import Sam, parameter_file
 from handlers.deploy.aws_smoke import smoke_test
-from handlers.deploy.aws_stack import Account, Snapshot, Stack, StackState
+from handlers.deploy.aws_stack import DATA, Account, Snapshot, Stack, StackState
 from handlers.deploy.aws_template import check_keys, check_parameters, parameter_names, stage_template
-from handlers.deploy.errors import DeployError, NotPrepared
+from handlers.deploy.errors import DeployError, NotPrepared, Unreachable
 from handlers.deploy.local_test import local_test
 from handlers.deploy.progress import Progress
 
@@ -275,10 +277,14 @@ class _Deployment:
             return
         try:
             with self._progress.step(f"test {url}") as step:
+                since = time.time()
                 step.note(self._asked(url))
         except BaseException as error:
             if not isinstance(error, (DeployError, KeyboardInterrupt)):
                 raise
+            if isinstance(error, DeployError) and not isinstance(error, Unreachable):
+                for line in last_errors(stack, since):
+                    self._progress.say(f"                 log: {line}")
             if before is not None and after.changed == before.changed:
                 outcome = "nothing was changed by this run"
             else:
@@ -336,7 +342,7 @@ def destroy_aws(
         step.note(f"{state.status if state else 'there is none'} (account {number}, {account.region})")
     if state is None:
         raise NotPrepared(f"there is no stack {options.stack} in {account.region}")
-    kept = tuple(state.outputs[name] for name in ("JobsTable", "BlobBucket") if state.outputs.get(name))
+    kept = tuple(state.outputs[name] for name in DATA if state.outputs.get(name))
     what = (
         f"with all its records and results ({', '.join(kept)})" if data else "but not its records and results"
     )

@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from handlers.deploy.errors import DeployError, NotPrepared, Refused, TooSlow, Unreachable
 
-__all__ = ["Account", "Snapshot", "Stack", "StackState"]
+__all__ = ["DATA", "Account", "Snapshot", "Stack", "StackState"]
 
 _MAX_BODY: Final = 51_200
 """Bytes of a template that CloudFormation takes in a call."""
 _HIDDEN: Final = "****"
 _POLL: Final = 2.0
+DATA: Final = ("JobsTable", "StateTable", "BlobBucket")
+"""Outputs that name what outlives a stack."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ class Stack:
     """One stack of an account."""
 
     def __init__(self, account: Account, name: str) -> None:
-        self._account = account
+        self.account = account
         self.name = name
 
     def state(self) -> StackState | None:
@@ -203,17 +205,18 @@ class Stack:
             time.sleep(_POLL)
 
     def delete_data(self, outputs: Mapping[str, str]) -> list[str]:
-        """Delete the table and the bucket that outlive a stack; returns their names."""
+        """Delete the tables and the bucket that outlive a stack; returns their names."""
         deleted = []
         with translated():
-            for key, delete in (("JobsTable", self._delete_table), ("BlobBucket", self._delete_bucket)):
+            for key in DATA:
                 if outputs.get(key):
+                    delete = self._delete_bucket if key == "BlobBucket" else self._delete_table
                     delete(outputs[key])
                     deleted.append(outputs[key])
         return deleted
 
     def _delete_table(self, name: str) -> None:
-        client = self._account.client("dynamodb")
+        client = self.account.client("dynamodb")
         try:
             client.update_table(TableName=name, DeletionProtectionEnabled=False)
         except client.exceptions.ResourceNotFoundException:
@@ -224,7 +227,7 @@ class Stack:
         client.delete_table(TableName=name)
 
     def _delete_bucket(self, name: str) -> None:
-        client = self._account.client("s3")
+        client = self.account.client("s3")
         try:
             for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
                 keys = [{"Key": entry["Key"]} for entry in page.get("Contents", ())]
@@ -236,7 +239,7 @@ class Stack:
 
     @property
     def _client(self) -> Any:
-        return self._account.client("cloudformation")
+        return self.account.client("cloudformation")
 
 
 _BEGINS: Final = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "DELETE_IN_PROGRESS")

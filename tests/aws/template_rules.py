@@ -9,6 +9,7 @@ from typing import Any, Final
 from router_core.jobs.submission import MAX_DELAY
 from router_core.settings import VARIABLES
 from router_core.stores.dynamodb_table import TTL_ATTRIBUTE, table_definition
+from router_core.stores.state_dynamodb import state_table_definition
 
 __all__ = ["problems"]
 
@@ -44,7 +45,7 @@ def problems(template: Document) -> list[str]:
     resources: Document = template["Resources"]
     found = [
         *_words_of(template), *_functions(template), *_roles(resources), *_queues(template),
-        *_table(resources), *_bucket(template), *_alarms(resources), *_open_doors(template),
+        *_tables(resources), *_bucket(template), *_alarms(resources), *_open_doors(template),
     ]  # fmt: skip
     return sorted(set(found))
 
@@ -140,6 +141,10 @@ def _roles(resources: Document) -> Iterator[str]:
             yield f"{name} has a managed policy, whose resource is *"
         for statement in _statements(role):
             yield from _statement(name, statement)
+    for _, policy in _of_type(resources, "AWS::IAM::Policy"):
+        for statement in policy["PolicyDocument"]["Statement"]:
+            for role in policy["Roles"]:
+                yield from _statement(_ref(role), statement)
     for name in ("HttpFunction", "JobFunction", "DeadLetterFunction", "SweeperFunction"):
         if _ref(resources[name]["Properties"]["Role"]) != f"{name.removesuffix('Function')}Role":
             yield f"{name} has another function's role"
@@ -212,23 +217,31 @@ def _letters(template: Document) -> Iterator[str]:
 # -- records and blobs -------------------------------------------------------------------------------------
 
 
-def _table(resources: Document) -> Iterator[str]:
-    table = resources["JobsTable"]
+def _tables(resources: Document) -> Iterator[str]:
+    yield from _table("JobsTable", resources["JobsTable"], table_definition("any"))
+    yield from _table("SharedState", resources["SharedState"], state_table_definition("any"))
+
+
+def _table(name: str, table: Document, wanted: Document) -> Iterator[str]:
     properties = table["Properties"]
-    wanted = table_definition("any")
     for field in ("BillingMode", "KeySchema", "GlobalSecondaryIndexes"):
-        if properties.get(field) != wanted[field]:
-            yield f"{field} of JobsTable is not what the store needs"
+        if properties.get(field) != wanted.get(field):
+            yield f"{field} of {name} is not what the store needs"
     if _sorted(properties["AttributeDefinitions"]) != _sorted(wanted["AttributeDefinitions"]):
-        yield "AttributeDefinitions of JobsTable is not what the store needs"
+        yield f"AttributeDefinitions of {name} is not what the store needs"
     if properties.get("TimeToLiveSpecification") != {"AttributeName": TTL_ATTRIBUTE, "Enabled": True}:
-        yield "records of JobsTable never go"
+        yield f"records of {name} never go"
     if not properties.get("SSESpecification", {}).get("SSEEnabled"):
-        yield "JobsTable is not encrypted with a key of the account"
+        yield f"{name} is not encrypted with a key of the account"
     if not properties.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
-        yield "JobsTable cannot be restored"
-    if table.get("DeletionPolicy") not in ("Retain", "RetainExceptOnCreate"):
-        yield "JobsTable goes with the stack"
+        yield f"{name} cannot be restored"
+    if properties.get("DeletionProtectionEnabled") != {"Fn::If": ["IsProd", True, False]}:
+        yield f"{name} of production can be deleted"
+    if any(
+        table.get(policy) not in ("Retain", "RetainExceptOnCreate")
+        for policy in ("DeletionPolicy", "UpdateReplacePolicy")
+    ):
+        yield f"{name} goes with the stack"
 
 
 def _sorted(definitions: Any) -> list[Any]:

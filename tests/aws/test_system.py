@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(place: Path) -> Iterator[Site]:
     """Deploy once; the tests use jobs of their own."""
     with emulator(place) as url:
-        yield deploy(url, place, FunctionUrl="buffered", FunctionUrlAuth="NONE")
+        yield deploy(url, place, FunctionUrl="buffered", FunctionUrlAuth="NONE", StateTable="create")
 
 
 def _submitted(site: Site, path: str, body: Any = None) -> str:
@@ -54,6 +54,12 @@ def test_the_function_url_is_another_way_in(site: Site) -> None:
     name = url.removeprefix("https://").partition(".")[0]
     answer = site.call("GET", "/hello?name=Bob", host=f"{name}.lambda-url.us-east-1.localhost")
     assert answer.json() == "Hello, Bob!"
+
+
+def test_shared_state_has_its_table(site: Site) -> None:
+    """Let the function that answers requests do all that a state store does, on the table of the stack."""
+    answer = site.call("GET", f"/state?table={site.resources()['SharedState']}")
+    assert (answer.status, answer.json()) == (200, 5), answer.body
 
 
 def test_a_job_runs_to_its_end(site: Site) -> None:

@@ -176,6 +176,23 @@ def _forgotten_letters(template: Document) -> None:
     del template["Resources"]["DeadLetterKeptAlarm"]
 
 
+def _other_state(template: Document) -> None:
+    _properties(template, "SharedState")["KeySchema"][1]["AttributeName"] = "key"
+
+
+def _lost_state(template: Document) -> None:
+    del template["Resources"]["SharedState"]["UpdateReplacePolicy"]
+
+
+def _unprotected_records(template: Document) -> None:
+    _properties(template, "JobsTable")["DeletionProtectionEnabled"] = False
+
+
+def _all_state(template: Document) -> None:
+    statement = _properties(template, "HttpStatePolicy")["PolicyDocument"]["Statement"][0]
+    statement["Resource"] = "*"
+
+
 @pytest.mark.parametrize(
     ("plant", "word"),
     [
@@ -194,7 +211,9 @@ def _forgotten_letters(template: Document) -> None:
         (_no_rule, "not refused"), (_unheard_recovery, "nobody hears"),
         (_nameless_parameter, "LogLevel"), (_ungrouped_parameter, "no group"),
         (_endless_loop, "given back often"), (_unreserved, "kept for StreamFunction"),
-        (_forgotten_letters, "NotVisible"),
+        (_forgotten_letters, "NotVisible"), (_other_state, "KeySchema of SharedState"),
+        (_lost_state, "SharedState goes"), (_unprotected_records, "JobsTable of production"),
+        (_all_state, "HttpRole may do"),
     ],
 )  # fmt: skip
 def test_a_broken_rule_is_noticed(translated: Document, plant: Callable[[Document], None], word: str) -> None:

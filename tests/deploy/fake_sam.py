@@ -93,7 +93,8 @@ def _template(plan: dict[str, Any]) -> dict[str, Any]:
         "BlobBucket": {"Type": "AWS::S3::Bucket", "DeletionPolicy": "Retain"},
         **plan.get("resources", {}),
     }
-    outputs = {name: {"Value": {"Ref": name}} for name in ("JobsTable", "BlobBucket")}
+    outputs: dict[str, Any] = {name: {"Value": {"Ref": name}} for name in ("JobsTable", "BlobBucket")}
+    outputs |= {name: {"Value": value} for name, value in plan.get("outputs", {}).items()}
     if plan["url"]:
         outputs["Url"] = {"Value": plan["url"]}
     return {"Parameters": parameters, "Resources": resources, "Outputs": outputs}

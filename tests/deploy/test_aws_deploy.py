@@ -16,6 +16,7 @@ import pytest
 
 from handlers.cli.main import main
 from handlers.deploy import aws_smoke, aws_stack
+from router_core.stores.state_dynamodb import state_table_definition
 from tests.deploy.aws_deploying import SERVICE, Account, FakeSam
 from tests.deploy.deploying import Deploy, Ran
 from tests.parts import sam_program
@@ -444,9 +445,11 @@ def test_a_stack_is_destroyed_and_its_data_are_kept(
 def test_data_are_destroyed_when_that_is_asked(
     sam: FakeSam, account: Account, deploy: Deploy, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Delete table and bucket with all that is in them."""
+    """Delete tables and bucket with all that is in them."""
     import boto3
 
+    boto3.client("dynamodb").create_table(**state_table_definition(f"state-{account.stack}"))
+    sam.plan(url="", outputs={"StateTable": f"state-{account.stack}"})
     assert deploy("--param", "AllowAnonymous=true").code == 0
     outputs = {entry["OutputKey"]: entry["OutputValue"] for entry in (account.state() or {})["Outputs"]}
     boto3.client("s3").put_object(Bucket=outputs["BlobBucket"], Key="blobs/x", Body=b"x")
@@ -454,7 +457,8 @@ def test_data_are_destroyed_when_that_is_asked(
     assert done.json == {"action": "destroyed", "stack": account.stack, "left": []}
     buckets = [entry["Name"] for entry in boto3.client("s3").list_buckets()["Buckets"]]
     assert outputs["BlobBucket"] not in buckets
-    assert outputs["JobsTable"] not in boto3.client("dynamodb").list_tables()["TableNames"]
+    tables = boto3.client("dynamodb").list_tables()["TableNames"]
+    assert {outputs["JobsTable"], outputs["StateTable"]}.isdisjoint(tables)
 
 
 def test_a_stack_that_is_not_there_is_said(account: Account, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import router_core
 from router_core import JobContext, JobProgress, Router
 from router_core.stores.dynamodb import DynamoJobStore
+from router_core.stores.state_dynamodb import DynamoStateStore
 
 router = Router()
 print("service imported from", router_core.__file__, flush=True)
@@ -17,6 +18,23 @@ print("service imported from", router_core.__file__, flush=True)
 def hello(name: str = "world") -> str:
     """Greet."""
     return f"Hello, {name}!"
+
+
+@router.get("/state")
+async def state(table: str) -> int:
+    """Do all that shared state needs, with the rights of the function."""
+    store = DynamoStateStore(table)
+    await store.open()
+    await store.put("a/x", b"1", ttl=60)
+    await store.increment("a/n", 2)
+    page = await store.entries("a/")
+    counted = await store.increment("a/n", 1) or 0
+    kept = await store.get("a/x")
+    assert kept is not None
+    assert kept.value == b"1"
+    assert await store.delete("a/x")
+    await store.close()
+    return len(page.entries) + counted
 
 
 @router.post("/add")
