@@ -104,12 +104,18 @@ class Table:
         return found
 
     def query(self, condition: str, values: Mapping[str, AV], **more: Any) -> Iterator[Item]:
-        """Yield what a query finds, page after page. Of the table unless ``IndexName`` is given."""
+        """Yield what a query finds, page after page. Of the table unless ``IndexName`` is given.
+
+        Raises StoreError when there are more pages than time: a filter may leave nothing of a million rows,
+        and threads are few.
+        """
         if "IndexName" not in more:
             more["ConsistentRead"] = True
         start: Any = None
         while True:
             if start is not None:
+                if self.left() <= 0:
+                    raise StoreError("DynamoDB could not be read to the end in time", retry_after=2)
                 more["ExclusiveStartKey"] = start
                 if "Limit" in more:  # the first page did not have it: look further ahead
                     more["Limit"] = max(more["Limit"], _LATER_PAGES)

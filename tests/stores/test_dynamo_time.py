@@ -1,4 +1,4 @@
-"""Heartbeats over DynamoDB: one write for each lease, so there may be no time for all of them."""
+"""Operations over DynamoDB that take many calls, and the time that one operation has."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from itertools import count
 import pytest
 
 from router_core.errors import StoreError
-from router_core.jobs.job import Fence
-from router_core.jobs.store import Renewal
+from router_core.jobs.job import Fence, State
+from router_core.jobs.store import Claim, JobQuery, Renewal
 from router_core.stores.dynamodb import DynamoJobStore, create_table
 from router_core.stores.dynamodb_calls import Table
 from router_core.testing.clock import FakeClock
-from router_core.testing.job_records import LEASE, running
+from router_core.testing.job_records import LEASE, ROUTE, new_job, running
 
 _number = count()
 
@@ -21,7 +21,7 @@ _number = count()
 @pytest.fixture
 async def store(aws: str) -> DynamoJobStore:
     """A store on a fresh table."""
-    table = f"renew{next(_number)}"
+    table = f"time{next(_number)}"
     await asyncio.to_thread(create_table, table, expire=False)
     return DynamoJobStore(table, FakeClock(), patience=60)
 
@@ -58,3 +58,20 @@ async def test_what_there_is_no_time_for_is_left_for_the_next(
     monkeypatch.setattr(Table, "left", lambda self: 0.0)
     assert [one.job_id for one in await store.renew(fences, LEASE)] == [fences[0].job_id]
     assert await store.renew([], LEASE) == []
+
+
+async def test_a_filter_that_leaves_nothing_does_not_read_for_ever(
+    store: DynamoJobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many rows there are, the threads that all requests share are free again in bounded time."""
+    monkeypatch.setattr("router_core.stores.dynamodb_listing._CHUNK", 1)
+    monkeypatch.setattr("router_core.stores.dynamodb_calls._LATER_PAGES", 1)
+    clock = FakeClock()
+    for _ in range(12):
+        await store.add(new_job(clock))
+    nobody = JobQuery(owner="bob", states=frozenset({State.QUEUED}))
+    assert (await store.find(nobody)).jobs == ()
+    monkeypatch.setattr(Table, "left", lambda self: 0.0)
+    with pytest.raises(StoreError, match="in time"):
+        await store.find(nobody)
+    assert len(await store.claim(Claim("w", LEASE, {ROUTE: 2}))) == 2
