@@ -23,7 +23,7 @@ from tests.aws.bundles import build
 from tests.aws.template_files import ROOT, read, translate
 from tests.parts import aws_emulator
 
-__all__ = ["Answer", "Site", "deploy", "emulator", "folder_of", "until"]
+__all__ = ["Answer", "Site", "deploy", "emulator", "folder_of", "share_packages", "until"]
 
 _SERVICE: Final = Path(__file__).parent / "lambda_service"
 _SECONDS: Final = 40.0
@@ -64,6 +64,12 @@ class Site:
         )
         found = [entry for page in pages for entry in page["StackResourceSummaries"]]
         return {entry["LogicalResourceId"]: entry["PhysicalResourceId"] for entry in found}
+
+    def output(self, name: str) -> str:
+        """Return what the stack puts out."""
+        (stack,) = self.client("cloudformation").describe_stacks(StackName=self.name)["Stacks"]
+        (value,) = (entry["OutputValue"] for entry in stack["Outputs"] if entry["OutputKey"] == name)
+        return str(value)
 
     def call(self, method: str, path: str, body: Any = None, host: str = "", **headers: str) -> Answer:
         """Send a request through the HTTP API, or to another host of the emulator."""
@@ -119,18 +125,26 @@ def folder_of(place: Path) -> Path:
     """Return a folder with the service, which shares installed packages with the other tests."""
     shutil.copytree(_SERVICE, place, ignore=shutil.ignore_patterns("__pycache__", ".*"))
     shutil.copyfile(ROOT / "constraints.txt", place / "constraints.txt")
-    (ROOT / ".router-core").mkdir(exist_ok=True)
-    (place / ".router-core").symlink_to(ROOT / ".router-core")
+    share_packages(place)
     return place
 
 
+def share_packages(folder: Path) -> None:
+    """Let a service use the packages that were installed for another test; all else stays in its folder."""
+    installed = ROOT / ".router-core" / "lambda"
+    installed.mkdir(parents=True, exist_ok=True)
+    (folder / ".router-core").mkdir()
+    (folder / ".router-core" / "lambda").symlink_to(installed)
+
+
 def deploy(url: str, place: Path, name: str = "service", **parameters: str) -> Site:
-    """Deploy the service as a stack by a change set."""
-    bundle = build(folder_of(place / "app"), place / "bundle", HOST, app="service:router")
-    zip_folder(bundle.folder, place / "bundle.zip")
+    """Deploy the service as a stack by a change set; another stack of the same place has the same code."""
     site = Site(url, name)
-    site.client("s3").create_bucket(Bucket="artifacts")
-    site.client("s3").upload_file(str(place / "bundle.zip"), "artifacts", "bundle.zip")
+    if not (place / "bundle.zip").exists():
+        bundle = build(folder_of(place / "app"), place / "bundle", HOST, app="service:router")
+        zip_folder(bundle.folder, place / "bundle.zip")
+        site.client("s3").create_bucket(Bucket="artifacts")
+        site.client("s3").upload_file(str(place / "bundle.zip"), "artifacts", "bundle.zip")
     (result,) = translate(read())
     template = result["template"]
     for policy in ("BlobBucketPolicy", "QueuePolicy"):  # the emulator speaks no TLS

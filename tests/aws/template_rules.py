@@ -33,7 +33,7 @@ _FORBIDDEN: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What a role must not be able to do, even with a mistake in its function."""
 _ELSEWHERE: Final = frozenset({
-    "ROUTER_LAMBDA_ROLE", "AWS_LAMBDA_EXEC_WRAPPER",
+    "ROUTER_LAMBDA_ROLE", "AWS_LAMBDA_EXEC_WRAPPER", "SNAPSHOT",
     "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE",
 })  # fmt: skip
 """Variables that are no settings: the adapter, Lambda and Powertools read them."""
@@ -293,6 +293,8 @@ def _alarms(resources: Document) -> Iterator[str]:
     for measure in (
         ("ApproximateNumberOfMessagesVisible", "DeadLetterQueue"),
         ("ApproximateNumberOfMessagesNotVisible", "DeadLetterQueue"), ("Invocations", "DeadLetterFunction"),
+        ("Errors", "SnapStartFunction"), ("Throttles", "SnapStartFunction"),
+        ("Duration", "SnapStartFunction"),
         ("Errors", "StreamFunction"), ("Throttles", "StreamFunction"),
         ("ApproximateAgeOfOldestMessage", "JobQueue"),
         ("Errors", "HttpFunction"), ("Errors", "JobFunction"), ("Errors", "DeadLetterFunction"),
@@ -306,7 +308,9 @@ def _alarms(resources: Document) -> Iterator[str]:
 
 def _measures(alarm: Document) -> Iterator[tuple[str, str]]:
     for dimension in alarm["Dimensions"]:
-        yield str(alarm["MetricName"]), _ref(dimension["Value"])
+        value = dimension["Value"]
+        for either in value["Fn::If"][1:] if "Fn::If" in value else [value]:
+            yield str(alarm["MetricName"]), _ref(either)
 
 
 # -- who may come in ---------------------------------------------------------------------------------------

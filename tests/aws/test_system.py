@@ -49,9 +49,7 @@ def test_a_call_is_answered(site: Site) -> None:
 
 def test_the_function_url_is_another_way_in(site: Site) -> None:
     """Answer over the function URL what the HTTP API answers."""
-    outputs = site.client("cloudformation").describe_stacks(StackName=site.name)["Stacks"][0]["Outputs"]
-    (url,) = (entry["OutputValue"] for entry in outputs if entry["OutputKey"] == "FunctionUrl")
-    name = url.removeprefix("https://").partition(".")[0]
+    name = site.output("FunctionUrl").removeprefix("https://").partition(".")[0]
     answer = site.call("GET", "/hello?name=Bob", host=f"{name}.lambda-url.us-east-1.localhost")
     assert answer.json() == "Hello, Bob!"
 
@@ -159,6 +157,25 @@ def test_a_poison_message_ends_in_the_dead_letter_queue(site: Site) -> None:
         )
 
     until(empty)
+
+
+def test_snapstart_answers_by_a_published_version(site: Site, place: Path) -> None:
+    """Lead the HTTP API and the function URL to the alias of a function that starts from snapshots."""
+    more = {"FunctionUrl": "buffered", "FunctionUrlAuth": "NONE", "LogLevel": "warning"}
+    snap = deploy(site.url, place, "snap", SnapStart="0123456789", **more)
+    found = snap.resources()
+    function = snap.client("lambda")
+    alias = function.get_alias(FunctionName=found["SnapStartFunction"], Name="live")
+    version = function.get_function_configuration(
+        FunctionName=found["SnapStartFunction"], Qualifier=alias["FunctionVersion"]
+    )
+    assert alias["FunctionVersion"] != "$LATEST"
+    assert version["SnapStart"]["ApplyOn"] == "PublishedVersions"
+    name = snap.output("FunctionUrl").removeprefix("https://").partition(".")[0]
+    for host in ("", f"{name}.lambda-url.us-east-1.localhost"):
+        assert snap.call("GET", "/hello?name=Cid", host=host).json() == "Hello, Cid!"
+    asked = snap.call("GET", "/which").json()
+    assert asked == found["SnapStartFunction"]
 
 
 def test_no_function_lacked_a_right(site: Site, place: Path) -> None:

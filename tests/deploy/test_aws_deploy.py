@@ -17,6 +17,7 @@ import pytest
 from handlers.cli.main import main
 from handlers.deploy import aws_smoke, aws_stack
 from router_core.stores.state_dynamodb import state_table_definition
+from tests.aws.stacks import share_packages
 from tests.deploy.aws_deploying import SERVICE, Account, FakeSam
 from tests.deploy.deploying import Deploy, Ran
 from tests.parts import sam_program
@@ -477,10 +478,7 @@ def test_the_real_sam_builds_and_validates(
     folder = tmp_path / "app"
     folder.mkdir()
     (folder / "service.py").write_text(SERVICE)
-    (ROOT / ".router-core").mkdir(exist_ok=True)
-    (folder / ".router-core").mkdir()
-    (ROOT / ".router-core" / "lambda").mkdir(exist_ok=True)
-    (folder / ".router-core" / "lambda").symlink_to(ROOT / ".router-core" / "lambda")  # installed packages
+    share_packages(folder)
     (folder / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")

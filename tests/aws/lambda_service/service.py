@@ -20,6 +20,12 @@ def hello(name: str = "world") -> str:
     return f"Hello, {name}!"
 
 
+@router.get("/which")
+def which() -> str:
+    """Name the function that answers."""
+    return os.environ["AWS_LAMBDA_FUNCTION_NAME"]
+
+
 @router.get("/state")
 async def state(table: str) -> int:
     """Do all that shared state needs, with the rights of the function."""
