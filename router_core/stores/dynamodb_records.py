@@ -34,6 +34,10 @@ _CACHED: Final = 16 * 1024 * 1024
 _LAST_RESORT: Final = 400 * 24 * 3600.0
 
 
+class Incomplete(StoreError):
+    """A value that stands beside a record is not there, though the record has not ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """What never changes about a job, and what a change of its state has to know."""
@@ -102,7 +106,7 @@ class Records:
             job = self.whole(item)
             if job is not None:
                 return job
-        raise StoreError(f"a part of job {job_id} is missing")
+        raise Incomplete(f"a part of job {job_id} is missing")
 
     def whole(self, item: Item) -> Job | None:
         """Return the record of an item with the values that stand beside it; None when one of them is not
@@ -131,9 +135,19 @@ class Records:
         return [found[job_id] for job_id in dict.fromkeys(job_ids) if job_id in found]
 
     def jobs(self, job_ids: Sequence[str]) -> list[Job]:
-        """Return the records among some ids."""
-        whole = (self.settled(item) for item in self.many(job_ids))
-        return [job for job in whole if job is not None]
+        """Return the records among some ids, for upkeep.
+
+        One that has lost a part is returned without it: it must end like any other, and hinder none.
+        """
+        found = []
+        for item in self.many(job_ids):
+            try:
+                job = self.settled(item)
+            except Incomplete:
+                job = job_of(item)
+            if job is not None:
+                found.append(job)
+        return found
 
     # --- what cannot change ---------------------------------------------------------------------
 
