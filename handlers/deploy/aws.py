@@ -275,9 +275,9 @@ class _Deployment:
         if not url:
             self._progress.say("  note: the stack puts out no Url, so nothing was tested there")
             return
+        since = time.time()
         try:
             with self._progress.step(f"test {url}") as step:
-                since = time.time()
                 step.note(self._asked(url))
         except BaseException as error:
             if not isinstance(error, (DeployError, KeyboardInterrupt)):
