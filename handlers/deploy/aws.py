@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from handlers.deploy.aws_facts import LIMIT, find_facts, fit
 from handlers.deploy.aws_logs import last_errors
+from handlers.deploy.aws_parameters import check_concurrency, draw_snapshot
 from handlers.deploy.aws_sam import Sam, parameter_file
 from handlers.deploy.aws_smoke import smoke_test
 from handlers.deploy.aws_stack import DATA, Account, Snapshot, Stack, StackState
@@ -160,7 +161,9 @@ class _Deployment:
         check_keys(given)
         if "App" in known or not known:
             given["App"] = self._app
+        draw_snapshot(given, before.parameters if before else {})
         there = {**(before.parameters if before else {}), **given}
+        check_concurrency(there)
         if "AllowAnonymous" in known and not (there.get("ApiKeys") or there.get("ApiKeysSecret")):
             if there.get("AllowAnonymous") != "true":
                 raise NotPrepared(

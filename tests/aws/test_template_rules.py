@@ -27,6 +27,21 @@ def test_all_rules_are_kept(translated: Document) -> None:
     assert problems(translated) == []
 
 
+def test_snapstart_publishes_for_other_digits_only() -> None:
+    """Make another version for other digits, and none for another key: `deploy` has to draw digits."""
+    documents = [read() for _ in range(3)]
+    for document, digits in zip(documents, ("0123456789", "abcdefabcd", "0123456789"), strict=True):
+        document["Parameters"]["SnapStart"]["Default"] = digits
+    documents[2]["Parameters"]["ApiKeys"]["Default"] = "another"
+    names = []
+    for result in translate(*documents):
+        resources = result["template"]["Resources"].items()
+        names += [name for name, resource in resources if resource["Type"] == "AWS::Lambda::Version"]
+    assert len(names) == 3
+    assert names[0] != names[1]
+    assert names[0] == names[2]
+
+
 def _properties(template: Document, name: str) -> Document:
     properties: Document = template["Resources"][name]["Properties"]
     return properties

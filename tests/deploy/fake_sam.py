@@ -73,6 +73,7 @@ def _template(plan: dict[str, Any]) -> dict[str, Any]:
         "MaxReceiveCount",
         "Stage",
         "Architecture",
+        "SnapStart",
     )
     parameters: dict[str, Any] = {name: {"Type": "String", "Default": ""} for name in names}
     parameters["ApiKeys"]["NoEcho"] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import signal
 import stat
@@ -139,6 +140,22 @@ def test_code_is_built_for_the_machine_of_the_stack(
     assert len([call for call in sam.calls() if call["words"][0] == "build"]) == 2
 
 
+def test_snapstart_publishes_each_deployment(
+    sam: FakeSam, account: Account, deploy: Deploy, running: Served
+) -> None:
+    """Draw other digits each time, as a changed key would not be served otherwise; turn it off again."""
+    assert deploy("--param", "AllowAnonymous=true", "--param", "SnapStart=on").code == 0
+    first = account.parameters()["SnapStart"]
+    sam.plan(url="", delay=3)
+    assert deploy().code == 0
+    second = account.parameters()["SnapStart"]
+    assert first != second
+    assert all(re.fullmatch("[0-9a-f]{16}", digits) for digits in (first, second))
+    sam.plan(url="", delay=4)
+    assert deploy("--param", "SnapStart=off").code == 0
+    assert account.parameters().get("SnapStart", "") == ""
+
+
 def test_nothing_to_do_is_said(sam: FakeSam, account: Account, deploy: Deploy, running: Served) -> None:
     """Tell an update that changed nothing from one that did."""
     sam.plan(url=running.url)
@@ -197,6 +214,7 @@ def test_a_file_of_keys_has_one_a_line(sam: FakeSam, deploy: Deploy, running: Se
         (("--param", "AllowAnonymous=true", "--param", "WebhookSecret=x"), "the parameter WebhookSecret"),
         (("--param", "AllowAnonymous=true", "--param", "Stage=a\\"), "Stage"),
         (("--param", "AllowAnonymous=true", "--param", "JobTimeout=30"), "JobTimeout is 30 s"),
+        (("--param", "AllowAnonymous=true", "--param", "JobReservedConcurrency=5"), "10 jobs are taken"),
         (("--param", "AllowAnonymous=true", "--template", "nowhere.yaml"), "nowhere.yaml"),
         (("--param", "AllowAnonymous=true", "--test", "{"), "--test takes a JSON object"),
         (("--param", "AllowAnonymous=true", "--test", '{"text": "x"}'), "with a path"),
@@ -488,7 +506,8 @@ def test_the_real_sam_builds_and_validates(
     built = folder / ".router-core" / "deploy" / "aws" / "service" / "build"
     functions = {path.name for path in built.iterdir() if path.is_dir()}
     assert functions == {
-        "HttpFunction", "StreamFunction", "JobFunction", "DeadLetterFunction", "SweeperFunction",
+        "HttpFunction", "SnapStartFunction", "StreamFunction", "JobFunction", "DeadLetterFunction",
+        "SweeperFunction",
     }  # fmt: skip
     for function in functions:
         assert (built / function / "service.py").is_file()
