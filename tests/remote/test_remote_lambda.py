@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from handlers.aws.direct import invoke
 from handlers.aws.entry import LambdaApp
 from handlers.remote.worker import RemoteWorker, served_routes
 from router_core.clock import SystemClock
@@ -170,3 +171,17 @@ async def test_more_work_than_a_reply_may_hold(function: Function) -> None:
     assert {len(job.steps) for job in claimed} == {400_012}
     assert (await store.renew([claimed[0].fence], 6.0))[0].held
     await link.aclose()
+
+
+async def test_a_direct_call_opens_no_worker_routes() -> None:
+    """IAM lets somebody call the service, and makes nobody a worker."""
+    settings = Settings(
+        jobs="memory://", blobs="memory://", queue="pull", api_keys=f"ann:{CALLER}", worker_keys=f"box:{BOX}"
+    )
+    app = build_app(router, settings.checked())
+    await app.start(background=False)
+    asked = [("POST", "/worker/hello"), ("POST", "/worker/claim"), ("GET", f"/worker/jobs/{'f' * 32}")]
+    for method, path in asked:
+        answer = await invoke(app, {"path": path, "method": method}, Context())
+        assert "names no route" in answer["error"]["detail"]
+    await app.stop(0.0)
