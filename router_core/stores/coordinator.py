@@ -16,7 +16,7 @@ from router_core.clock import Clock
 from router_core.errors import Fenced, Misconfigured, StoreError
 from router_core.jobs.job import Fence, Job, Reason, State, Tombstone
 from router_core.jobs.moves import Move
-from router_core.jobs.remote_wire import MAX_FENCES, PROTOCOL, job_from_wire, signature_of
+from router_core.jobs.remote_wire import PROTOCOL, job_from_wire, signature_of
 from router_core.jobs.store import (
     Added,
     Claim,
@@ -44,6 +44,8 @@ _EVENT_BYTES: Final = 512 * 1024
 _ASSEMBLY: Final = 60.0
 """Seconds that the coordinator has to put a large result together."""
 _MOST_HELD: Final = 10_000
+_LEASES: Final = 100
+"""In one heartbeat: a coordinator may have to write each of them, and is not waited for for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,11 +186,16 @@ class CoordinatorStore:
     async def renew(self, fences: Sequence[Fence], lease: float) -> Sequence[Renewal]:
         """Heartbeat."""
         renewals: list[Renewal] = []
-        for start in range(0, len(fences), MAX_FENCES):
-            page = fences[start : start + MAX_FENCES]
+        for start in range(0, len(fences), _LEASES):
+            page = fences[start : start + _LEASES]
             said = {"lease": lease, "fences": [(each.job_id, each.epoch, each.token) for each in page]}
-            # short, so that there is time for another before the lease ends
-            answer = await self._link.ask("/worker/heartbeat", said, silence=max(1.0, lease / 6))
+            try:
+                # short, so that there is time for another before the lease ends
+                answer = await self._link.ask("/worker/heartbeat", said, silence=max(1.0, lease / 6))
+            except StoreError:
+                if not renewals:
+                    raise
+                break  # those that were renewed are; the others are due still
             renewals += [Renewal(str(i), bool(held), bool(cancel)) for i, held, cancel in answer["renewals"]]
         return renewals
 

@@ -7,15 +7,24 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
+from typing import Any
 
 import pytest
 
+from handlers.remote.worker import served_routes
+from router_core.clock import SystemClock
+from router_core.errors import StoreError
+from router_core.jobs.job import Fence
 from router_core.settings import Settings
+from router_core.stores.coordinator import CoordinatorStore
+from router_core.stores.coordinator_link import CoordinatorLink
 from router_core.stores.memory import MemoryJobStore
+from router_core.telemetry.events import Events
+from router_core.types import new_id
 from router_core.vendors.httpx import Answer
 from router_core.wiring import build_app
 from tests.remote.remote_bench import BOX, CALLER
-from tests.remote.remote_inside import AppSender, Site, service, site
+from tests.remote.remote_inside import URL, AppSender, Site, service, site
 
 
 class Balanced:
@@ -76,3 +85,26 @@ async def test_an_idle_worker_does_not_ask_without_pause(choice: str) -> None:
         assert sender.seen["wait"] + sender.seen["claim"] < 10, sender.seen
         job_id = await running.submit("/double", x=2)
         assert (await running.ended(job_id)).result == b"4"
+
+
+async def test_leases_are_renewed_some_at_a_time() -> None:
+    """A coordinator may need a write for each; what fails later hides nothing that was renewed before."""
+    async with site() as running:
+        events, clock = Events(), SystemClock()
+        store = CoordinatorStore(
+            CoordinatorLink(URL, BOX, running.sender), served_routes(service()), clock, events
+        )
+        fences = [Fence(new_id(), 1, "0" * 32) for _ in range(250)]
+        assert [one.job_id for one in await store.renew(fences, 3.0)] == [fence.job_id for fence in fences]
+        assert running.sender.seen == ["POST /worker/heartbeat"] * 3
+        send = running.sender.send
+
+        async def once(*args: Any, **named: Any) -> Answer:
+            answer = await send(*args, **named)
+            running.sender.down = True
+            return answer
+
+        running.sender.send = once  # type: ignore[method-assign]
+        assert len(await store.renew(fences, 3.0)) == 100
+        with pytest.raises(StoreError):
+            await store.renew(fences, 3.0)
