@@ -30,7 +30,7 @@ from router_core.binding.result import encode_result, file_of
 from router_core.errors import StoreError
 from router_core.jobs import frames
 from router_core.jobs.address import Address
-from router_core.jobs.context import JobContext
+from router_core.jobs.context import JobCancelled, JobContext
 from router_core.jobs.execution import contained
 from router_core.jobs.frames import Frame
 from router_core.jobs.journal import Journal
@@ -81,6 +81,8 @@ class _Service:
         self._app_scope: DependencyScope | None = None
         self._in_main = False
         self._task: asyncio.Task[None] | None = None
+        self._begun = False
+        self._cancelled = False
         self._context: JobContext | None = None
         self._waiting: dict[int, asyncio.Future[None]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -139,6 +141,7 @@ class _Service:
 
     def _take(self, frame: Frame) -> None:
         if frame.op == "job":
+            self._begun = self._cancelled = False
             self._task = asyncio.get_running_loop().create_task(self._job(frame))
         elif frame.op == "cancel":
             self._cancel()
@@ -152,9 +155,11 @@ class _Service:
                     future.set_exception(StoreError(error))
 
     def _cancel(self) -> None:
+        self._cancelled = True
         if self._context is not None:
             self._context.mark_cancelled()
-        if self._task is not None and not self._in_main:
+        # a task that is cancelled before its first step never runs, and the worker would wait for its answer
+        if self._task is not None and self._begun and not self._in_main:
             self._task.cancel()
 
     def send(self, op: str, data: Mapping[str, Any] | None = None, blobs: Sequence[bytes] = ()) -> None:
@@ -205,7 +210,10 @@ class _Service:
         loop = asyncio.get_running_loop()
         journal = Journal(loop, _PipeSink(self), progress_every=0.1, events_every=0.02)
         options = JobOptions()
+        self._begun = True
         try:
+            if self._cancelled:
+                raise JobCancelled(frame.data["job_id"])
             route = self._route(frame.data)
             options = route.job
             done = await self._call(route, frame, journal)

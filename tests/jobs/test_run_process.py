@@ -132,6 +132,17 @@ async def test_stubborn_child_gets_sigkill() -> None:
 
 
 @pytest.mark.parametrize("route", ["/polite", "/nap"])
+async def test_a_cancel_that_comes_with_the_job_is_heard(route: str) -> None:
+    """The child reads both at once, and has not yet begun when it is told to stop."""
+    async with children(route, grace=60, concurrency=1) as (bench, _):
+        job_id = await bench.submit(route)
+        await bench.until(job_id, State.RUNNING)  # its child is still starting
+        await bench.cancel(job_id)
+        assert (await bench.until(job_id)).state is State.CANCELLED
+        assert not bench.named("child_died")
+
+
+@pytest.mark.parametrize("route", ["/polite", "/nap"])
 async def test_cooperative_cancel_keeps_the_child(route: str) -> None:
     """A function that stops when asked, or an async one, leaves its child fit for the next job."""
     async with children(route, "/whoami_async", grace=30, concurrency=1) as (bench, pool):
