@@ -127,6 +127,9 @@ class _Deployment:
 
     def _template(self) -> Path:
         self._place.mkdir(parents=True, exist_ok=True)
+        (self._place / ".gitignore").write_text("*\n")
+        for left in self._place.glob("parameters-*"):  # of a run that was killed: there are keys in it
+            left.unlink(missing_ok=True)
         template = self._options.template
         if template is None:
             return stage_template(self._place)

@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Final
 
 from handlers.deploy.aws_packages import HOST, Target, compile_folder, find_compiler, install_packages
-from handlers.deploy.aws_sources import BundleConfig, copy_app, is_ignored, read_config
+from handlers.deploy.aws_sources import MAX_UNZIPPED, BundleConfig, copy_app, is_ignored, read_config
 from handlers.deploy.errors import DeployError, NotPrepared
 
-__all__ = ["MAX_UNZIPPED", "Bundle", "build_bundle", "main", "zip_folder"]
+__all__ = ["Bundle", "build_bundle", "main", "zip_folder"]
 
-MAX_UNZIPPED: Final = 250 * 1024 * 1024
-"""Bytes: what Lambda takes, layers included."""
 _NOT_NEEDED: Final = "testing"
 """The room of router_core that no function runs."""
 _NEEDED: Final = ("__init__.py", "aws", "loader.py")
@@ -53,7 +51,7 @@ def build_bundle(
     """Make the bundle of the app in ``folder`` in the empty or missing folder ``out``.
 
     ``app`` is checked to be in it. Raises NotPrepared for what the caller has to change, DeployError for a
-    package that cannot be installed.
+    package that cannot be installed and a file that cannot be read or written.
     """
     folder = folder.resolve()
     if not folder.is_dir():
@@ -69,8 +67,10 @@ def build_bundle(
                 f"the bundle has {size // _MB} MB, and Lambda takes {MAX_UNZIPPED // _MB} MB unzipped; "
                 "leave something out with `exclude` in [tool.router-core.bundle] of pyproject.toml"
             )
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise DeployError(" ".join(str(error).split())) from error
         raise
     say(f"bundle of {size / _MB:.1f} MB for {target}: {out}")
     return Bundle(out, size, compiled)
@@ -81,10 +81,13 @@ def _fill(folder: Path, out: Path, target: Target, app: str, say: Callable[[str]
     compiler = find_compiler(target)
     install_packages(folder, out, config, target, compiler, say)
     _copy_ours(out)
-    copy_app(folder, out, config)
+    secrets = copy_app(folder, out, config)
+    if secrets:
+        told = ", ".join(secrets)
+        say(f"note: left out, as they look like secrets: {told} (`include` takes a file that it names)")
     _check_app(app, out, folder, config)
     if compiler is None:
-        say(f"there is no Python {target.python} here to compile the modules with: cold starts take longer")
+        say(f"note: no Python {target.python} is here to compile the modules with: cold starts take longer")
         return False
     compile_folder(compiler, out)
     return True

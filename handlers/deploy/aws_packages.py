@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -75,9 +76,9 @@ def install_packages(
     cache = _cache(folder)
     place = cache / hashlib.sha256(mark.encode()).hexdigest()[:16]
     with _locked(cache):
-        if not place.is_dir() or time.time() - place.stat().st_mtime > _KEEP:
+        _prune_cache(cache)
+        if not place.is_dir():
             say(f"installing {len(wanted)} requirements for {target} ...")
-            shutil.rmtree(place, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=cache) as made:
                 inside = Path(made) / "packages"
                 _install(wanted, constraints if pinned else None, target, inside, folder)
@@ -93,6 +94,7 @@ def install_packages(
 def _locked(cache: Path) -> Iterator[None]:
     """Let one build at a time use the cache: `sam build --parallel` starts one for every function."""
     cache.mkdir(parents=True, exist_ok=True)
+    (cache / ".gitignore").write_text("*\n")
     with (cache / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -101,7 +103,19 @@ def _locked(cache: Path) -> Iterator[None]:
 def _cache(folder: Path) -> Path:
     if os.access(folder, os.W_OK):
         return folder / ".router-core" / "lambda"
-    return Path(tempfile.gettempdir()) / f"router-core-lambda-{os.getuid()}"
+    shared = Path(tempfile.gettempdir()) / f"router-core-lambda-{os.getuid()}"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    found = shared.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise NotPrepared(f"{shared} can be written by others, and its packages would be deployed: delete it")
+    return shared
+
+
+def _prune_cache(cache: Path) -> None:
+    """Delete what is too old to be used again: each change of a requirement leaves another set."""
+    for old in cache.iterdir():
+        if old.is_dir() and time.time() - old.stat().st_mtime > _KEEP:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 # -- what is wanted ----------------------------------------------------------------------------------------

@@ -22,6 +22,8 @@ __all__ = ["Sam", "parameter_file"]
 _ERROR: Final = re.compile(r"^(?:Error|Build Failed|Make Failed|cannot build the bundle|E\d{4})[: ]")
 _QUIET: Final = re.compile(r"^[\s=-]*$|^\s*Uploading to \S+\s+\d+ / \d+\s+\(\d\d?\.")
 """Rules, and how far an upload has come: on a terminal one line that changes, here it would be a hundred."""
+_NOTE: Final = "note: "
+"""Begins what our own part of a build has to tell; it runs once for every function."""
 _LAST: Final = 2
 
 
@@ -61,8 +63,9 @@ class Sam:
                 for line in process.stdout or ():
                     text = line.rstrip()
                     if not _QUIET.match(text):
+                        told = shown or (text.startswith(_NOTE) and text not in lines)
                         lines.append(text.strip())
-                        if shown:
+                        if told:
                             self._progress.say(f"                 {text}")
                 code = process.wait()
             except BaseException:

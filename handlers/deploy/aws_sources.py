@@ -13,12 +13,19 @@ from typing import Any, Final
 
 from handlers.deploy.errors import NotPrepared
 
-__all__ = ["BundleConfig", "copy_app", "is_ignored", "read_config"]
+__all__ = ["MAX_UNZIPPED", "BundleConfig", "copy_app", "is_ignored", "read_config"]
+
+MAX_UNZIPPED: Final = 250 * 1024 * 1024
+"""Bytes: what Lambda takes, layers included."""
+_MB: Final = 1024 * 1024
 
 _CACHES: Final = frozenset({"__pycache__", "node_modules", "__pypackages__"})
 _TOP_LEVEL: Final = frozenset({"build", "dist", "tests", "htmlcov"})
 """Left out of the app's folder itself, unless ``include`` names them."""
 _SUFFIXES: Final = (".pyc", ".pyo", ".egg-info")
+_SECRETS: Final = ("*.pem", "*.key", "*.p12", "*.pfx", "*.env", "credentials*.json")
+"""Left out of every folder, unless ``include`` names the file itself: whoever may read a function's code
+could read them."""
 _OURS: Final = ("router_core", "handlers")
 
 
@@ -71,19 +78,52 @@ def _words(value: Any, place: str) -> tuple[str, ...]:
     return tuple(value)
 
 
-def copy_app(folder: Path, out: Path, config: BundleConfig) -> None:
-    """Copy the app's files; raises NotPrepared for one that would replace a part of router-core."""
-    for inside in _chosen(folder, config):
-        if inside.parts[0] in _OURS:
-            if (folder / inside.parts[0]).resolve() == _our_place(inside.parts[0]):
-                continue  # a clone of router-core, whose packages are in the bundle already
-            raise NotPrepared(
-                f"{folder / inside.parts[0]} has the name of a package of router-core; "
-                "rename it, or leave it out with `exclude` in [tool.router-core.bundle] of pyproject.toml"
-            )
+def copy_app(folder: Path, out: Path, config: BundleConfig) -> list[str]:
+    """Copy the app's files; returns those that are left out as they look like secrets.
+
+    Raises NotPrepared for a file that would replace a part of router-core, and for more than Lambda takes.
+    """
+    named = {os.path.normpath(text) for text in config.include}
+    chosen = [inside for inside in _chosen(folder, config) if not _is_ours(folder, inside)]
+    secrets = [inside for inside in chosen if _is_secret(inside) and str(inside) not in named]
+    files = [inside for inside in chosen if inside not in set(secrets)]
+    _check_size(folder, files)
+    for inside in files:
         goal = out / inside
         goal.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(folder / inside, goal)
+    return [inside.as_posix() for inside in secrets]
+
+
+def _is_ours(folder: Path, inside: Path) -> bool:
+    """Whether it is a file of a clone of router-core, whose packages are in the bundle already."""
+    if inside.parts[0] not in _OURS:
+        return False
+    if (folder / inside.parts[0]).resolve() == _our_place(inside.parts[0]):
+        return True
+    raise NotPrepared(
+        f"{folder / inside.parts[0]} has the name of a package of router-core; "
+        "rename it, or leave it out with `exclude` in [tool.router-core.bundle] of pyproject.toml"
+    )
+
+
+def _is_secret(inside: Path) -> bool:
+    return any(fnmatch.fnmatch(inside.name.lower(), pattern) for pattern in _SECRETS)
+
+
+def _check_size(folder: Path, files: list[Path]) -> None:
+    """Look before anything is copied: a folder of models or videos would fill the disk."""
+    sizes: dict[str, int] = {}
+    for inside in files:
+        sizes[inside.parts[0]] = sizes.get(inside.parts[0], 0) + (folder / inside).stat().st_size
+    total = sum(sizes.values())
+    if total > MAX_UNZIPPED:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+        told = ", ".join(f"{name} ({sizes[name] // _MB} MB)" for name in largest)
+        raise NotPrepared(
+            f"{folder} has {total // _MB} MB, and Lambda takes {MAX_UNZIPPED // _MB} MB: {told}; "
+            "leave something out with `exclude` in [tool.router-core.bundle] of pyproject.toml"
+        )
 
 
 def _our_place(package: str) -> Path:

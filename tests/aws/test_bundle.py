@@ -7,12 +7,14 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from handlers.deploy import aws_bundle
 from handlers.deploy.aws_bundle import Bundle, build_bundle, main, zip_folder
 from handlers.deploy.aws_packages import HOST, Target, app_requirements, find_compiler
 from handlers.deploy.aws_sources import BundleConfig, copy_app, read_config
@@ -115,6 +117,60 @@ def test_include_and_exclude_choose(tmp_path: Path) -> None:
     assert _copied(app, tmp_path / "out") == {"a.py", "data/small.json", "tests/one.py"}
 
 
+def test_what_looks_like_a_secret_is_left_out(tmp_path: Path) -> None:
+    """Leave keys behind, and say which; take one that is named."""
+    app = tmp_path / "app"
+    _write(app, {
+        "service.py": "", "ann.key": "k", "certs/server.PEM": "k", "prod.env": "k", "credentials.json": "k",
+        "certs/roots.pem": "public", "keys.py": "", ".env": "k",
+    })  # fmt: skip
+    config = BundleConfig()
+    left = {"ann.key", "certs/server.PEM", "certs/roots.pem", "prod.env", "credentials.json"}
+    assert set(copy_app(app, tmp_path / "out", config)) == left
+    assert {path.name for path in (tmp_path / "out").rglob("*")} == {"service.py", "keys.py"}
+    named = BundleConfig(include=("service.py", "./certs/roots.pem", "certs"))
+    assert copy_app(app, tmp_path / "named", named) == ["certs/server.PEM"]
+    assert (tmp_path / "named" / "certs" / "roots.pem").read_text() == "public"
+
+
+def test_a_folder_that_is_too_large_is_told_before_it_is_copied(tmp_path: Path) -> None:
+    """Name what is large; fill no disk with it."""
+    app = tmp_path / "app"
+    _write(app, {"service.py": "", "models/one.bin": "", "models/two.bin": ""})
+    for name in ("one", "two"):
+        with (app / "models" / f"{name}.bin").open("wb") as file:
+            file.truncate(200 * 1024 * 1024)  # takes no room
+    with pytest.raises(NotPrepared, match=r"models \(400 MB\)"):
+        copy_app(app, tmp_path / "out", BundleConfig())
+    assert not (tmp_path / "out").exists()
+
+
+def test_packages_of_others_are_not_deployed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse a cache in the folder for temporary files that others may write to."""
+    app = tmp_path / "app"
+    _write(app, {"service.py": ""})
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    planted = tmp_path / f"router-core-lambda-{os.getuid()}"
+    planted.mkdir()
+    planted.chmod(0o777)
+    with pytest.raises(NotPrepared, match="written by others"):
+        build_bundle(app, tmp_path / "out", HOST, say=lambda text: None)
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Say what the system says, and leave nothing half done."""
+
+    def full(folder: Path, out: Path, *rest: object) -> bool:
+        _write(out, {"half": ""})
+        raise OSError(28, "No space left on device", str(out / "x"))
+
+    monkeypatch.setattr(aws_bundle, "_fill", full)
+    with pytest.raises(DeployError, match="No space left on device"):
+        build_bundle(tmp_path, tmp_path / "out", HOST, say=lambda text: None)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "missing"])
 def test_include_stays_inside(tmp_path: Path, name: str) -> None:
     """Refuse what lies outside of the folder, and what is not there."""
@@ -191,11 +247,15 @@ def test_a_requirements_file_that_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_package_that_is_not_there_is_told(tmp_path: Path) -> None:
     """Say what cannot be installed, and leave nothing half done."""
     _write(tmp_path, {"requirements.txt": "router-core-no-such-package==1", "service.py": ""})
+    old = tmp_path / ".router-core" / "lambda" / "old"
+    old.mkdir(parents=True)
+    os.utime(old, (1, 1))  # nobody would use it again
     with pytest.raises(DeployError, match="router-core-no-such-package") as caught:
         build_bundle(tmp_path, tmp_path / "out", Target("arm64"), say=lambda text: None)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
-    assert [path.name for path in (tmp_path / ".router-core" / "lambda").iterdir()] == [".lock"]
+    left = {path.name for path in (tmp_path / ".router-core" / "lambda").iterdir()}
+    assert left == {".lock", ".gitignore"}
 
 
 def test_the_command_line_tells_in_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -183,6 +183,9 @@ def test_keys_are_neither_shown_nor_on_a_command_line(
 ) -> None:
     """Hand secrets to SAM in a file that nobody else can read and that is gone afterwards."""
     sam.plan(url=running.url)
+    killed = Path(".router-core/deploy/aws", account.stack, "parameters-x.toml")
+    killed.parent.mkdir(parents=True)
+    killed.write_text("keys of a run that was killed")
     value = f'{KEYED}, b:"quoted" it\'s {"y" * 30}'
     ran = deploy("--param", f"ApiKeys={value}")
     assert ran.code == 0
