@@ -6,12 +6,13 @@ Field names are those of the REST API, so that its reference is the reference of
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from handlers.deploy.errors import NotPrepared
 
@@ -22,6 +23,11 @@ _PROFILES: Final = (_HERE / "files" / "infra" / "runpod", _HERE.parent.parent / 
 """In an installed package, and in a clone."""
 _NAME: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _CUDA: Final = r"^\d+\.\d+$"
+_PART: Final = r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*"
+_IMAGE: Final = re.compile(
+    rf"(?:[A-Za-z0-9.-]+(?::\d+)?/)?{_PART}(?:/{_PART})*(?::\w[\w.-]{{0,127}})?(?:@[a-z0-9]+:[0-9a-f]+)?\Z",
+    re.ASCII,
+)
 
 
 class _Part(BaseModel):
@@ -85,6 +91,14 @@ class EndpointConfig(_Part):
     timeout: int | None = Field(None, ge=1_000)
     """Milliseconds that one job may run."""
     flashboot: Literal["OFF", "FLASHBOOT", "PRIORITY_FLASHBOOT"] | None = None
+
+    @field_validator("image")
+    @classmethod
+    def _is_image(cls, image: str | None) -> str | None:
+        # a worker would look for it in vain until the test request is given up
+        if image is not None and not _IMAGE.match(image):
+            raise ValueError("must name an image in small letters, such as docker.io/ann/service:1.0")
+        return image
 
     @model_validator(mode="after")
     def _one_family(self) -> EndpointConfig:

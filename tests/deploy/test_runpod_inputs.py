@@ -275,6 +275,9 @@ def test_every_profile_is_accepted(runpod: RunpodRest, deploy: Deploy) -> None:
     [
         ({"imageName": "x"}, "imageName: Extra inputs are not permitted (known: image, args"),
         ({"disk": "20"}, "disk"),
+        ({"image": "Ann/Service:1"}, "image: Value error, must name an image in small letters"),
+        ({"image": "ann/service:"}, "such as docker.io/ann/service:1.0"),
+        ({"image": "https://docker.io/ann/service"}, "image"),
         ({"gpu": {"pools": []}}, "gpu.pools"),
         ({"gpu": {"pools": ["A"]}, "cpu": [{"id": "cpu5c", "vcpuCount": 2}]}, "exclude each other"),
         ({"scaling": {"type": "NONE"}}, "scaling"),
@@ -290,6 +293,18 @@ def test_a_wrong_configuration_names_the_field(found: object, said: str) -> None
         checked(found, "e.toml")
     assert str(raised.value).startswith("e.toml: ")
     assert said in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "x", "ann/service:1.0", "docker.io/ann/my_service-2:v1.2_a", "localhost:5000/a/b/c:1",
+        "ghcr.io/ann/service@sha256:" + "0f" * 32, "ghcr.io/ann/service:1@sha256:" + "0f" * 32,
+    ],
+)  # fmt: skip
+def test_names_of_images_are_known(image: str) -> None:
+    """With and without registry, version and digest."""
+    assert checked({"image": image}, "e.toml").image == image
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
