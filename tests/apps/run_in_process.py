@@ -73,6 +73,7 @@ def flood(path: str, allowed: int) -> Iterator[str]:
 @router.route("/heedless", isolation="process")
 def heedless(job: JobContext) -> None:
     """Ignore for ever what could be heard."""
+    job.progress.update(0.1, "begun")
     while job.attempt:
         pass
 
