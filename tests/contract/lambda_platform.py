@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import queue
 import secrets
 import threading
@@ -76,6 +77,8 @@ class LambdaPlatform:
         self.trouble: list[BaseException] = []
 
     def __enter__(self) -> LambdaPlatform:
+        root, events = logging.getLogger(), logging.getLogger("router_core.events")
+        self._logging = root.handlers[:], root.level, events.level
         self.front = Pool(_FRONTS, self.environ, self._router)
         self.workers = Pool(_WORKERS, self.environ, self._router)
         self.sweeper = Pool(1, self.environ, self._router)
@@ -91,6 +94,11 @@ class LambdaPlatform:
             thread.join()
         for pool in (self.front, self.workers, self.sweeper):
             pool.stop()
+        # a Lambda process logs for itself alone, and this one has other tests to run
+        root, events = logging.getLogger(), logging.getLogger("router_core.events")
+        root.handlers[:], level, of_events = self._logging
+        root.setLevel(level)
+        events.setLevel(of_events)
         if self.trouble:
             raise self.trouble[0]
 
