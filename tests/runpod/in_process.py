@@ -19,7 +19,7 @@ from router_core.settings import Settings
 from router_core.stores.memory import MemoryJobStore
 from router_core.wiring import build_app
 
-__all__ = ["Kept", "problem", "running", "value"]
+__all__ = ["Kept", "job", "problem", "running", "value"]
 
 
 class Kept:
@@ -79,6 +79,11 @@ async def running(
         yield worker
     finally:
         await worker.stop()
+
+
+def job(path: str | None = None, job_id: str = "job-1", **arguments: Any) -> dict[str, Any]:
+    """Return a delivery."""
+    return {"id": job_id, "input": arguments if path is None else {"path": path, **arguments}}
 
 
 def value(outcome: Outcome) -> Any:

@@ -18,7 +18,7 @@ from router_core.jobs.context import JobContext
 from router_core.jobs.job import State
 from router_core.jobs.store import Claim, JobQuery
 from router_core.stores.memory import MemoryJobStore
-from tests.runpod.in_process import Kept, problem, running, value
+from tests.runpod.in_process import Kept, job, problem, running, value
 
 
 class Service:
@@ -105,11 +105,6 @@ def service() -> Service:
 def store() -> MemoryJobStore:
     """Return records that several workers share."""
     return MemoryJobStore(SystemClock())
-
-
-def job(path: str, job_id: str = "job-1", **arguments: Any) -> dict[str, Any]:
-    """Return a delivery."""
-    return {"id": job_id, "input": {"path": path, **arguments}}
 
 
 async def begins(event: threading.Event) -> None:
