@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import inf
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import pydantic_core
@@ -67,7 +67,7 @@ class Headers(Mapping[str, str]):
         return f"Headers({sorted(self._index())})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Request:
     """One call, whatever platform it came through."""
 
@@ -102,12 +102,60 @@ class Request:
     """When the platform gives an answer up, in seconds of the app's monotonic clock: whoever waits for a job,
     or follows one, is answered before. Infinite where the platform sets no limit."""
 
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str = "",
+        headers: Headers | None = None,
+        body: bytes = b"",
+        id: str = "",
+        client: str = "",
+        scheme: str = "http",
+        principal: Principal = ANONYMOUS,
+        path_params: Mapping[str, str] | None = None,
+        native: Mapping[str, Any] | None = None,
+        root: str = "",
+        disconnected: Callable[[], Awaitable[None]] | None = None,
+        max_reply_bytes: int = 0,
+        answer_by: float = inf,
+    ) -> None:
+        # What dataclasses write for a frozen one takes four times as long, and every call makes one: so it
+        # is filled while it is of a class that can be written, and becomes a Request with that.
+        _REFORM(self, "__class__", _Open)
+        open_: Any = self
+        open_.method = method
+        open_.path = path
+        open_.query = query
+        open_.headers = Headers() if headers is None else headers
+        open_.body = body
+        open_.id = id
+        open_.client = client
+        open_.scheme = scheme
+        open_.principal = principal
+        open_.path_params = {} if path_params is None else path_params
+        open_.native = {} if native is None else native
+        open_.root = root
+        open_.disconnected = disconnected
+        open_.max_reply_bytes = max_reply_bytes
+        open_.answer_by = answer_by
+        open_.__class__ = Request
+
     def query_items(self) -> list[tuple[str, str]]:
         """Return the decoded query as pairs, duplicates and blank values included.
 
         Raises UnicodeDecodeError when an escape is not UTF-8.
         """
         return parse_qsl(self.query, keep_blank_values=True, errors="strict") if self.query else []
+
+
+_REFORM: Final = object.__setattr__
+
+
+class _Open:
+    """A Request that is being filled."""
+
+    __slots__ = tuple(field.name for field in fields(Request))
 
 
 @dataclass(frozen=True, slots=True)
