@@ -6,6 +6,7 @@ import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, Final, NotRequired, Required
 
 import pydantic_core
@@ -24,7 +25,7 @@ from router_core.binding.depends import DependencyScope
 from router_core.binding.fail_fast import LARGE, fail_fast
 from router_core.binding.inputs import Inputs, Intake, fetch_links
 from router_core.binding.returns import compile_returns
-from router_core.binding.shapes import is_simple, read_files, tells_keys
+from router_core.binding.shapes import float_fields, is_simple, read_files, tells_keys
 from router_core.binding.signature import BODY_METHODS, Param, Signature, location, read_signature, target_of
 from router_core.binding.stream import iterate_in_threads
 from router_core.binding.strict_json import is_finite, loads
@@ -68,10 +69,10 @@ class Plan:
     """How to call one function from a request or from a job's input."""
 
     __slots__ = (
-        "_adapter", "_copied", "_fast", "_lone_key", "_simple", "_stopping", "_validator", "_whole",
-        "body_params", "depends", "direct", "file_param", "form_only", "func", "has_files", "injected",
-        "is_async", "is_generator", "lone", "own", "params", "reads_headers", "reads_query", "result",
-        "returns", "slots", "where",
+        "_adapter", "_copied", "_fast", "_floats", "_lone_key", "_simple", "_stopping", "_validator",
+        "_whole", "body_params", "depends", "direct", "file_param", "form_only", "func", "has_files",
+        "injected", "is_async", "is_generator", "lone", "own", "params", "reads_headers", "reads_query",
+        "result", "returns", "slots", "where",
     )  # fmt: skip
 
     def __init__(self, func: Callable[..., Any], signature: Signature, where: str) -> None:
@@ -124,12 +125,14 @@ class Plan:
         self._whole: Any = None
         self._lone_key = b""
         self._simple = False
+        self._floats: tuple[str, ...] | None = None
         if not self._fast:
             return
         if self.lone is not None:
             self._whole = TypeAdapter(self.lone.annotation).validator
             self._lone_key = b'"' + self.lone.alias.encode() + b'"'
             self._simple = tells_keys(self.lone.annotation)
+            self._floats = float_fields(self.lone.annotation) if self._simple else None
         elif any(param.alias != param.name for param in self.params):
             self._fast = False
         else:
@@ -216,11 +219,23 @@ class Plan:
             if len(body) >= LARGE or self._lone_key in body:
                 return None
             model = self._whole.validate_json(body)
-            if countable and (body.count(b":") != len(model.__pydantic_fields_set__) or not is_finite(body)):
+            if countable and not self._tells_all(model, body):
                 loads(body, max_depth)
             return {lone.name: model}
         except (ValidationError, RouterError):
             return None
+
+    def _tells_all(self, model: Any, body: bytes) -> bool:
+        """Return whether the model shows that its JSON gave no key twice and no number that is none."""
+        if body.count(b":") != len(model.__pydantic_fields_set__):
+            return False
+        if self._floats is None:
+            return is_finite(body)
+        values = model.__dict__
+        for name in self._floats:
+            if not isfinite(values[name]):
+                return False
+        return True
 
     def _filled(self, values: dict[str, Any]) -> dict[str, Any]:
         for param in self._copied:

@@ -20,8 +20,8 @@ from pydantic import BaseModel, BeforeValidator, RootModel
 
 from router_core.http.media import File
 
-__all__ = ["OPAQUE", "Shape", "describe", "is_simple", "read_files", "strip_annotated", "tells_keys",
-           "unusable"]  # fmt: skip
+__all__ = ["OPAQUE", "Shape", "describe", "float_fields", "is_simple", "read_files", "strip_annotated",
+           "tells_keys", "unusable"]  # fmt: skip
 
 _LISTS: Final = (
     list,
@@ -195,6 +195,34 @@ def tells_keys(annotation: Any) -> bool:
         or annotation.__pydantic_custom_init__
         or annotation.__pydantic_post_init__
     )
+
+
+def float_fields(model: type[BaseModel]) -> tuple[str, ...] | None:
+    """Return the fields that can hold what is no finite number, where these are all that could.
+
+    None where it takes a look at the JSON: code or configuration of the author's may take a NaN for a text.
+    """
+    names: list[str] = []
+    code = model.__pydantic_decorators__
+    if model.model_config or code.validators or code.field_validators or code.root_validators:
+        return None
+    for name, info in model.model_fields.items():
+        if any(type(one).__module__ != "annotated_types" for one in info.metadata):
+            return None
+        if info.annotation is float:
+            names.append(name)
+        elif not _takes_no_nan(info.annotation):
+            return None
+    return tuple(names)
+
+
+def _takes_no_nan(kind: Any) -> bool:
+    if kind in (str, int, bool, types.NoneType):
+        return True
+    origin = typing.get_origin(kind)  # what is annotated has code of somebody's in it
+    if origin not in (list, set, frozenset, tuple, *_UNIONS):
+        return origin is typing.Literal
+    return all(_takes_no_nan(arg) for arg in typing.get_args(kind) if arg is not Ellipsis)
 
 
 def _until(kind: type, end: type) -> list[type]:
