@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Final, TypeVar, cast
 from weakref import WeakSet
 
@@ -17,7 +17,7 @@ LINGER: Final = 1.0
 
 
 _UNUSED = cast("asyncio.Handle", None)
-_Step = tuple[Callable[..., object], tuple[Any, ...], contextvars.Context | None]
+_Step = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class _Loop(asyncio.SelectorEventLoop):
@@ -27,8 +27,9 @@ class _Loop(asyncio.SelectorEventLoop):
     """
 
     def __init__(self) -> None:
-        self._catching = False
-        self._first: _Step | None = None
+        self.catching = False
+        self.caught: _Step | None = None
+        """The step that the task which asked for one last is going to take."""
         self.stepping = False
         self.touched = False
         """Whether anything was left to be done by a turn of the loop."""
@@ -37,10 +38,10 @@ class _Loop(asyncio.SelectorEventLoop):
     def call_soon(  # type: ignore[override]  # variadic generics say it no better
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        """Queue a callback; keep that of a task which takes its first step here."""
-        if self._catching:
-            self._catching = False
-            self._first = (callback, args, context)
+        """Queue a callback; keep that of a task whose steps are taken here."""
+        if self.catching:
+            self.catching = False
+            self.caught = (callback, args)
             return _UNUSED  # a task does not keep it
         self.touched = True
         return super().call_soon(callback, *args, context=context)
@@ -49,25 +50,93 @@ class _Loop(asyncio.SelectorEventLoop):
         """Return whether code runs in this loop."""
         return self.stepping or super().is_running()
 
-    def begin(self, main: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Make a task and run it up to its first wait."""
-        self._catching = True
-        task = asyncio.Task(main, loop=self)
-        if self._first is None:
+
+class _Lane(Coroutine[Any, Any, Any]):
+    """A task for calls that end without having waited: they run as if it ran them, one after the other.
+
+    Making a task for each costs more than most of them do. Where a call waits for something, fails, leaves
+    something to be done or leaves a mark on its task, the task becomes its own, and ends with it.
+    """
+
+    __slots__ = ("_begun", "_context", "_failed", "_main", "_step", "_value", "_waiting", "loop", "task")
+
+    def __init__(self, loop: _Loop) -> None:
+        self.loop = loop
+        self._main: Coroutine[Any, Any, Any] | None = None
+        self._context = contextvars.copy_context()
+        self._waiting: Any = None
+        self._begun = False
+        self._failed: BaseException | None = None
+        self._value: Any = None
+        loop.catching = True
+        self.task: asyncio.Task[Any] = asyncio.Task(self, loop=loop)
+        self._step, loop.caught = loop.caught, None
+        cast(Any, self.task)._log_destroy_pending = False  # most are never needed
+
+    def is_unmarked(self) -> bool:
+        """Return whether nothing tells the task from one that was just made."""
+        return not self.task.cancelling() and getattr(self.task, "_callbacks", self) is None
+
+    # --- what becomes of the call ----------------------------------------------------------------
+
+    def wait(self, main: Coroutine[Any, Any, Any], context: contextvars.Context, waiting: Any) -> None:
+        """Be a call that waits for something."""
+        self._main, self._context, self._waiting = main, context, waiting
+
+    def fail(self, error: BaseException) -> None:
+        """Be a call that failed."""
+        self._failed = error
+
+    def leave(self, value: Any) -> None:
+        """Be a call that has returned and left something behind."""
+        self._value = value
+
+    def end(self) -> Any:
+        """Run the task to its end."""
+        loop, step, task = self.loop, self._step, self.task
+        if step is None:
             raise RuntimeError("a new task asks for no turn of its loop")
-        step, args, context = self._first
-        self._first = None
-        self.stepping, self.touched = True, False
-        asyncio._set_running_loop(self)
+        del self.task, self._step  # which refer to this
+        loop.stepping = True
+        asyncio._set_running_loop(loop)
         try:
-            if context is None:
-                step(*args)
-            else:
-                context.run(step, *args)
+            step[0](*step[1])
         finally:
             asyncio._set_running_loop(None)
-            self.stepping = False
-        return task
+            loop.stepping = False
+        if task.done() and not loop.touched:
+            return task.result()
+        return loop.run_until_complete(task)
+
+    # --- the coroutine that the task runs --------------------------------------------------------
+
+    def send(self, value: Any) -> Any:
+        """Go on with the call, in its context."""
+        if self._failed is not None:
+            raise self._failed
+        if self._main is None:
+            raise StopIteration(self._value)
+        if not self._begun:
+            self._begun = True
+            return self._waiting
+        return self._context.run(self._main.send, value)
+
+    def throw(self, *raised: Any) -> Any:
+        """Let the call know that what it waited for has failed, or that it is cancelled."""
+        if self._main is None:
+            return self.send(None)
+        begun, self._begun = self._begun, True
+        if not begun and self._waiting is not None and self._waiting.cancel():
+            return self._waiting  # as a task does that was cancelled before it waited
+        return self._context.run(self._main.throw, *raised)
+
+    def close(self) -> None:
+        """Close the call."""
+        if self._main is not None:
+            self._main.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        raise TypeError("this is run by its own task")
 
 
 class PersistentLoop:
@@ -79,21 +148,42 @@ class PersistentLoop:
 
     def __init__(self) -> None:
         self._loop: _Loop | None = None
+        self._lane: _Lane | None = None
         self._kept: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     def run(self, main: Coroutine[Any, Any, T], *, linger: float = LINGER) -> T:
         """Run to the end; what is raised comes out, and the loop goes on."""
-        loop = self._opened()
+        lane = self._lane
+        if lane is None or lane.loop.is_closed():
+            lane = self._lane = _Lane(self._opened())
+        loop, task, context = lane.loop, lane.task, contextvars.copy_context()
+        asyncio._enter_task(loop, task)
+        asyncio._set_running_loop(loop)
+        loop.stepping, loop.touched = True, False
         try:
-            task = loop.begin(main)
-            if not loop.touched and task.done():
-                return task.result()
-            return loop.run_until_complete(task)
+            waiting = context.run(main.send, None)
+            lane.wait(main, context, waiting)
+        except StopIteration as done:
+            if not loop.touched and lane.is_unmarked():
+                return cast(T, done.value)
+            lane.leave(done.value)
+        except BaseException as error:
+            lane.fail(error)
         finally:
-            if loop.touched and not loop.is_closed():
-                left = {task for task in asyncio.all_tasks(loop) if task not in self._kept}
-                if left:
-                    loop.run_until_complete(_end(left, linger))
+            loop.stepping = False
+            asyncio._set_running_loop(None)
+            asyncio._leave_task(loop, task)
+        self._lane = None
+        try:
+            return cast(T, lane.end())
+        finally:
+            self._tidy(loop, linger)
+
+    def _tidy(self, loop: _Loop, linger: float) -> None:
+        if loop.touched and not loop.is_closed():
+            left = {task for task in asyncio.all_tasks(loop) if task not in self._kept}
+            if left:
+                loop.run_until_complete(_end(left, linger))
 
     async def settle(self, *, linger: float = LINGER) -> None:
         """End what a call has left running, from within the loop."""
@@ -112,6 +202,7 @@ class PersistentLoop:
     def close(self) -> None:
         """Close the loop (in tests: a Lambda process is killed)."""
         if self._loop is not None and not self._loop.is_closed():
+            self._lane = None
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())
             self._loop.run_until_complete(self._loop.shutdown_default_executor())
             self._loop.close()
