@@ -18,7 +18,7 @@ from router_core.errors import RouterError
 from router_core.middleware.dispatch import Dispatch
 from router_core.middleware.stack import build_stack
 from router_core.middleware.threads import CallThreads
-from router_core.routing.table import Table
+from router_core.routing.table import Match, Table
 from router_core.telemetry.events import Events, Note
 
 if TYPE_CHECKING:
@@ -116,25 +116,27 @@ class CallService:
 
     def handle(self, request: Request) -> Coroutine[Any, Any, Response]:
         """Answer a request; errors are answers too."""
-        return self._handle(request) if self._is_call(request) else self._handle_whole(request)
+        match = self._call(request)
+        return self._handle_whole(request) if match is None else self._handle(request, match)
 
     async def _handle_whole(self, request: Request) -> Response:
         return await (await self.whole()).handle(request)
 
     async def admit(self, request: Request) -> int | None:
         """Judge a request before its body is looked at."""
-        if self._is_call(request):
+        if self._call(request) is not None:
             return await self._admit(request)
         return await (await self.whole()).admit(request)
 
-    def _is_call(self, request: Request) -> bool:
-        """Return whether a route of the author answers, and not with a job."""
+    def _call(self, request: Request) -> Match | None:
+        """Return the route of the author that answers, and not with a job."""
         if "prefer" in request.headers:
-            return False
+            return None
         try:
-            return self._table.match(request.method, request.path).route.kind != "job"
+            match = self._table.match(request.method, request.path)
         except RouterError:
-            return False
+            return None
+        return match if match.route.kind != "job" else None
 
     async def _fetch(self, url: str) -> File:
         if self._web is None:

@@ -45,9 +45,9 @@ class Exchange:
 
     __slots__ = ("error", "match", "principal", "request")
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, match: Match | None = None) -> None:
         self.request = request
-        self.match: Match | None = None
+        self.match = match
         self.principal: Principal | None = None
         """Set when authentication is configured."""
         self.error: BaseException | None = None

@@ -135,8 +135,9 @@ def match_gate(table: Matcher) -> Gate:
     find = table.match
 
     def match(exchange: Exchange) -> None:
-        request = exchange.request
-        exchange.match = find(request.method, request.path)
+        if exchange.match is None:
+            request = exchange.request
+            exchange.match = find(request.method, request.path)
 
     return match
 

@@ -58,12 +58,12 @@ class Stack:
         self._errors = errors
         self._events = events
 
-    async def handle(self, request: Request) -> Response:
-        """Answer; errors are answers too."""
+    async def handle(self, request: Request, match: Match | None = None) -> Response:
+        """Answer; errors are answers too. Who has looked for the ``match`` already may bring it along."""
         started = perf_counter()
         if not request.id:
             request = identified(request)
-        exchange = Exchange(request)
+        exchange = Exchange(request, match)
         try:
             for gate in self._gates:
                 waiting = gate(exchange)
