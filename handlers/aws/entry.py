@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from handlers.aws.events import DIRECT, SCHEDULE, SQS, sniff
@@ -82,12 +82,12 @@ class LambdaApp:
         self.telemetry.begin(context)
         return self.loop.run(self.answer(event, context))
 
-    async def answer(self, event: Any, context: Any) -> Any:
-        """Answer one event on the running loop."""
+    def answer(self, event: Any, context: Any) -> Coroutine[Any, Any, Any]:
+        """Answer one event on the running loop. Raises UnknownEvent at once."""
         kind = sniff(event)
         if kind in SHAPES:
-            return await self.calls.reply(kind, event, context)
-        return await self._worked(kind, event, context)
+            return self.calls.reply(kind, event, context)
+        return self._worked(kind, event, context)
 
     async def _worked(self, kind: str, event: Any, context: Any) -> Any:
         """Do what is no HTTP; each is loaded by the function that needs it."""

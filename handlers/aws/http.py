@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from handlers.aws import reply as replies
 from handlers.aws.events import ALB, HTTP_V2, REST_V1
 from handlers.aws.limits import HTTP_DOOR, Door, answer_seconds
+from handlers.aws.plain import PlainDoor
 from router_core.calls import CallService
 from router_core.errors import BadRequest, PayloadTooLarge, RouterError, UpstreamTimeout
 from router_core.http.head import Head, LazyHeaders, read_fields
@@ -34,6 +35,8 @@ _SLACK: Final = 0.5
 """Seconds after which a stream that ought to have ended is given up: waits end first."""
 _BODILESS: Final = frozenset({204, 304})
 _NO_PARAMS: Final[Mapping[str, str]] = {}
+_SURELY_FITS: Final = 128 * 1024
+"""Bytes of a body that become a reply within the limits of every front door, whatever is in it."""
 _KNOWN: Final = 256
 """Sets of header fields that are kept: most answers bring one of a few."""
 
@@ -43,7 +46,7 @@ Event = Mapping[str, Any]
 class Call:
     """One HTTP event on its way, and what is known of it."""
 
-    __slots__ = ("context", "event", "head", "kind", "raw", "request", "started")
+    __slots__ = ("context", "door", "event", "head", "kind", "raw", "request", "started")
 
     def __init__(self, kind: str, event: Event, context: Any) -> None:
         self.kind = kind
@@ -53,11 +56,8 @@ class Call:
         self.raw: Raw | None = None
         self.head: Head | None = None
         self.request = _NOTHING
-
-    @property
-    def door(self) -> Door:
+        self.door: Door = HTTP_DOOR
         """Where it came from."""
-        return HTTP_DOOR if self.raw is None else self.raw.door
 
 
 _NOTHING: Final = Request("GET", "")
@@ -74,6 +74,7 @@ class HttpCalls:
         self._clock = service.clock if isinstance(service, CallService) else service.parts.clock
         self._takes_jobs = takes_jobs
         self._ids = _Ids()
+        self._plain = PlainDoor(self._settings, self._clock)
         self._shapes: dict[str, tuple[Callable[..., Raw], Callable[..., dict[str, Any]]]] = {}
         self._fields: dict[tuple[replies.Pair, ...], replies.Fields] = {}
 
@@ -83,11 +84,32 @@ class HttpCalls:
 
     async def reply(self, kind: str, event: Event, context: Any) -> dict[str, Any]:
         """Answer an event with a reply that its front door can carry."""
+        self._ids.context = context
+        plain = self._plain.read(event, context, self._ids) if kind == HTTP_V2 else None
+        if plain is None:
+            call = Call(kind, event, context)
+            return await self._finished(call, await self._answer(call))
+        request, door = plain
+        try:
+            response = await self._service.handle(request)
+        except Exception as error:
+            response = self._raised(request, error)
+        body = response.body
+        if (
+            type(body) is bytes
+            and len(body) <= _SURELY_FITS
+            and request.method != "HEAD"
+            and response.status not in _BODILESS
+        ):
+            return self._written(kind, event, response)
         call = Call(kind, event, context)
-        response = await self._answer(call)
+        call.request, call.door = request, door
+        return await self._finished(call, await _bodied(request, response))
+
+    async def _finished(self, call: Call, response: Response) -> dict[str, Any]:
         if not isinstance(response.body, bytes):
             response = await self._buffered(call, response)
-        written = self._written(call, response)
+        written = self._written(call.kind, call.event, response)
         limit = call.door.reply_bytes
         if replies.json_size(written, limit) <= limit:
             return written
@@ -110,17 +132,18 @@ class HttpCalls:
         try:
             response = await self._service.handle(request)
         except Exception as error:
-            self._note("handle_failed", "the app raised", request, error)
-            response = self._problem(RouterError(), request)
-        if request.method == "HEAD" or response.status in _BODILESS:
-            await _close(response.body)
-            response = Response(response.status, response.headers)
-        return response
+            response = self._raised(request, error)
+        return await _bodied(request, response)
+
+    def _raised(self, request: Request, error: Exception) -> Response:
+        self._note("handle_failed", "the app raised", request, error)
+        return self._problem(RouterError(), request)
 
     # --- in --------------------------------------------------------------------------------------
 
     def _read(self, call: Call) -> Request:
         call.raw = raw = self._shape(call.kind)[0](call.event)
+        call.door = raw.door
         self._ids.context = call.context
         call.head = head = self._head(raw, call.event)
         seconds = answer_seconds(raw.door, raw.received_ms, call.context)
@@ -138,7 +161,7 @@ class HttpCalls:
             {"event": call.event, "context": call.context},
             raw.root,
             None,
-            raw.door.reply_bytes * 2 // 3,  # in base64 it grows by a third, and headers stand beside it
+            raw.door.body_bytes,
             self._clock.monotonic() + seconds,
         )
         return request
@@ -152,7 +175,9 @@ class HttpCalls:
     def _head(self, raw: Raw, event: Event) -> Head:
         headers = raw.headers
         if raw.body:  # what the front door says about the length may be that of the base64; the first counts
-            headers.insert(0, (b"content-length", b"%d" % len(raw.body)))
+            stated = (b"content-length", b"%d" % len(raw.body))
+            if stated not in headers:
+                headers.insert(0, stated)
         head = read_fields(headers, raw.path, raw.query, True, self._settings, self._ids)
         if "host" in head.headers and (self._takes_jobs or "prefer" not in head.headers):
             return head
@@ -191,11 +216,13 @@ class HttpCalls:
                 self._fields[headers] = fields
         return response, fields, request_id
 
-    def _written(self, call: Call, response: Response, base64_only: bool = False) -> dict[str, Any]:
+    def _written(
+        self, kind: str, event: Event, response: Response, base64_only: bool = False
+    ) -> dict[str, Any]:
         response, fields, request_id = self.sendable(response)
         body = response.body if isinstance(response.body, bytes) else b""
         reply = replies.make(response.status, fields, request_id, body, base64_only=base64_only)
-        return self._shape(call.kind)[1](call.event, reply)
+        return self._shape(kind)[1](event, reply)
 
     async def _buffered(self, call: Call, response: Response) -> Response:
         """Collect a stream, in the time and to the size that the front door allows."""
@@ -212,7 +239,7 @@ class HttpCalls:
     async def _smaller(self, call: Call, response: Response) -> dict[str, Any]:
         """Make a reply that fits: escapes may cost more than base64, and a store of blobs may hold it."""
         limit = call.door.reply_bytes
-        written = self._written(call, response, base64_only=True)
+        written = self._written(call.kind, call.event, response, base64_only=True)
         if replies.json_size(written, limit) <= limit:
             return written
         app = await whole(self._service)
@@ -220,13 +247,13 @@ class HttpCalls:
             try:
                 from handlers.aws.offload import offload
 
-                return self._written(call, await offload(app, response))
+                return self._written(call.kind, call.event, await offload(app, response))
             except RouterError as error:
                 self._note("offload_failed", str(error), call.request, error)
-                return self._written(call, self._problem(error, call.request))
+                return self._written(call.kind, call.event, self._problem(error, call.request))
         large = _too_large(call.door)
         self._note("reply_too_large", str(large), call.request)
-        return self._written(call, self._problem(large, call.request))
+        return self._written(call.kind, call.event, self._problem(large, call.request))
 
     def _problem(self, error: RouterError, request: Request) -> Response:
         response = problem_response(error, instance=request.path, request_id=request.id)
@@ -298,6 +325,14 @@ def _too_large(door: Door) -> RouterError:
         "operator can set ROUTER_BLOBS=s3://bucket/prefix to have large answers given as links",
         code="reply_too_large",
     )
+
+
+async def _bodied(request: Request, response: Response) -> Response:
+    """Return the response without a body where HTTP has none."""
+    if request.method != "HEAD" and response.status not in _BODILESS:
+        return response
+    await _close(response.body)
+    return Response(response.status, response.headers)
 
 
 async def _close(body: Any) -> None:

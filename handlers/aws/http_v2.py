@@ -74,20 +74,18 @@ def _at_home(domain: object) -> bool:
 
 def write(_event: Mapping[str, Any], reply: Reply) -> dict[str, Any]:
     """Return the reply: cookies in a list, other repeated headers joined."""
+    fields, request_id = reply.fields, reply.request_id
     return {
         "statusCode": reply.status,
-        "headers": _headers(reply.fields, reply.request_id),
-        "cookies": reply.fields.cookies,
+        "headers": {**fields.joined, "x-request-id": request_id} if request_id else fields.joined.copy(),
+        "cookies": fields.cookies,
         "body": reply.body,
         "isBase64Encoded": reply.is_base64,
     }
 
 
-def _headers(fields: Fields, request_id: str) -> dict[str, str]:
-    return {**fields.joined, "x-request-id": request_id} if request_id else fields.joined.copy()
-
-
 def prelude(status: int, fields: Fields, request_id: str) -> bytes:
     """Return what a streamed answer begins with: status, headers and cookies, then eight NULs."""
-    head = {"statusCode": status, "headers": _headers(fields, request_id), "cookies": fields.cookies}
+    headers = {**fields.joined, "x-request-id": request_id} if request_id else fields.joined
+    head = {"statusCode": status, "headers": headers, "cookies": fields.cookies}
     return pydantic_core.to_json(head) + b"\0" * 8

@@ -23,12 +23,14 @@ class Door(NamedTuple):
     seconds: float
     """For how long it waits for the function."""
     reply_bytes: int
+    body_bytes: int
+    """What the body of an answer may have: in base64 it grows by a third, and headers stand beside it."""
 
 
-REST_DOOR: Final = Door("the REST API", 29.0, LAMBDA_REPLY_BYTES)
-HTTP_DOOR: Final = Door("the HTTP API", 30.0, LAMBDA_REPLY_BYTES)
-URL_DOOR: Final = Door("the function URL", inf, LAMBDA_REPLY_BYTES)
-ALB_DOOR: Final = Door("the load balancer", inf, _ALB_REPLY_BYTES)
+REST_DOOR: Final = Door("the REST API", 29.0, LAMBDA_REPLY_BYTES, LAMBDA_REPLY_BYTES * 2 // 3)
+HTTP_DOOR: Final = Door("the HTTP API", 30.0, LAMBDA_REPLY_BYTES, LAMBDA_REPLY_BYTES * 2 // 3)
+URL_DOOR: Final = Door("the function URL", inf, LAMBDA_REPLY_BYTES, LAMBDA_REPLY_BYTES * 2 // 3)
+ALB_DOOR: Final = Door("the load balancer", inf, _ALB_REPLY_BYTES, _ALB_REPLY_BYTES * 2 // 3)
 
 
 def remaining_seconds(context: Any) -> float:
@@ -45,7 +47,11 @@ def answer_seconds(door: Door, received_ms: object, context: Any) -> float:
 
     ``received_ms`` is when the front door took the request: a cold start has used up some of its patience.
     """
-    waited = time.time() - received_ms / 1000 if isinstance(received_ms, (int, float)) else 0.0
-    if not 0.0 < waited < door.seconds:
-        waited = 0.0  # an event that was recorded long ago, or a clock that differs
-    return max(0.0, min(door.seconds - waited, remaining_seconds(context)) - MARGIN)
+    patience = door.seconds
+    if isinstance(received_ms, (int, float)):
+        waited = time.time() - received_ms / 1000
+        if 0.0 < waited < patience:  # else it was recorded long ago, or a clock differs
+            patience -= waited
+    left = remaining_seconds(context)
+    seconds = (left if left < patience else patience) - MARGIN
+    return seconds if seconds > 0.0 else 0.0

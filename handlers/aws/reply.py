@@ -6,7 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 __all__ = ["Fields", "Pair", "Reply", "json_size", "listed_headers", "make"]
 
@@ -38,14 +38,17 @@ class Fields:
         self.is_text = _is_text(self.joined)
 
 
-class Reply(NamedTuple):
+class Reply:
     """What every shape of reply holds."""
 
-    status: int
-    fields: Fields
-    request_id: str
-    body: str
-    is_base64: bool
+    __slots__ = ("body", "fields", "is_base64", "request_id", "status")
+
+    def __init__(self, status: int, fields: Fields, request_id: str, body: str, is_base64: bool) -> None:
+        self.status = status
+        self.fields = fields
+        self.request_id = request_id
+        self.body = body
+        self.is_base64 = is_base64
 
 
 def make(status: int, fields: Fields, request_id: str, body: bytes, *, base64_only: bool = False) -> Reply:

@@ -25,6 +25,7 @@ __all__ = [
     "MAX_TARGET",
     "Head",
     "LazyHeaders",
+    "TextHeaders",
     "decoded_path",
     "read_fields",
     "target_too_long",
@@ -68,6 +69,29 @@ class LazyHeaders(Headers):
         """Return the first value of ``name``."""
         value = self._fields.get(_KEYS.get(name) or _key(name))
         return default if value is None else value.decode("latin-1")
+
+
+class TextHeaders(Headers):
+    """Headers that came as one dictionary of texts: ASCII, names in lower case, none twice."""
+
+    __slots__ = ()
+
+    def __init__(self, fields: dict[str, str]) -> None:
+        self._first = fields  # the other slot of the parent is filled when it is needed
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_items":
+            self._items = tuple(self._index().items())
+            return self._items
+        raise AttributeError(name)
+
+    def __contains__(self, name: object) -> bool:
+        fields = self._first or {}
+        return name in fields or (name not in _KEYS and isinstance(name, str) and name.lower() in fields)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of ``name``."""
+        return (self._first or {}).get(name if name in _KEYS else name.lower(), default)
 
 
 def _key(name: str) -> bytes:
