@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -23,6 +24,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # No timed assertions: a machine that does something else beside the tests makes nothing wrong.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+@pytest.fixture(autouse=True)
+def own_logging() -> Iterator[None]:
+    """Let a test that gives a process its logs, as a function of Lambda has, not do so for those after it."""
+    root, events = logging.getLogger(), logging.getLogger("router_core.events")
+    before, levels = root.handlers[:], (root.level, events.level)
+    yield
+    root.handlers[:] = before
+    root.setLevel(levels[0])
+    events.setLevel(levels[1])
 
 
 @pytest.fixture(scope="session")
