@@ -9,12 +9,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from handlers.deploy import aws_bundle
+from handlers.deploy import aws_bundle, aws_packages
 from handlers.deploy.aws_bundle import Bundle, build_bundle, main, zip_folder
 from handlers.deploy.aws_packages import HOST, Target, app_requirements, find_compiler
 from handlers.deploy.aws_sources import BundleConfig, copy_app, read_config
@@ -273,12 +274,11 @@ def test_an_app_that_is_not_in_it_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
-def test_sam_build_makes_it_from_a_clone(tmp_path: Path) -> None:
+def test_sam_build_makes_it_from_a_clone(arm64: Bundle, tmp_path: Path) -> None:
     """Build the examples when `sam build` runs the Makefile from a copy of its folder, alone."""
     make = shutil.which("make")
     if make is None:
         pytest.skip("make is not installed")
-    build(ROOT, tmp_path / "first", Target("arm64"))  # or a skip, where no packages can be had
     out = tmp_path / "out"
     out.mkdir()
     environ = {key: value for key, value in os.environ.items() if not key.startswith("ROUTER_")}
@@ -314,11 +314,20 @@ def test_it_runs_without_anything_else(tmp_path: Path) -> None:
     assert done.stdout.startswith(str(bundle.folder))
 
 
-def test_builds_side_by_side_do_not_meet(tmp_path: Path) -> None:
-    """Build twice at the same time from a cold cache: `sam build --parallel` does."""
+def test_builds_side_by_side_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build twice at the same time from a cold cache, and install once: `sam build --parallel` does."""
     app = tmp_path / "app"
-    _write(app, {"service.py": "", "constraints.txt": (ROOT / "constraints.txt").read_text()})
+    _write(app, {"service.py": ""})
     failed: list[BaseException] = []
+    installed: list[Path] = []
+
+    def install(wanted: object, constraints: object, target: object, out: Path, folder: object) -> None:
+        installed.append(out)
+        for number in range(20):
+            _write(out, {f"package/module{number}.py": ""})
+            time.sleep(0.01)  # where the other build gets its turn
+
+    monkeypatch.setattr(aws_packages, "_install", install)
 
     def one(out: Path) -> None:
         try:
@@ -332,9 +341,10 @@ def test_builds_side_by_side_do_not_meet(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failed == []
+    assert len(installed) == 1
     trees = [
         sorted(path.relative_to(tmp_path / name).as_posix() for path in (tmp_path / name).rglob("*.py"))
         for name in ("one", "two")
     ]
     assert trees[0] == trees[1]
-    assert "pydantic/main.py" in trees[0]
+    assert "package/module19.py" in trees[0]
