@@ -182,12 +182,14 @@ class App:
     # -- jobs ----------------------------------------------------------------------------------------
 
     async def run(
-        self, job_id: str, worker_id: str, *, lease: float | None = None, within: float | None = None
-    ) -> Job | None:
+        self, job_id: str, worker_id: str, *, lease: float | None = None, within: float | None = None,
+        final: bool = False,
+    ) -> Job | None:  # fmt: skip
         """Claim one job by id and run it to its end, for queues that name the job they hand out.
 
         ``lease`` and ``within`` are seconds: after ``within`` the attempt is asked to stop, and what does
-        not end by itself goes back to the queue without being counted.
+        not end by itself goes back to the queue without being counted. ``final`` says that no other attempt
+        would be given longer: it has timed out then, and counts.
 
         Returns the record as it is afterwards, or None where there is none; a job that is not ready
         (running elsewhere, ended, not due) is left alone. Raises StoreError when nothing could be claimed.
@@ -200,7 +202,11 @@ class App:
         at = self.parts.clock.monotonic()
         for job in await self.parts.store.claim(Claim(worker_id, lease, job_id=job_id)):
             runner.claimed(job.id, at)
-            timer = None if within is None else loop.call_later(max(0.0, within), runner.release, job.id)
+            timer = None
+            if within is not None and final:
+                timer = loop.call_later(max(0.0, within), runner.time_out, job.id, within)
+            elif within is not None:
+                timer = loop.call_later(max(0.0, within), runner.release, job.id)
             try:
                 await runner.run(job, lease)
             finally:

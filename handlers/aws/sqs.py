@@ -63,6 +63,8 @@ _LONGEST: Final = 900.0
 """Seconds that an invocation can take; for callers that name no deadline."""
 _SHORTEST_SHARE: Final = 4.0
 """An invocation keeps back a quarter of its time at most, or a short one would never begin a job."""
+_MOST: Final = 0.9
+"""Part of an invocation's time that is as good as all of it."""
 _AT_ONCE: Final = 64
 """Messages that are handled side by side, should a batch be a large one."""
 _FIRST_RECEIVES: Final = 3
@@ -92,6 +94,7 @@ class _Batch:
         # 0 is a number: nothing is begun then
         left = min(_LONGEST, remaining_seconds(context))
         self._ends = self._clock.monotonic() + left
+        self._whole = left
         self._grace = min(app.settings.lambda_grace, left / _SHORTEST_SHARE)
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._slots: dict[str, asyncio.Semaphore] = {}
@@ -181,12 +184,19 @@ class _Batch:
         ]
         try:
             return await self._app.run(
-                job.id, self._worker, lease=left + LEASE_MARGIN, within=left - self._grace
-            )
+                job.id, self._worker, lease=left + LEASE_MARGIN, within=left - self._grace,
+                final=self._had_it_all(job, left),
+            )  # fmt: skip
         finally:
             beside[1].cancel()
             # hidden again below, for another time: the first must not come last
             await asyncio.wait(beside)
+
+    def _had_it_all(self, job: Job, left: float) -> bool:
+        """Whether another attempt would come no further: this one has a whole invocation before it, and its
+        function cannot note what it has done (``JobContext.once``), so it begins from the start each time."""
+        route = self._app.service.routes.get(job.route)
+        return route is not None and "job" not in route.plan.slots and left >= self._whole * _MOST
 
     # --- what becomes of the message --------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from handlers.deploy.errors import DeployError, NotPrepared
 from handlers.deploy.progress import Progress
+from router_core.settings import Settings
 
 __all__ = ["LIMIT", "Facts", "find_facts", "fit"]
 
@@ -63,17 +64,22 @@ def fit(facts: Facts, parameters: dict[str, str], before: Mapping[str, str], pro
     if not facts.jobs:
         return
     allowed = float(parameters.get("JobTimeout") or before.get("JobTimeout") or LIMIT)
-    if facts.longest > LIMIT:
+    # the end of an invocation is kept for writing what became of the job
+    kept = min(Settings().lambda_grace, allowed / 4)
+    if facts.longest > LIMIT - kept:
         raise NotPrepared(
-            f"a job may take {facts.longest:g} s, and Lambda ends every function after {LIMIT:g} s: set a "
-            "lower timeout= at its route, or deploy it to RunPod"
+            f"a job may take {facts.longest:g} s, and Lambda ends every function after {LIMIT:g} s, of which "
+            f"{kept:g} s are kept to write its end: set a lower timeout= at its route, or deploy it to RunPod"
         )
-    if facts.longest > allowed:
-        raise NotPrepared(f"a job may take {facts.longest:g} s, and JobTimeout is {allowed:g} s: raise it")
+    if facts.longest > allowed - kept:
+        raise NotPrepared(
+            f"a job may take {facts.longest:g} s, and JobTimeout is {allowed:g} s, of which {kept:g} s are "
+            "kept to write its end: raise it"
+        )
     if facts.unlimited:
         progress.say(
-            f"  note: {', '.join(facts.unlimited)}: no timeout= given; an attempt that takes {allowed:g} s "
-            "is given back and begins again"
+            f"  note: {', '.join(facts.unlimited)}: no timeout= given; an attempt that takes "
+            f"{allowed - kept:g} s has timed out (one that keeps its steps in JobContext.once goes on)"
         )
     least = 2 * facts.attempts + 4
     if "MaxReceiveCount" not in parameters and least > int(before.get("MaxReceiveCount") or 10):

@@ -86,8 +86,8 @@ class Run:
 
     __slots__ = (
         "_deaf", "_forced", "_freed", "_grace", "_in_thread", "_left_behind", "_lock", "_on_free", "_threads",
-        "_timer", "abandon", "child", "context", "job", "journal", "lease_ends", "loop", "phase", "route",
-        "settled", "stopped", "task",
+        "_timer", "abandon", "child", "context", "job", "journal", "lease_ends", "limit", "loop", "phase",
+        "route", "settled", "stopped", "task",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +105,8 @@ class Run:
         self.context: JobContext | None = None
         self.journal: Journal | None = None
         self.child: Interruptible | None = None
+        self.limit = 0.0
+        """Seconds after which the platform stops the attempt; 0 where only the job's own timeout counts."""
         self.settled = False
         """The record was written without the function, which would not end."""
         self.abandon: Callable[[], None] | None = None

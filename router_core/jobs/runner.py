@@ -141,6 +141,14 @@ class Runner:
         run = self.active.get(job_id)
         return run is not None and run.stop(Stop.RELEASE, RELEASE_GRACE)
 
+    def time_out(self, job_id: str, seconds: float) -> bool:
+        """End the attempt of a job that runs here: it has had the longest time that this platform gives."""
+        run = self.active.get(job_id)
+        if run is None:
+            return False
+        run.limit = seconds
+        return run.stop(Stop.TIMEOUT, RELEASE_GRACE)
+
     async def run(self, job: Job, lease: float = 0.0) -> None:
         """Execute a job that was claimed for this process, and write what became of it.
 
@@ -210,7 +218,7 @@ class Runner:
             case Stop.CANCEL:
                 return Failure("JobCancelled", "cancelled", False, Reason.CANCEL)
             case Stop.TIMEOUT:
-                text = f"the function ran longer than {run.job.timeout:g} s"
+                text = f"the function ran longer than {run.limit or run.job.timeout:.4g} s"
                 return Failure("TimeoutError", text, True, Reason.TIMEOUT)
             case Stop.RELEASE if done is None:
                 return Failure("Draining", "the worker is shutting down", True, Reason.RELEASED)

@@ -17,7 +17,7 @@ from handlers.aws.sqs import run_batch
 from router_core import JobContext, Router
 from router_core.errors import StoreError, Unavailable
 from router_core.jobs import moves
-from router_core.jobs.job import State
+from router_core.jobs.job import Reason, State
 from router_core.jobs.store import Claim
 from router_core.jobs.submission import SubmitOptions
 from router_core.types import ANONYMOUS
@@ -44,11 +44,17 @@ async def flaky() -> str:
 
 
 @router.route("/slow", max_attempts=5)
-async def slow() -> str:
-    """Wait until somebody stops it."""
+async def slow(job: JobContext) -> str:
+    """Wait until somebody stops it; it could keep steps, and go on from them."""
     begun.set()
     await asyncio.Event().wait()
     return "never"
+
+
+@router.route("/endless")
+async def endless() -> None:
+    """Take longer than any invocation."""
+    await asyncio.Event().wait()
 
 
 @router.route("/deaf")
@@ -288,6 +294,15 @@ async def test_what_cannot_be_replaced_is_kept(site: Site, hidden: list[Any], wh
     assert await deliver(site, message_for(job_id, **fifo), seconds=0.4) == [0]
     assert (hidden[-1][1], site.queue.told) == (0.5, [])
     assert (await site.job(job_id)).dispatch_pending
+
+
+async def test_an_attempt_that_had_all_the_time_there_is_has_timed_out(site: Site) -> None:
+    """Without steps it would begin again and again, and each time is paid for."""
+    job_id = await site.submit("/endless")
+    assert await deliver(site, message_for(job_id), seconds=0.4) == []
+    job = await site.job(job_id)
+    assert (job.state, job.reason, job.attempt) == (State.FAILED, Reason.TIMEOUT, 1)
+    assert b"the function ran longer than 0.2" in job.error
 
 
 async def test_a_job_that_is_released_too_often_ends(site: Site) -> None:
