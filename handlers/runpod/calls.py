@@ -26,7 +26,7 @@ from router_core.routing.named import Named
 from router_core.routing.route import Route
 from router_core.types import ANONYMOUS
 
-__all__ = ["Calls", "request_of"]
+__all__ = ["Calls", "draining", "request_of"]
 
 RELEASE_GRACE: Final = 2.0
 """The same when the process has to end."""
@@ -58,7 +58,7 @@ class Calls:
     async def run(self, named: Named, job_id: str, sync: bool, line: Line) -> Outcome:
         """Run to the end. When this task is cancelled, so is the function, and nothing is posted after."""
         if self._released:
-            raise _draining()
+            raise draining()
         call = _Call(named, job_id, sync, Progress(line, self._every), Chunks(line))
         task = asyncio.create_task(self._guarded(call))
         self._running[task] = call
@@ -90,12 +90,12 @@ class Calls:
         await call.progress.close()
         if not task.done():  # it cannot be stopped, and its caller should not wait for it
             await call.chunks.drop()
-            raise _draining()
+            raise draining()
         error = None if task.cancelled() else task.exception()
         stopped = task.cancelled() or isinstance(error, (asyncio.CancelledError, JobCancelled))
         if stopped and self._released:
             await call.chunks.drop()
-            raise _draining()
+            raise draining()
         await call.chunks.flush()
         if stopped:
             raise RuntimeError("the function was cancelled, and not by its caller")
@@ -222,7 +222,8 @@ def _refusal(response: Response) -> HTTPError:
     return HTTPError(response.status, str(told) if told else "")
 
 
-def _draining() -> Draining:
+def draining() -> Draining:
+    """Return the error for what cannot be run here any more."""
     return Draining("this worker is shutting down; run the job again", retry_after=1)
 
 

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
+from handlers.runpod.calls import draining
 from handlers.runpod.envelope import Envelope
 from handlers.runpod.line import Chunks, Line, Progress, too_large
 from handlers.runpod.outcome import Outcome
@@ -23,7 +24,7 @@ from handlers.runpod.results import Results
 from handlers.runpod.slots import Slots
 from router_core.app import App
 from router_core.binding.inputs import Intake
-from router_core.errors import Conflict, Draining, Gone, RouterError, StoreError, ValidationFailed
+from router_core.errors import Conflict, Gone, RouterError, StoreError, ValidationFailed
 from router_core.jobs.job import WAITING, Job, State
 from router_core.jobs.outcome import job_error
 from router_core.jobs.runner import CANCEL_GRACE
@@ -67,7 +68,8 @@ class _Delivery:
     """The record was made for this platform job; another one's is not ours to cancel."""
     progress: Progress
     chunks: Chunks
-    reader: Reader
+    reader: Reader | None
+    """Of what it yields."""
     followed: int = 0
     """Number of the last event that was posted."""
     here: bool = False
@@ -82,11 +84,16 @@ class _Delivery:
         if not self.ended.done():
             self.ended.set_result(None)
 
+    def read_no_more(self) -> None:
+        """Let its generator run on."""
+        if self.reader is not None:
+            self.reader.leave()
+
     def hush(self) -> None:
         """Post nothing more."""
         self.progress.stop()
         self.chunks.stop()
-        self.reader.leave()
+        self.read_no_more()
 
 
 class Jobs:
@@ -113,7 +120,7 @@ class Jobs:
         """Begin nothing more: what runs is given back by the app's drain, and does not wait for a reader."""
         self._released = True
         for delivery in self._deliveries:
-            delivery.reader.leave()
+            delivery.read_no_more()
 
     def give_up(self) -> None:
         """Wait no more for functions that did not stop."""
@@ -125,7 +132,10 @@ class Jobs:
         route = named.route
         job, ours = await self._accept(envelope, named)
         progress = Progress(line, self._app.settings.progress_interval)
-        delivery = _Delivery(envelope, route, job, ours, progress, Chunks(line), self._store.follow(job.id))
+        # of a function that yields nothing nobody reads the events, so it must not wait for a reader
+        follows = route.plan.is_generator and not job.terminal
+        reader = self._store.follow(job.id) if follows else None
+        delivery = _Delivery(envelope, route, job, ours, progress, Chunks(line), reader)
         loop = asyncio.get_running_loop()
         leave = self._service.hub.subscribe(job.id, lambda new: _tell(loop, delivery, new))
         self._deliveries.add(delivery)
@@ -138,7 +148,8 @@ class Jobs:
         finally:
             leave()
             self._deliveries.discard(delivery)
-            self._store.leave(job.id)
+            if reader is not None:
+                self._store.leave(job.id, reader)
             await progress.close()
             await delivery.chunks.drop()
         if job.state is not State.SUCCEEDED:
@@ -179,8 +190,8 @@ class Jobs:
         """Run or await the job, and post what it yields meanwhile."""
         follower: asyncio.Task[None] | None = None
         # what was yielded before this delivery was posted then, or its worker died: the output has all of it
-        if delivery.route.plan.is_generator and not delivery.job.terminal:
-            follower = asyncio.create_task(self._follow(delivery))
+        if delivery.reader is not None:
+            follower = asyncio.create_task(self._follow(delivery, delivery.reader))
         try:
             job = await self._to_its_end(delivery)
         finally:
@@ -199,7 +210,7 @@ class Jobs:
         job = delivery.job
         while not job.terminal:
             if self._released:
-                raise _draining()
+                raise draining()
             job = await self._attempt(delivery, job) if self._is_due(job) else await self._change(job)
             delivery.job = job
         return job
@@ -212,7 +223,7 @@ class Jobs:
         give_back = await self._slots.take(delivery.route)
         if self._released:
             give_back()
-            raise _draining()
+            raise draining()
         # not cancelled with this task: a cancel goes through the record, so that all see the same end
         delivery.here = True
         run = asyncio.create_task(self._claimed(job.id, give_back))
@@ -283,14 +294,14 @@ class Jobs:
 
     # -- what it yields ------------------------------------------------------------------------------
 
-    async def _follow(self, delivery: _Delivery) -> None:
+    async def _follow(self, delivery: _Delivery, reader: Reader) -> None:
         """Post outputs as they are recorded, until cancelled."""
         try:
             while not delivery.chunks.broken:
                 await self._post_kept(delivery)
-                await delivery.reader.arrived(self._look)
+                await reader.arrived(self._look)
         finally:
-            delivery.reader.leave()  # else its generator would wait for ever
+            reader.leave()  # else its generator would wait for ever
 
     async def _post_kept(self, delivery: _Delivery) -> None:
         try:
@@ -313,7 +324,8 @@ class Jobs:
                     await self._post_output(delivery, event.data)
             if not page.events:
                 delivery.followed = max(delivery.followed, page.last_seq)
-            delivery.reader.read(delivery.followed)
+            if delivery.reader is not None:
+                delivery.reader.read(delivery.followed)
             if len(page.events) < _PAGE:
                 return
 
@@ -341,7 +353,7 @@ class Jobs:
 
     async def _refuse(self, delivery: _Delivery, error: RouterError) -> None:
         delivery.refused = error
-        delivery.reader.leave()
+        delivery.read_no_more()
         await self._cancel(delivery)
 
 
@@ -384,7 +396,3 @@ def _no_keys() -> ValidationFailed:
     )
     error = {"loc": ["input", "idempotency_key"], "msg": text, "type": "idempotency_unsupported"}
     return ValidationFailed(text, errors=[error], code="idempotency_unsupported")
-
-
-def _draining() -> Draining:
-    return Draining("this worker is shutting down; run the job again", retry_after=1)

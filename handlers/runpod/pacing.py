@@ -30,6 +30,10 @@ class Reader:
             return
         self._arrived.clear()
 
+    def arrive(self) -> None:
+        """Say that there is something to read."""
+        self._arrived.set()
+
     def read(self, seq: int) -> None:
         """Note that everything up to an event has been read."""
         self._read = seq
@@ -41,22 +45,21 @@ class Reader:
         self._moved.set()
 
     async def caught_up(self, seq: int) -> None:
-        """Say that there is something to read; wait until it was read, or nobody reads any more."""
-        self._arrived.set()
+        """Wait until everything up to an event was read, or nobody reads any more."""
         while self._read < seq and not self._gone:
             self._moved.clear()
             await self._moved.wait()
 
 
 class PacedStore:
-    """A store whose ``append`` returns when the reader of the job, if it has one, has read what was appended.
+    """A store whose ``append`` returns when all readers of the job, if there are any, have read it.
 
     The journal of the job waits for that, and the generator for the journal.
     """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._readers: dict[str, Reader] = {}
+        self._readers: dict[str, list[Reader]] = {}
         # Everything else is the store's, what only some stores can do included. Not by __getattr__: whoever
         # asks with isinstance for a protocol looks at attributes that are there (Python 3.12).
         for name in dir(store):
@@ -64,20 +67,24 @@ class PacedStore:
                 setattr(self, name, getattr(store, name))
 
     def follow(self, job_id: str) -> Reader:
-        """Begin to read the events of a job."""
-        reader = self._readers[job_id] = Reader()
+        """Begin to read the events of a job; two deliveries may, that came with one key."""
+        reader = Reader()
+        self._readers.setdefault(job_id, []).append(reader)
         return reader
 
-    def leave(self, job_id: str) -> None:
+    def leave(self, job_id: str, reader: Reader) -> None:
         """End it."""
-        reader = self._readers.pop(job_id, None)
-        if reader is not None:
-            reader.leave()
+        reader.leave()
+        others = [each for each in self._readers.pop(job_id, ()) if each is not reader]
+        if others:
+            self._readers[job_id] = others
 
     async def append(self, fence: Fence, events: Sequence[NewEvent]) -> int:
-        """Append, then wait for the reader."""
+        """Append, then wait for the readers."""
         last = await self._store.append(fence, events)
-        reader = self._readers.get(fence.job_id)
-        if reader is not None:
+        readers = self._readers.get(fence.job_id, ())
+        for reader in readers:
+            reader.arrive()
+        for reader in tuple(readers):
             await reader.caught_up(last)
         return last

@@ -13,6 +13,8 @@ import pytest
 from router_core import Depends, File, JobProgress, Router
 from router_core.blobs.memory import MemoryBlobStore
 from router_core.clock import SystemClock
+from router_core.jobs.context import JobContext
+from router_core.stores.memory import MemoryJobStore
 from tests.runpod.in_process import Kept, job, problem, running, value
 
 # --- progress and streams
@@ -114,6 +116,52 @@ async def test_a_stream_that_fails_has_said_what_it_had() -> None:
         line = Kept()
         assert problem(await worker.handle(job("/tokens", count=5, fail_at=3), line))["status"] == 500
         assert line.chunks == ["0", "1", "2"]
+
+
+async def test_what_a_job_logs_holds_up_no_job() -> None:
+    """Events of its own are for the record; nobody reads them here, and nobody has to."""
+    router = Router()
+
+    @router.route("/plain")
+    def plain(job: JobContext, lines: int) -> int:
+        for line in range(lines):
+            job.log("so far", line=line)
+        return lines
+
+    @router.route("/tokens", job=True)
+    def tokens(job: JobContext, lines: int) -> Iterator[int]:
+        for line in range(lines):
+            job.log("so far", line=line)
+            yield line
+
+    async with running(router) as worker:
+        line = Kept()
+        assert value(await asyncio.wait_for(worker.handle(job("/plain", lines=200), line), 20)) == 200
+        told = value(await asyncio.wait_for(worker.handle(job("/tokens", "job-2", lines=200), line), 20))
+        assert told == line.chunks == list(range(200))
+
+
+async def test_two_deliveries_under_one_key_are_both_told_all_of_a_large_stream() -> None:
+    """Neither outruns the other, and none is taken for too slow."""
+    router, begun, gate = Router(), threading.Event(), threading.Event()
+
+    @router.route("/large", job=True)
+    def large(count: int) -> Iterator[str]:
+        begun.set()
+        gate.wait(20)
+        for _ in range(count):
+            yield "x" * 50_000
+
+    async with running(router, store=MemoryJobStore(SystemClock())) as worker:
+        lines = Kept(), Kept()
+        given = {"count": 60, "idempotency_key": "k"}  # three times what a record keeps
+        both = [asyncio.create_task(worker.handle(job("/large", "job-0", **given), lines[0]))]
+        await asyncio.to_thread(begun.wait, 20)
+        both.append(asyncio.create_task(worker.handle(job("/large", "job-1", **given), lines[1])))
+        await asyncio.sleep(0.05)
+        gate.set()
+        for told, line in zip(await asyncio.wait_for(asyncio.gather(*both), 60), lines, strict=True):
+            assert len(value(told)) == len(line.chunks) == 60
 
 
 # --- size
