@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ __all__ = ["DATA", "Account", "Snapshot", "Stack", "StackState"]
 
 _MAX_BODY: Final = 51_200
 """Bytes of a template that CloudFormation takes in a call."""
+_CODE: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])/")
 _HIDDEN: Final = "****"
 _POLL: Final = 2.0
 DATA: Final = ("JobsTable", "StateTable", "BlobBucket")
@@ -160,8 +163,6 @@ class Stack:
 
     def restore(self, snapshot: Snapshot, seconds: float) -> None:
         """Make it again what it was. Raises DeployError, or TooSlow."""
-        if len(snapshot.body.encode()) > _MAX_BODY:
-            raise DeployError("the previous template is too large to be sent back")
         parameters = [
             {"ParameterKey": name, "UsePreviousValue": True} if value == _HIDDEN
             else {"ParameterKey": name, "ParameterValue": value}
@@ -170,7 +171,7 @@ class Stack:
         try:
             with translated():
                 self._client.update_stack(
-                    StackName=self.name, TemplateBody=snapshot.body, Parameters=parameters,
+                    StackName=self.name, **self._template(snapshot.body), Parameters=parameters,
                     Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
                 )  # fmt: skip
         except Refused as error:
@@ -182,6 +183,20 @@ class Stack:
             raise DeployError(
                 f"the stack is {state.status if state else 'gone'}: {'; '.join(self.failures())}"
             )
+
+    def _template(self, body: str) -> dict[str, str]:
+        """Return how a template is handed over: as it is, or from the bucket of its code if it is too large."""
+        data = body.encode()
+        if len(data) <= _MAX_BODY:
+            return {"TemplateBody": body}
+        bucket = _CODE.search(body)
+        if bucket is None:
+            raise DeployError("the previous template is too large to be sent back, and names no bucket")
+        place = {"Bucket": bucket[1], "Key": f"{self.name}/{hashlib.sha256(data).hexdigest()}.template"}
+        s3 = self.account.client("s3")
+        s3.put_object(**place, Body=data)
+        # the address without its signature: CloudFormation reads it with the rights of the caller
+        return {"TemplateURL": s3.generate_presigned_url("get_object", Params=place).partition("?")[0]}
 
     def delete(self, seconds: float) -> None:
         """Delete it; resources that are to be retained stay."""
