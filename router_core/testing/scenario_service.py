@@ -38,7 +38,8 @@ def break_down() -> None:
 
 @router.route("/flaky", max_attempts=3, backoff=0.05)
 def flaky(job: JobContext, succeed_at: int = 2) -> int:
-    """Fail until the given attempt; return its number."""
+    """Fail until the given attempt, and log each; return its number."""
+    job.log("an attempt", number=job.attempt)
     if job.attempt < succeed_at:
         raise RuntimeError(f"attempt {job.attempt} fails")
     return job.attempt
