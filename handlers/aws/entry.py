@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Coroutine, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Final
 
 from handlers.aws.events import DIRECT, SCHEDULE, SQS, sniff
@@ -32,6 +33,8 @@ __all__ = ["LambdaApp", "build", "handler"]
 ROLE: Final = "ROUTER_LAMBDA_ROLE"
 """What a function on a queue does with its messages: ``dead_letters`` buries them, else they are jobs."""
 DEAD_LETTERS: Final = "dead_letters"
+TRACER: Final = "ROUTER_TRACER"
+"""``powertools`` sends a trace of every invocation to X-Ray."""
 _OF_ONE_PROCESS: Final = ("memory:", "sqlite:", "file:")
 
 
@@ -82,6 +85,10 @@ class LambdaApp:
         self.telemetry.begin(context)
         return self.loop.run(self.answer(event, context))
 
+    def traced(self) -> AbstractContextManager[None]:
+        """Return what surrounds an invocation: nothing, where no tracer was asked for."""
+        return nullcontext()
+
     def answer(self, event: Any, context: Any) -> Coroutine[Any, Any, Any]:
         """Answer one event on the running loop. Raises UnknownEvent at once."""
         kind = sniff(event)
@@ -126,7 +133,7 @@ def build(
         telemetry = Telemetry(app.settings, environ)
         telemetry.install()
         app.events.subscribe(telemetry)
-        made = LambdaApp(app, telemetry, role=environ.get(ROLE, ""), takes_jobs=_keeps(app.settings))
+        made = _kind(environ)(app, telemetry, role=environ.get(ROLE, ""), takes_jobs=_keeps(app.settings))
         _arm(environ)
         for said in unknown_variables(environ):
             made.note(Note("unknown_setting", "warning", said))
@@ -144,6 +151,17 @@ def build(
         register(made, environ)
     telemetry.init_seconds = time.perf_counter() - began
     return made
+
+
+def _kind(environ: Mapping[str, str]) -> type[LambdaApp]:
+    tracer = environ.get(TRACER, "").strip().lower()
+    if not tracer:
+        return LambdaApp
+    if tracer != "powertools":
+        raise Misconfigured(f"{TRACER} is {tracer!r}; it must be powertools, or unset")
+    from handlers.aws.tracing import TracedApp
+
+    return TracedApp
 
 
 def _service(environ: Mapping[str, str], served: Router | App | None, threads: bool) -> App | CallService:

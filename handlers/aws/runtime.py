@@ -38,7 +38,8 @@ async def serve(app: LambdaApp, api: RuntimeApi) -> None:
         os.environ["_X_AMZN_TRACE_ID"] = invocation.trace_id
         app.telemetry.begin(invocation)
         try:
-            await _answered(app, api, invocation)
+            with app.traced():
+                await _answered(app, api, invocation)
         finally:
             await app.loop.settle()
 

@@ -46,7 +46,8 @@ class Telemetry:
         self._environ = environ
         self._handler = _Handler(self)
         self._context: Any = None
-        self._is_cold = False
+        self.is_cold = False
+        """Whether the invocation is the first one of this process."""
         self._thawed = True
         self.init_seconds = 0.0
 
@@ -61,7 +62,7 @@ class Telemetry:
 
     def begin(self, context: Any) -> None:
         """Note which invocation the next lines belong to; the first one is a cold start."""
-        cold = self._is_cold = self._thawed
+        cold = self.is_cold = self._thawed
         self._thawed = False
         self._context = context
         if cold and self._namespace:
@@ -73,7 +74,7 @@ class Telemetry:
         context = self._context
         if context is None:
             return {}
-        call = {"function_request_id": getattr(context, "aws_request_id", ""), "cold_start": self._is_cold}
+        call = {"function_request_id": getattr(context, "aws_request_id", ""), "cold_start": self.is_cold}
         trace = self._environ.get("_X_AMZN_TRACE_ID")
         if trace:
             call["trace_id"] = trace.partition(";")[0].removeprefix("Root=")
