@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
             "Lambda-Runtime-Aws-Request-Id": call.id,
             "Lambda-Runtime-Deadline-Ms": str(call.deadline_ms),
             "Lambda-Runtime-Invoked-Function-Arn": "arn:aws:lambda:us-east-1:123456789012:function:service",
-            "Lambda-Runtime-Trace-Id": "Root=1-5c536348-3d683b8b04734faae651f476;Parent=53995c3f42cd8ad8;Sampled=1",
+            "Lambda-Runtime-Trace-Id": "Root=1-5c536348-3d683b8b04734faae651f476;Parent=53995c3f;Sampled=1",
         }
         self._send(200, call.body, headers)
 
