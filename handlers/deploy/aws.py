@@ -10,6 +10,7 @@ Whatever goes wrong, the last line says what is deployed now.
 from __future__ import annotations
 
 import os
+import secrets
 import shlex
 import sys
 import time
@@ -207,6 +208,7 @@ class _Deployment:
             "ROUTER_LAMBDA_PYTHON": sys.executable,
             "ROUTER_LAMBDA_APP": self._app,
             "ROUTER_LAMBDA_ARCH": architecture,
+            "ROUTER_LAMBDA_RUN": secrets.token_hex(8),
         }
         with self._progress.step("sam build"):
             sam.run(

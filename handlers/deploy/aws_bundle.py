@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import zipfile
@@ -18,11 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from handlers.deploy.aws_packages import HOST, Target, compile_folder, find_compiler, install_packages
+from handlers.deploy.aws_packages import (
+    HOST,
+    Target,
+    cache_of,
+    compile_folder,
+    find_compiler,
+    install_packages,
+    locked,
+)
 from handlers.deploy.aws_sources import MAX_UNZIPPED, BundleConfig, copy_app, is_ignored, read_config
 from handlers.deploy.errors import DeployError, NotPrepared
 
-__all__ = ["Bundle", "build_bundle", "main", "zip_folder"]
+__all__ = ["Bundle", "build_bundle", "build_once", "main", "zip_folder"]
 
 _NOT_NEEDED: Final = "testing"
 """The room of router_core that no function runs."""
@@ -147,6 +156,22 @@ def zip_folder(folder: Path, out: Path) -> int:
     return out.stat().st_size
 
 
+def build_once(
+    folder: Path, out: Path, target: Target, *, app: str, run: str, say: Callable[[str], None]
+) -> None:
+    """Make the bundle, or take the one that was made under that name: `sam build` asks for every function."""
+    kept = cache_of(folder.resolve()) / f"run-{run}"
+    with locked(kept):
+        made = kept / "bundle"
+        if made.is_dir():
+            shutil.copytree(made, out, dirs_exist_ok=True)
+            return
+        build_bundle(folder, out, target, app=app, say=say)
+        part = kept / "part"
+        shutil.copytree(out, part)
+        part.rename(made)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Build a bundle from the command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -156,16 +181,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="empty or missing folder to build in")
     parser.add_argument("--arch", choices=("arm64", "x86_64", "host"), default="arm64")
     parser.add_argument("--app", default="", help="module:attribute that has to be in it")
+    parser.add_argument("--run", default="", metavar="NAME", help="take the bundle of the last --run NAME")
     parser.add_argument("--zip", type=Path, help="write a zip, too")
     args = parser.parse_args(argv)
+    if not re.fullmatch("[A-Za-z0-9-]*", args.run):
+        parser.error("--run takes letters, digits and -")
     target = HOST if args.arch == "host" else Target(args.arch)
     try:
-        bundle = build_bundle(args.folder, args.out, target, app=args.app, say=_say)
+        if args.run:
+            build_once(args.folder, args.out, target, app=args.app, run=args.run, say=_say)
+        else:
+            build_bundle(args.folder, args.out, target, app=args.app, say=_say)
         if args.zip is not None:
-            _say(f"{args.zip}: {zip_folder(bundle.folder, args.zip) / _MB:.1f} MB")
+            _say(f"{args.zip}: {zip_folder(args.out, args.zip) / _MB:.1f} MB")
     except DeployError as error:
         _say(f"cannot build the bundle: {error}")
         return error.exit_code
+    except OSError as error:
+        _say(f"cannot build the bundle: {error}")
+        return 1
     return 0
 
 

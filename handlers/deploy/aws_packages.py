@@ -25,7 +25,10 @@ from typing import Final
 from handlers.deploy.aws_sources import BundleConfig
 from handlers.deploy.errors import DeployError, NotPrepared
 
-__all__ = ["HOST", "Target", "app_requirements", "compile_folder", "find_compiler", "install_packages"]
+__all__ = [
+    "HOST", "Target", "app_requirements", "cache_of", "compile_folder", "find_compiler", "install_packages",
+    "locked",
+]  # fmt: skip
 
 LAMBDA_PYTHON: Final = "3.13"
 _MACHINES: Final = {"arm64": "aarch64", "x86_64": "x86_64"}
@@ -73,9 +76,9 @@ def install_packages(
     constraints = folder / "constraints.txt"
     pinned = constraints.read_text(encoding="utf-8") if constraints.is_file() else ""
     mark = json.dumps([wanted, pinned, target.arch, target.python, platform.machine(), compiler is not None])
-    cache = _cache(folder)
+    cache = cache_of(folder)
     place = cache / hashlib.sha256(mark.encode()).hexdigest()[:16]
-    with _locked(cache):
+    with locked(cache):
         _prune_cache(cache)
         if not place.is_dir():
             say(f"installing {len(wanted)} requirements for {target} ...")
@@ -91,7 +94,7 @@ def install_packages(
 
 
 @contextmanager
-def _locked(cache: Path) -> Iterator[None]:
+def locked(cache: Path) -> Iterator[None]:
     """Let one build at a time use the cache: `sam build --parallel` starts one for every function."""
     cache.mkdir(parents=True, exist_ok=True)
     (cache / ".gitignore").write_text("*\n")
@@ -100,7 +103,8 @@ def _locked(cache: Path) -> Iterator[None]:
         yield
 
 
-def _cache(folder: Path) -> Path:
+def cache_of(folder: Path) -> Path:
+    """Return where builds of an app keep what the next one can use again. Raises NotPrepared."""
     if os.access(folder, os.W_OK):
         return folder / ".router-core" / "lambda"
     shared = Path(tempfile.gettempdir()) / f"router-core-lambda-{os.getuid()}"

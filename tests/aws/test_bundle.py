@@ -314,6 +314,29 @@ def test_it_runs_without_anything_else(tmp_path: Path) -> None:
     assert done.stdout.startswith(str(bundle.folder))
 
 
+def test_a_run_makes_its_bundle_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy what was made for the first function, to the byte and the second; make it anew for another run."""
+    app = tmp_path / "app"
+    _write(app, {"service.py": "1"})
+    monkeypatch.setattr(aws_packages, "_install", lambda wanted, pins, target, out, folder: out.mkdir())
+
+    def made(name: str, run: str) -> Path:
+        words = ["--folder", str(app), "--arch", "host", "--app", "service", "--run", run]
+        assert main([*words, "--out", str(tmp_path / name)]) == 0
+        return tmp_path / name / "service.py"
+
+    first = made("first", "a")
+    first_time = first.stat().st_mtime
+    (app / "service.py").write_text("2")
+    second, third = made("second", "a"), made("third", "b")
+    assert (first.read_text(), second.read_text(), third.read_text()) == ("1", "1", "2")
+    assert second.stat().st_mtime == first_time == third.stat().st_mtime
+    zips = [tmp_path / "first.zip", tmp_path / "second.zip"]
+    for path in zips:
+        zip_folder(tmp_path / path.stem, path)
+    assert zips[0].read_bytes() == zips[1].read_bytes()
+
+
 def test_builds_side_by_side_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Build twice at the same time from a cold cache, and install once: `sam build --parallel` does."""
     app = tmp_path / "app"
