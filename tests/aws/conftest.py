@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from handlers.deploy.aws_packages import HOST
 from router_core.vendors import boto3
+from tests.aws.bundles import build
+from tests.aws.stacks import folder_of
 
 
 @pytest.fixture(autouse=True)
@@ -20,6 +24,13 @@ def own_clients(request: pytest.FixtureRequest) -> Iterator[None]:
     if boto3.client("sqs").meta.endpoint_url != endpoint:
         boto3.forget()
     yield
+
+
+@pytest.fixture(scope="session")
+def service_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the code of the service in lambda_service, for this machine, once for all tests."""
+    place = tmp_path_factory.mktemp("service")
+    return build(folder_of(place / "app"), place / "bundle", HOST, app="service:router").folder
 
 
 @pytest.fixture

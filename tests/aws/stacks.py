@@ -18,8 +18,6 @@ import boto3
 import pytest
 
 from handlers.deploy.aws_bundle import zip_folder
-from handlers.deploy.aws_packages import HOST
-from tests.aws.bundles import build
 from tests.aws.template_files import ROOT, read, translate
 from tests.parts import aws_emulator
 
@@ -137,12 +135,11 @@ def share_packages(folder: Path) -> None:
     (folder / ".router-core" / "lambda").symlink_to(installed)
 
 
-def deploy(url: str, place: Path, name: str = "service", **parameters: str) -> Site:
-    """Deploy the service as a stack by a change set; another stack of the same place has the same code."""
+def deploy(url: str, bundle: Path, place: Path, name: str = "service", **parameters: str) -> Site:
+    """Deploy a bundle as a stack by a change set; another stack of the same place has the same code."""
     site = Site(url, name)
     if not (place / "bundle.zip").exists():
-        bundle = build(folder_of(place / "app"), place / "bundle", HOST, app="service:router")
-        zip_folder(bundle.folder, place / "bundle.zip")
+        zip_folder(bundle, place / "bundle.zip")
         site.client("s3").create_bucket(Bucket="artifacts")
         site.client("s3").upload_file(str(place / "bundle.zip"), "artifacts", "bundle.zip")
     (result,) = translate(read())

@@ -9,14 +9,11 @@ from typing import Any
 
 import pytest
 
-from handlers.deploy.aws_packages import HOST
 from router_core.stores.dynamodb import create_table
 from router_core.testing.adapter_contract import Call
 from router_core.testing.lambda_rie import Emulator, Invoked
 from router_core.vendors import boto3
-from tests.aws.bundles import build
 from tests.aws.lambda_events import http_api, received
-from tests.aws.stacks import folder_of
 from tests.parts import AWS_VARIABLES, rie_binary
 
 pytestmark = pytest.mark.process
@@ -29,14 +26,14 @@ def _answer(called: Invoked) -> tuple[int, Any]:
     return reply.status, json.loads(reply.body)
 
 
-def test_the_bundle_answers_and_takes_jobs(aws: str, bucket: str, tmp_path: Path) -> None:
+def test_the_bundle_answers_and_takes_jobs(aws: str, bucket: str, service_bundle: Path) -> None:
     """Answer a first call, a second one and a wrong one; write a job's record and send its id."""
     pytest.importorskip("awslambdaric", reason="AWS's runtime client is not installed")
     binary = rie_binary()
     table = f"jobs-{secrets.token_hex(4)}"
     create_table(table)
     queue = boto3.client("sqs").create_queue(QueueName=table)["QueueUrl"]
-    folder = build(folder_of(tmp_path / "app"), tmp_path / "bundle", HOST, app="service:router").folder
+    folder = service_bundle
     environ = {
         **AWS_VARIABLES, "AWS_ENDPOINT_URL": aws, "PYTHONPATH": str(folder), "LAMBDA_TASK_ROOT": str(folder),
         "ROUTER_APP": "service:router", "ROUTER_JOBS": f"dynamodb://{table}", "ROUTER_QUEUE": f"sqs://{table}",

@@ -25,10 +25,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def site(place: Path) -> Iterator[Site]:
+def site(place: Path, service_bundle: Path) -> Iterator[Site]:
     """Deploy once; the tests use jobs of their own."""
     with emulator(place) as url:
-        yield deploy(url, place, FunctionUrl="buffered", FunctionUrlAuth="NONE", StateTable="create")
+        yield deploy(
+            url, service_bundle, place, FunctionUrl="buffered", FunctionUrlAuth="NONE", StateTable="create"
+        )
 
 
 def _submitted(site: Site, path: str, body: Any = None) -> str:
@@ -160,10 +162,10 @@ def test_a_poison_message_ends_in_the_dead_letter_queue(site: Site) -> None:
     until(empty)
 
 
-def test_snapstart_answers_by_a_published_version(site: Site, place: Path) -> None:
+def test_snapstart_answers_by_a_published_version(site: Site, service_bundle: Path, place: Path) -> None:
     """Lead the HTTP API and the function URL to the alias of a function that starts from snapshots."""
     more = {"FunctionUrl": "buffered", "FunctionUrlAuth": "NONE", "LogLevel": "warning"}
-    snap = deploy(site.url, place, "snap", SnapStart="0123456789", **more)
+    snap = deploy(site.url, service_bundle, place, "snap", SnapStart="0123456789", **more)
     found = snap.resources()
     function = snap.client("lambda")
     alias = function.get_alias(FunctionName=found["SnapStartFunction"], Name="live")
