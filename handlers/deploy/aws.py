@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from handlers.deploy.aws_bundle import forget_run
 from handlers.deploy.aws_facts import LIMIT, find_facts, fit
 from handlers.deploy.aws_logs import last_errors
 from handlers.deploy.aws_parameters import check_concurrency, draw_snapshot
@@ -202,21 +203,20 @@ class _Deployment:
         return asked
 
     def _built(self, sam: Sam, template: Path, architecture: str) -> Path:
-        out = self._place / "build"
+        out, run = self._place / "build", secrets.token_hex(8)
         more = {
             "ROUTER_LAMBDA_FOLDER": str(self._folder),
             "ROUTER_LAMBDA_PYTHON": sys.executable,
             "ROUTER_LAMBDA_APP": self._app,
             "ROUTER_LAMBDA_ARCH": architecture,
-            "ROUTER_LAMBDA_RUN": secrets.token_hex(8),
+            "ROUTER_LAMBDA_RUN": run,
         }
         with self._progress.step("sam build"):
-            sam.run(
-                ["build", "--template", str(template), "--build-dir", str(out)],
-                self._place,
-                more,
-                shown=False,
-            )
+            words = ["build", "--template", str(template), "--build-dir", str(out)]
+            try:
+                sam.run(words, self._place, more, shown=False)
+            finally:
+                forget_run(self._folder, run)
         with self._progress.step("sam validate --lint"):
             region = (
                 self._environ.get("AWS_REGION") or "us-east-1"

@@ -31,7 +31,7 @@ from handlers.deploy.aws_packages import (
 from handlers.deploy.aws_sources import MAX_UNZIPPED, BundleConfig, copy_app, is_ignored, read_config
 from handlers.deploy.errors import DeployError, NotPrepared
 
-__all__ = ["Bundle", "build_bundle", "build_once", "main", "zip_folder"]
+__all__ = ["Bundle", "build_bundle", "build_once", "forget_run", "main", "zip_folder"]
 
 _NOT_NEEDED: Final = "testing"
 """The room of router_core that no function runs."""
@@ -170,6 +170,11 @@ def build_once(
         part = kept / "part"
         shutil.copytree(out, part)
         part.rename(made)
+
+
+def forget_run(folder: Path, run: str) -> None:
+    """Delete what was kept for the other functions of a run."""
+    shutil.rmtree(cache_of(folder.resolve()) / f"run-{run}", ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

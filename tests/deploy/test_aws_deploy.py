@@ -512,6 +512,7 @@ def test_the_real_sam_builds_and_validates(
         "HttpFunction", "SnapStartFunction", "StreamFunction", "JobFunction", "DeadLetterFunction",
         "SweeperFunction",
     }  # fmt: skip
+    assert list((folder / ".router-core" / "lambda").glob("run-*")) == []
     for function in functions:
         assert (built / function / "service.py").is_file()
         assert (built / function / "handlers" / "aws" / "entry.py").is_file()
