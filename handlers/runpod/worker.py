@@ -99,14 +99,14 @@ class Worker:
 
     def _report(self, job_id: str, named: Named | None, started: float, outcome: Outcome | None) -> None:
         """Tell logs and metrics of a delivery; there is no outcome where its caller has cancelled it."""
-        route = None if named is None else named.route
+        method, path, key = "POST", "", ""
+        if named is not None:
+            method, path, key = named.route.methods[0], named.route.path, named.route.key
+        status = _GONE if outcome is None else outcome.status
+        seconds = perf_counter() - started
         self.app.events.emit(
-            RequestDone(
-                "RUNPOD", "" if route is None else route.path, "" if route is None else route.key,
-                _GONE if outcome is None else outcome.status, perf_counter() - started, job_id,
-                disconnected=outcome is None,
-            )
-        )  # fmt: skip
+            RequestDone(method, path, key, status, seconds, job_id, disconnected=outcome is None)
+        )
 
     async def _run(self, envelope: Envelope, named: Named, line: Line) -> Outcome:
         if named.route.kind == "job":

@@ -214,10 +214,10 @@ async def test_each_delivery_is_reported_to_log_and_metrics(worker: Worker) -> N
     for given in (job("/hello"), job("/double", n="x"), job("/leave", how="system"), job("/nowhere")):
         await worker.handle(given)
     assert [(done.method, done.route, done.status, done.request_id) for done in seen] == [
-        ("RUNPOD", "/hello", 200, "job-1"),
-        ("RUNPOD", "/double", 422, "job-1"),
-        ("RUNPOD", "/leave", 500, "job-1"),
-        ("RUNPOD", "", 422, "job-1"),
+        ("GET", "/hello", 200, "job-1"),
+        ("POST", "/double", 422, "job-1"),
+        ("POST", "/leave", 500, "job-1"),
+        ("POST", "", 422, "job-1"),
     ]
 
 
