@@ -18,7 +18,8 @@ __all__ = ["Abilities", "Dispatcher", "foretell", "tell"]
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a queue can do: a route that needs more is refused by name, a call that asks for more with 400."""
+    """What a queue can do. A call that asks for more is refused with 400; of a route that does, the operator
+    is told at the start."""
 
     delay: bool
     """Can it hold a job back until ``not_before``?"""
