@@ -12,7 +12,11 @@ import json
 import os
 import re
 import sys
+import time
 import tomllib
+import urllib.error
+import urllib.parse
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +44,7 @@ def main(words: list[str]) -> int:
     if words[0] == "deploy":
         return _deploy(words, given, plan)
     if words[0] == "delete":
-        _client().delete_stack(StackName=_after(words, "--stack-name"))
+        _ask("DeleteStack", StackName=_after(words, "--stack-name"))
     return 0
 
 
@@ -101,37 +105,52 @@ def _template(plan: dict[str, Any]) -> dict[str, Any]:
     return {"Parameters": parameters, "Resources": resources, "Outputs": outputs}
 
 
-def _client() -> Any:
-    import boto3
+def _ask(action: str, **parameters: str) -> str:
+    """Ask the emulator's CloudFormation; boto3 would take longer to import than all else here together."""
+    scope = f"test/20260101/{os.environ['AWS_REGION']}/cloudformation/aws4_request"
+    request = urllib.request.Request(
+        os.environ["AWS_ENDPOINT_URL"],
+        data=urllib.parse.urlencode({"Action": action, "Version": "2010-05-15", **parameters}).encode(),
+        headers={"Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        text: str = answer.read().decode()
+    return text
 
-    return boto3.client("cloudformation")
+
+def _status(name: str) -> str:
+    """Return the status of a stack; "" where there is none."""
+    try:
+        found = re.search(r"<StackStatus>(\w+)<", _ask("DescribeStacks", StackName=name))
+    except urllib.error.HTTPError as error:
+        with error:
+            return ""
+    return found[1] if found else ""
 
 
 def _deploy(words: list[str], given: dict[str, str], plan: dict[str, Any]) -> int:
-    cloudformation, name = _client(), _after(words, "--stack-name")
+    name = _after(words, "--stack-name")
     body = Path(_after(words, "--template-file")).read_text()
-    try:
-        stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
-    except cloudformation.exceptions.ClientError:
-        stack = None
-    if stack is not None and plan.get("unchanged"):
+    there = _status(name)
+    if there and plan.get("unchanged"):
         print("No changes to deploy. Stack is up to date")
         return 0
-    parameters = [
-        {"ParameterKey": key, "ParameterValue": given[key]} if key in given
-        else {"ParameterKey": key, "UsePreviousValue": True}
-        for key in json.loads(body)["Parameters"] if key in given or stack is not None
-    ]  # fmt: skip
-    change = cloudformation.update_stack if stack is not None else cloudformation.create_stack
-    change(StackName=name, TemplateBody=body, Parameters=parameters)
-    kind = "stack_update_complete" if stack is not None else "stack_create_complete"
-    waiter = cloudformation.get_waiter(kind)
-    try:
-        waiter.wait(StackName=name, WaiterConfig={"Delay": 0.1, "MaxAttempts": 300})
-    except Exception as error:
-        print(f"Error: Failed to create/update the stack: {name}, {error}", file=sys.stderr)
-        return 1
-    return 0
+    parameters = {}
+    keys = [key for key in json.loads(body)["Parameters"] if key in given or there]
+    for number, key in enumerate(keys, 1):
+        parameters[f"Parameters.member.{number}.ParameterKey"] = key
+        kept = ("ParameterValue", given[key]) if key in given else ("UsePreviousValue", "true")
+        parameters[f"Parameters.member.{number}.{kept[0]}"] = kept[1]
+    action, wanted = ("UpdateStack", "UPDATE_COMPLETE") if there else ("CreateStack", "CREATE_COMPLETE")
+    _ask(action, StackName=name, TemplateBody=body, **parameters)
+    status = _status(name)
+    while status.endswith("_IN_PROGRESS"):
+        time.sleep(0.05)
+        status = _status(name)
+    if status == wanted:
+        return 0
+    print(f"Error: Failed to create/update the stack: {name}, {status}", file=sys.stderr)
+    return 1
 
 
 if __name__ == "__main__":

@@ -10,13 +10,16 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from botocore.loaders import Loader, create_loader
 
 from handlers.cli.main import main
-from handlers.deploy import aws_smoke, aws_stack
+from handlers.deploy import aws, aws_smoke, aws_stack
 from router_core.stores.state_dynamodb import state_table_definition
 from tests.aws.stacks import share_packages
 from tests.deploy.aws_deploying import SERVICE, Account, FakeSam
@@ -41,8 +44,14 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield service
 
 
+@pytest.fixture(scope="module")
+def models() -> Loader:
+    """Read the descriptions of AWS's services once: every deployment has a session of its own."""
+    return create_loader()
+
+
 @pytest.fixture
-def sam(aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSam:
+def sam(aws: str, models: Loader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSam:
     """Put a quick SAM first on PATH, and work in a folder with a service."""
     place = tmp_path / "bin"
     place.mkdir()
@@ -50,6 +59,7 @@ def sam(aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSam:
     folder.mkdir()
     (folder / "service.py").write_text(SERVICE)
     monkeypatch.chdir(folder)
+    monkeypatch.setattr("botocore.session.create_loader", lambda path=None: models)
     monkeypatch.setenv("PATH", f"{place}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_SAM", str(place))
     for name in ("ROUTER_APP", "ROUTER_API_KEY", "ROUTER_LAMBDA_ARCH"):
@@ -82,6 +92,17 @@ def deploy(account: Account, capsys: pytest.CaptureFixture[str], monkeypatch: py
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give an address up soon, but not a stack that is being changed on a busy machine."""
+    real = aws_smoke.smoke_test
+
+    def quick(http: httpx.Client, url: str, test: Mapping[str, Any], *, key: str, seconds: float) -> str:
+        return real(http, url, test, key=key, seconds=0.2)
+
+    monkeypatch.setattr(aws, "smoke_test", quick)
 
 
 def test_a_service_is_deployed_and_tested(
@@ -345,18 +366,20 @@ def test_an_update_that_fails_is_taken_back_by_cloudformation(
     assert (account.status(), account.delay()) == ("UPDATE_ROLLBACK_COMPLETE", "0")
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_new_service_that_does_not_answer_is_removed(
     sam: FakeSam, account: Account, deploy: Deploy
 ) -> None:
     """Delete a stack that this run has made and that does not work, with its empty table and bucket."""
     sam.plan(url=f"http://127.0.0.1:{free_port()}")
-    ran = deploy("--param", "AllowAnonymous=true", timeout="2")
+    ran = deploy("--param", "AllowAnonymous=true")
     assert ran.code == 3
     assert "does not answer" in ran.last
     assert "the stack that this run has made is deleted" in ran.last
     assert account.status() == ""
 
 
+@pytest.mark.usefixtures("impatient")
 def test_an_update_that_does_not_answer_is_taken_back(
     sam: FakeSam, account: Account, deploy: Deploy, running: Served
 ) -> None:
@@ -364,7 +387,7 @@ def test_an_update_that_does_not_answer_is_taken_back(
     sam.plan(url=running.url)
     assert deploy("--param", f"ApiKeys={KEYED}", "--param", "Stage=blue").code == 0
     sam.plan(url=f"http://127.0.0.1:{free_port()}", delay=9)
-    ran = deploy("--param", "Stage=green", timeout="2")
+    ran = deploy("--param", "Stage=green")
     assert ran.code == 3
     assert "what was deployed before is deployed again" in ran.last
     assert "ApiKeys as given now" in ran.last
@@ -389,22 +412,21 @@ def test_a_request_that_fails_there_is_taken_back(
 
 
 @pytest.mark.process
-def test_an_interrupted_test_is_taken_back(sam: FakeSam, account: Account, running: Served) -> None:
+def test_an_interrupted_test_is_taken_back(sam: FakeSam, account: Account, deploy: Deploy) -> None:
     """Take an update back when Ctrl-C ends its test."""
-    sam.plan(url=running.url)
+    assert deploy("--param", "AllowAnonymous=true").code == 0
     words = [
         sys.executable, "-m", "handlers.cli", "deploy", "aws", "service:router", "--stack", account.stack,
         "--no-local-test", "--timeout", "60", "--param", "AllowAnonymous=true",
     ]  # fmt: skip
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run(words, env=environ, capture_output=True, check=False).returncode == 0
     sam.plan(url=f"http://127.0.0.1:{free_port()}", delay=9)
     process = subprocess.Popen(words, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + 30
-    while account.delay() != "9":
+    while (account.delay(), account.status()) != ("9", "UPDATE_COMPLETE"):
         assert time.monotonic() < until
         time.sleep(0.1)
-    time.sleep(1.5)  # the stack has settled, and its address is asked
+    time.sleep(0.7)  # SAM has ended, and the address is asked
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, account.delay()) == (130, "0"), err
