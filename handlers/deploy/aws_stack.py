@@ -185,7 +185,7 @@ class Stack:
             )
 
     def _template(self, body: str) -> dict[str, str]:
-        """Return how a template is handed over: as it is, or from the bucket of its code if it is too large."""
+        """Return how a template is handed over: as it is, or, a large one, from the bucket of its code."""
         data = body.encode()
         if len(data) <= _MAX_BODY:
             return {"TemplateBody": body}
