@@ -6,10 +6,11 @@ Nothing in this package reads the environment when it is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
 from router_core.errors import Misconfigured
+from router_core.records import dataclass
 
 __all__ = ["ENVIRONMENTS", "Settings", "unknown_variables"]
 

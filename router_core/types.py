@@ -6,8 +6,10 @@ import itertools
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
+
+from router_core.records import dataclass
 
 __all__ = ["ANONYMOUS", "ID_PATTERN", "JSON", "Counted", "Principal", "first_id", "new_id"]
 

@@ -7,11 +7,11 @@ import contextvars
 import functools
 import inspect
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self
 
 from router_core.errors import Misconfigured
+from router_core.records import dataclass
 
 __all__ = [
     "Dependency",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from router_core.binding.shapes import Shape
@@ -12,6 +12,7 @@ from router_core.binding.strict_json import DEFAULT_DEPTH
 from router_core.errors import PayloadTooLarge, RouterError, ValidationFailed
 from router_core.http.media import CONTENT_KEYS, Fetch, File, is_url
 from router_core.http.multipart import DEFAULT_LIMITS, FormLimits
+from router_core.records import dataclass
 
 __all__ = ["Inputs", "Intake", "Loc", "fetch_links", "to_files"]
 

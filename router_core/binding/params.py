@@ -5,11 +5,12 @@ Both spellings work: ``page: Annotated[int, Query(ge=1)] = 1`` and ``page: int =
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from pydantic import Field
 from pydantic.fields import FieldInfo
+
+from router_core.records import dataclass
 
 __all__ = ["BARE", "UNSET", "Body", "Cookie", "Form", "Header", "Path", "Query", "Source", "SourceName"]
 

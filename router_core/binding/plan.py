@@ -111,8 +111,8 @@ class Plan:
         self._compile()
 
     def _compile(self) -> None:
-        self._adapter = _arguments(self.params, self.where)
-        self._validator: Any = self._adapter.validator
+        self._adapter = _arguments(self.params, self.where) if self.params else None
+        self._validator: Any = None if self._adapter is None else self._adapter.validator
         self._stopping: Any = None
         """The same for large bodies, made when the first one comes."""
         self._fast = (
@@ -163,6 +163,8 @@ class Plan:
 
     def validate(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the coerced arguments; raises ValidationFailed. Defaults are left to the function."""
+        if self._adapter is None:
+            return {}
         try:
             if self.has_files:
                 values = self._validator.validate_python(dict(inputs))
@@ -182,7 +184,7 @@ class Plan:
         if size < LARGE:
             return self._validator
         if self._stopping is None:
-            self._stopping = fail_fast(self._adapter)
+            self._stopping = fail_fast(self._adapter) if self._adapter is not None else None
         return self._stopping
 
     def bind(

@@ -12,13 +12,14 @@ import enum
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 import typing_extensions
 from pydantic import BaseModel, BeforeValidator, RootModel
 
 from router_core.http.media import File
+from router_core.records import dataclass
 
 __all__ = ["OPAQUE", "Shape", "describe", "float_fields", "is_simple", "read_files", "strip_annotated",
            "tells_keys", "unusable"]  # fmt: skip

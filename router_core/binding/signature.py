@@ -7,7 +7,7 @@ import inspect
 import sys
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import PurePath
 from typing import Annotated, Any, Final
 
@@ -18,6 +18,7 @@ from router_core.binding.params import BARE, UNSET, Source, SourceName
 from router_core.binding.shapes import Shape, describe, strip_annotated, unusable
 from router_core.errors import Misconfigured
 from router_core.http.message import Request
+from router_core.records import dataclass
 from router_core.types import Principal
 
 __all__ = ["Param", "Signature", "compile_dependency", "location", "read_signature", "target_of"]

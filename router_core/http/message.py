@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from math import inf
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 import pydantic_core
 
+from router_core.records import dataclass
 from router_core.types import ANONYMOUS, Principal
 
 __all__ = ["Headers", "Request", "Response"]

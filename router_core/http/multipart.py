@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from router_core.errors import BadRequest, PayloadTooLarge
 from router_core.http.media import DEFAULT_CONTENT_TYPE, File
 from router_core.http.percent import unquote_bytes
+from router_core.records import dataclass
 
 __all__ = ["FORM_TYPE", "MULTIPART_TYPE", "FormLimits", "parse_multipart", "parse_urlencoded"]
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from router_core.records import dataclass
 
 __all__ = ["HEARTBEAT", "MAX_EVENT", "SSE_TYPE", "ServerEvent", "SseParser", "encode_event"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import Any, Final, Literal
 
 from typing_extensions import TypedDict
@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from router_core.binding.plan import compile_plan
 from router_core.binding.signature import location, target_of
 from router_core.errors import Misconfigured
+from router_core.records import dataclass
 from router_core.routing.options import check_options
 from router_core.routing.route import JobOptions, Route
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from router_core.errors import Misconfigured
+from router_core.records import dataclass
 
 __all__ = ["PathPattern", "Segment", "join", "parse_path"]
 

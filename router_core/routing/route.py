@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Literal
+
+from router_core.records import dataclass
 
 if TYPE_CHECKING:
     from router_core.binding.plan import Plan

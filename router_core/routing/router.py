@@ -8,11 +8,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar, Unpack
 
 from router_core.binding.signature import location
 from router_core.errors import Misconfigured
+from router_core.records import dataclass
 from router_core.routing.build import JobKeywords, Record, RouteKeywords, build_route, normal_methods
 from router_core.routing.path import join, parse_path
 from router_core.routing.providers import find_provider
@@ -252,10 +253,9 @@ class Router:
             inclusion.parent._register(inclusion.move(record))
 
     def _check_free(self, route: Route) -> None:
-        shape = parse_path(route.path).shape
         for other in self._routes:
             both = set(other.methods) & set(route.methods)
-            if both and parse_path(other.path).shape == shape:
+            if both and _is_same(other.path, route.path):
                 raise Misconfigured(
                     f"{location(route.func)}: {min(both)} {route.path} is served already, "
                     f"by {location(other.func)}" + (f" as {other.path}" if other.path != route.path else "")
@@ -268,6 +268,13 @@ class Router:
             for at in same:
                 route = self._routes[at]
                 self._routes[at] = replace(route, key=f"{','.join(route.methods)} {path}")
+
+
+def _is_same(path: str, other: str) -> bool:
+    """Return whether two patterns match the same paths, whatever their parameters are called."""
+    if "{" not in path or "{" not in other:
+        return path == other
+    return parse_path(path).shape == parse_path(other).shape
 
 
 def _undecorated() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Final
 
 from router_core.binding.plan import compile_plan
 from router_core.errors import MethodNotAllowed, Misconfigured, NotFound
 from router_core.http.message import Response
+from router_core.records import dataclass
 from router_core.routing.path import PathPattern, parse_path
 from router_core.routing.route import JobOptions, Route
 
