@@ -9,41 +9,41 @@ from typing import Any, Final
 __all__ = ["MASK", "mask_fields", "mask_text", "printable"]
 
 MASK: Final = "***"
-_SECRET_NAME: Final = re.compile(
-    r"authorization|api[_-]?key|(?:^|[_-])token(?:$|[_-])|secret|passw|cookie|signature|credential|private[_-]?key",
-    re.IGNORECASE,
+# Patterns are compiled when they are first needed (and kept by ``re``): a function that starts for a call of
+# which nothing has to be masked does not wait for them.
+_MASKED_NAMES: Final = (
+    r"(?i)authorization|api[_-]?key|(?:^|[_-])token(?:$|[_-])|secret|passw|cookie|signature|credential|"
+    r"private[_-]?key"
 )
 _PATTERNS: Final = (
     # a header quoted in a message; the scheme may stay
-    (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), rf"\1 {MASK}"),
-    (re.compile(r"\b(rk_[a-z0-9]{4,32}_)[A-Za-z0-9_-]{8,}"), rf"\1{MASK}"),
-    (re.compile(r"\b(sk|rpa|whsec|ghp|hf)([-_])[A-Za-z0-9+/=_-]{12,}"), rf"\1\2{MASK}"),
+    (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", rf"\1 {MASK}"),
+    (r"\b(rk_[a-z0-9]{4,32}_)[A-Za-z0-9_-]{8,}", rf"\1{MASK}"),
+    (r"\b(sk|rpa|whsec|ghp|hf)([-_])[A-Za-z0-9+/=_-]{12,}", rf"\1\2{MASK}"),
     # name and password in a URL, and its query, where signed URLs carry their right of access
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/@'\"]+@"), rf"\1{MASK}@"),
-    (re.compile(r"(?i)\b(https?://[^\s?'\"]+)\?[^\s'\"]+"), rf"\1?{MASK}"),
+    (r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/@'\"]+@", rf"\1{MASK}@"),
+    (r"(?i)\b(https?://[^\s?'\"]+)\?[^\s'\"]+", rf"\1?{MASK}"),
     (
-        re.compile(
-            r"(?i)([\"']?\b(?:x-)?(?:api[_-]?key|authorization|password|passwd|secret|token|client_secret)\b[\"']?"
-            r"\s*[:=]\s*)([\"']?)(?!\*\*\*|(?:bearer|basic)\s)[^\s\"',;&}]+\2"
-        ),
+        r"(?i)([\"']?\b(?:x-)?(?:api[_-]?key|authorization|password|passwd|secret|token|client_secret)\b[\"']?"
+        r"\s*[:=]\s*)([\"']?)(?!\*\*\*|(?:bearer|basic)\s)[^\s\"',;&}]+\2",
         rf"\1{MASK}",
     ),
 )
-_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_CONTROL: Final = "[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]"
 _MAX_DEPTH: Final = 6
 
 
 def mask_text(text: str) -> str:
     """Return the text without what looks like a credential."""
     for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
+        text = re.sub(pattern, replacement, text)
     return text
 
 
 def mask_fields(fields: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
     """Return a copy with secrets masked, by the name of the field and by the look of the value."""
     return {
-        str(name): MASK if _SECRET_NAME.search(str(name)) else _masked(value, depth)
+        str(name): MASK if re.search(_MASKED_NAMES, str(name)) else _masked(value, depth)
         for name, value in fields.items()
     }
 
@@ -69,7 +69,7 @@ def printable(text: str) -> str:
 
     Otherwise a caller could write whole lines of a log, or recolour the terminal that shows it.
     """
-    return _CONTROL.sub(_spell, text)
+    return re.sub(_CONTROL, _spell, text)
 
 
 def _spell(match: re.Match[str]) -> str:
