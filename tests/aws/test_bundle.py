@@ -314,6 +314,13 @@ def test_it_runs_without_anything_else(tmp_path: Path) -> None:
     assert done.stdout.startswith(str(bundle.folder))
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile nothing, which takes most of the time of a build, where it does not matter."""
+    monkeypatch.setattr(aws_bundle, "find_compiler", lambda target: None)
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_a_run_makes_its_bundle_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copy what was made for the first function, to the byte and the second; make it anew for another run."""
     app = tmp_path / "app"
@@ -337,6 +344,7 @@ def test_a_run_makes_its_bundle_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert zips[0].read_bytes() == zips[1].read_bytes()
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_builds_side_by_side_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Build twice at the same time from a cold cache, and install once: `sam build --parallel` does."""
     app = tmp_path / "app"
