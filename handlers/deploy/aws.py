@@ -266,7 +266,10 @@ class _Deployment:
 
     def _after_failure(self, stack: Stack, before: StackState | None) -> str:
         """Wait for CloudFormation's own way back, and say where it led."""
-        state = stack.settled(self._options.timeout)
+        try:
+            state = stack.settled(self._options.timeout)
+        except DeployError as error:  # the cause is not to be lost over it
+            return str(error)
         reasons = "; ".join(stack.failures()) if state is not None else ""
         told = f"{reasons}; " if reasons else ""
         if state is None or (before is not None and state.changed == before.changed):
@@ -361,7 +364,13 @@ def destroy_aws(
         return None
     with progress.step("sam delete"):
         words = ["delete", "--stack-name", options.stack, "--region", account.region, "--no-prompts"]
-        sam.run(words, options.folder.resolve())
+        try:
+            sam.run(words, options.folder.resolve())
+        except KeyboardInterrupt:
+            progress.say(
+                f"interrupted: CloudFormation may go on without us; look at the stack {options.stack}"
+            )
+            raise
         left = stack.settled(max(options.timeout, LIMIT))
         if left is not None:
             raise DeployError(f"the stack is {left.status}: {'; '.join(stack.failures())}")

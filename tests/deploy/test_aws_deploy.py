@@ -20,6 +20,9 @@ from botocore.loaders import Loader, create_loader
 
 from handlers.cli.main import main
 from handlers.deploy import aws, aws_smoke, aws_stack
+from handlers.deploy.aws_sam import Sam
+from handlers.deploy.aws_stack import Stack
+from handlers.deploy.errors import TooSlow
 from router_core.stores.state_dynamodb import state_table_definition
 from tests.aws.stacks import share_packages
 from tests.deploy.aws_deploying import SERVICE, Account, FakeSam
@@ -484,6 +487,40 @@ def test_a_stack_is_destroyed_and_its_data_are_kept(
     done = _destroy(account, capsys, "--yes")
     assert (done.code, account.status(), sam.commands()[-1]) == (0, "", "delete")
     assert "what remains: " in done.last
+
+
+def test_an_interrupted_deletion_is_explained(
+    sam: FakeSam,
+    account: Account,
+    deploy: Deploy,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Say at Ctrl-C that CloudFormation does not stop, and whose name to look for."""
+    assert deploy("--param", "AllowAnonymous=true").code == 0
+
+    def pressed(*words: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Sam, "run", pressed)
+    ran = _destroy(account, capsys, "--yes")
+    assert ran.code == 130
+    assert f"look at the stack {account.stack}" in ran.err
+
+
+def test_a_failure_that_drags_on_keeps_its_cause(
+    sam: FakeSam, account: Account, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tell why a deployment failed, although the way back takes longer than somebody waits for it."""
+    sam.plan(url="", fails="deploy", says="Error: no rights")
+
+    def slow(self: Stack, seconds: float) -> None:
+        raise TooSlow("the stack is still UPDATE_ROLLBACK_IN_PROGRESS")
+
+    monkeypatch.setattr(Stack, "settled", slow)
+    ran = deploy("--param", "AllowAnonymous=true")
+    assert ran.code == 1
+    assert "no rights; the stack is still UPDATE_ROLLBACK_IN_PROGRESS" in ran.last
 
 
 def test_data_are_destroyed_when_that_is_asked(
