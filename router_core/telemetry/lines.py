@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import re
@@ -169,7 +170,13 @@ def _plain(value: Any) -> str:
 
 def _stamp(at: float) -> str:
     seconds = int(at)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int((at - seconds) * 1000):03d}Z"
+    return f"{_second(seconds)}.{int((at - seconds) * 1000):03d}Z"
+
+
+@functools.lru_cache(maxsize=8)
+def _second(seconds: int) -> str:
+    # half of what a line costs, and mostly the same as in the line before
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def _clock(at: float) -> str:
