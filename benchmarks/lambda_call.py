@@ -1,36 +1,32 @@
 """(l2) One call in a warm function of 11 routes: an HTTP event in, five validated fields, the reply out.
 
-Each handler runs alone in a process of the peers' interpreter, as the runtime calls it: with an event that
-was just parsed, and a context. The figure is the quickest of many short blocks: what a call costs a processor
-that nobody interrupts. Ours is measured with ``async def`` and ``def``, and once more with the line of log
-that it writes for every request by default; the others write none.
+All handlers stand in one process on the peers' interpreter, and take turns in blocks of calls, in an order
+that changes: whatever else the machine does meets them all. Each is called as the runtime calls it, with an
+event that was just parsed and a context. The figure is the median block's processor time for a call. Ours is
+measured with ``async def`` and ``def``, and once more with the line of log that it writes for every request
+by default; the others write none.
 """
 
 from __future__ import annotations
 
 import copy
 import gc
-import importlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from benchmarks.lambda_cold import EVENT, HANDLERS, PYTHON, ROOT
 from benchmarks.report import Row, Skip, median
 
-BLOCKS = 30
-CALLS = 500
-_QUIET = {"ROUTER_LOG_LEVEL": "warning"}
-_CASES: dict[str, tuple[str, str, dict[str, str]]] = {
-    "ours": ("ours", "/order", _QUIET),
-    "ours, def": ("ours", "/order-sync", _QUIET),
-    "ours, logging": ("ours", "/order", {}),
-    "powertools": ("powertools", "/order", {}),
-    "fastapi": ("fastapi", "/order", {}),
-}
-"""Name -> which handler, at which path, with which variables."""
+BLOCKS = 40
+CALLS = 300
+PROCESSES = 3
+_OURS = ("ours", "ours, def", "ours, logging")
 
 
 class Context:
@@ -46,54 +42,73 @@ class Context:
         return 30_000
 
 
-def measure(name: str) -> float:
-    """Return the microseconds of one call, in this process."""
-    which, path, _ = _CASES[name]
-    module, _, attribute = HANDLERS[which][0].rpartition(".")
-    handler = getattr(importlib.import_module(module), attribute)
-    event = copy.deepcopy(EVENT)
-    event["rawPath"] = event["requestContext"]["http"]["path"] = path  # type: ignore[index]
-    text, context = json.dumps(event), Context()
-    assert handler(json.loads(text), context)["statusCode"] == 200
-    best = float("inf")
+def _handlers() -> Mapping[str, tuple[Callable[..., Any], str]]:
+    """Return name -> handler, and the path that it is called at."""
+    from benchmarks.peers.lambda_fastapi import handler as fastapi
+    from benchmarks.peers.lambda_powertools import handler as powertools
+    from handlers.aws.entry import build
+
+    environ = {"LAMBDA_TASK_ROOT": str(ROOT), **HANDLERS["ours"][1]}
+    logging, quiet = build(environ), build({**environ, "ROUTER_LOG_LEVEL": "warning"})
+    return {
+        "ours": (quiet, "/order"),
+        "ours, def": (quiet, "/order-sync"),
+        "ours, logging": (logging, "/order"),
+        "powertools": (powertools, "/order"),
+        "fastapi": (fastapi, "/order"),
+    }
+
+
+def measure() -> dict[str, float]:
+    """Return the microseconds of one call of each handler, in this process."""
+    context, cases = Context(), {}
+    for name, (handler, path) in _handlers().items():
+        event = copy.deepcopy(EVENT)
+        event["rawPath"] = event["requestContext"]["http"]["path"] = path  # type: ignore[index]
+        text = json.dumps(event)
+        assert handler(json.loads(text), context)["statusCode"] == 200
+        cases[name] = handler, text
+    blocks: dict[str, list[float]] = {name: [] for name in cases}
+    order = list(cases)
     for _ in range(BLOCKS):
-        events = [json.loads(text) for _ in range(CALLS)]
-        gc.collect()
-        gc.freeze()  # the events that wait are no business of the collector
-        started = time.perf_counter()
-        for one in events:
-            handler(one, context)
-        best = min(best, (time.perf_counter() - started) / CALLS * 1e6)
-        gc.unfreeze()
-    return best
+        random.shuffle(order)
+        for name in order:
+            handler, text = cases[name]
+            events = [json.loads(text) for _ in range(CALLS)]
+            gc.collect()
+            gc.freeze()  # the events that wait are no business of the collector
+            started = time.process_time()
+            for one in events:
+                handler(one, context)
+            blocks[name].append((time.process_time() - started) / CALLS * 1e6)
+            gc.unfreeze()
+    return {name: median(values) for name, values in blocks.items()}
 
 
 def run() -> list[Row | Skip]:
-    """Return the ratios of the medians of several processes."""
+    """Return the medians of several processes, and of their ratios."""
     if not os.path.exists(PYTHON):
         return [Skip("one call of a function", "the peers are not installed: make bench installs them")]
-    found: dict[str, list[float]] = {name: [] for name in _CASES}
-    for _ in range(3):
-        for name, (which, _, variables) in _CASES.items():
-            environ = {
-                "PATH": os.environ["PATH"],
-                "LAMBDA_TASK_ROOT": str(ROOT),
-                **HANDLERS[which][1],
-                **variables,
-            }
-            done = subprocess.run(
-                [PYTHON, "-m", "benchmarks.lambda_call", name], cwd=ROOT, check=True, capture_output=True,
-                text=True, env=environ,
-            )  # fmt: skip
-            found[name].append(float(done.stdout.splitlines()[-1]))
-    theirs, other = median(found["powertools"]), median(found["fastapi"])
+    environ = {"PATH": os.environ["PATH"], **HANDLERS["powertools"][1]}
+    found: list[dict[str, float]] = []
+    for _ in range(PROCESSES):
+        done = subprocess.run(
+            [PYTHON, "-m", "benchmarks.lambda_call"], cwd=ROOT, check=True, capture_output=True, text=True,
+            env=environ,
+        )  # fmt: skip
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    theirs, other = (median([one[name] for one in found]) for name in ("powertools", "fastapi"))
     rows: list[Row | Skip] = []
-    for name in ("ours", "ours, def", "ours, logging"):
-        ours = median(found[name])
+    for name in _OURS:
+        ours = median([one[name] for one in found])
+        ratio = median([one[name] / one["powertools"] for one in found])
         text = f"powertools {theirs:.0f} us (fastapi {other:.0f})"
-        rows.append(Row(f"a call, {name}", f"{ours:.1f} us", text, ours / theirs, 0.3, at_least=False))
+        rows.append(Row(f"a call, {name}", f"{ours:.1f} us", text, ratio, 0.3, at_least=False))
     return rows
 
 
 if __name__ == "__main__":
-    print(measure(sys.argv[1]))
+    figures = measure()
+    print()
+    print(json.dumps(figures))
+    sys.exit(0)
