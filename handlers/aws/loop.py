@@ -229,7 +229,8 @@ async def run_inline(func: Callable[..., Any], /, *args: Any) -> Any:
 
     A process that serves one call at a time has nothing to do beside it, and a thread would only cost time.
     """
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task(loop)
     context = contextvars.copy_context()
     if task is not None:
         asyncio._leave_task(loop, task)

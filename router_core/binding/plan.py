@@ -91,8 +91,8 @@ class Plan:
         async_generator = inspect.isasyncgenfunction(inner)
         self.is_generator = async_generator or inspect.isgeneratorfunction(inner)
         self.is_async = async_generator or inspect.iscoroutinefunction(inner)
-        self.direct = self.is_async and not self.is_generator and not self.injected and not self.depends
-        """The function can be awaited with the validated values as they are; ``call`` does nothing more."""
+        self.direct = not self.is_generator and not self.injected and not self.depends
+        """The function can be called with the validated values as they are; ``call`` does nothing more."""
         self.result = compile_returns(signature.returns, streams=self.is_generator, where=where)
         """Encodes what the function returns, or each item that it yields."""
         self.body_params = tuple(param for param in self.params if param.source in ("body", "form"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,8 +55,10 @@ class Dispatch:
         try:
             if plan.depends:
                 return await self._with_dependencies(request, route, values, injected)
-            if plan.direct:
+            if plan.direct and plan.is_async:
                 value = await plan.func(**values)
+            elif plan.direct:
+                value = await self._scope.run_sync(functools.partial(plan.func, **values))
             else:
                 # the app's scope holds nothing of this request; it only says where sync functions run
                 value = await plan.call(values, injected, self._scope)
