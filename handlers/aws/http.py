@@ -101,7 +101,7 @@ class HttpCalls:
             and request.method != "HEAD"
             and response.status not in _BODILESS
         ):
-            return self._written(kind, event, response)
+            return self._plain.write(response, body, self._fields) or self._written(kind, event, response)
         call = Call(kind, event, context)
         call.request, call.door = request, door
         return await self._finished(call, await _bodied(request, response))

@@ -1,4 +1,4 @@
-"""A short way in for what most calls are: an HTTP API's or a function URL's event with nothing odd in it.
+"""A short way in and out for what most calls are: a plain event of an HTTP API or a function URL.
 
 What is read here is read by ``http_v2`` and ``read_fields`` in the same sense, and checked in the same way.
 They do it one header at a time, from the bytes that it is on the wire, and know what to say of a wrong one;
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from handlers.aws.limits import HTTP_DOOR, URL_DOOR, Door, answer_seconds
 from router_core.http.head import MAX_HEADERS, MAX_TARGET, TextHeaders
-from router_core.http.message import Request
+from router_core.http.message import Request, Response
 from router_core.types import ANONYMOUS, Counted
 
 if TYPE_CHECKING:
+    from handlers.aws.reply import Fields
     from router_core.clock import Clock
     from router_core.settings import Settings
 
@@ -33,7 +34,7 @@ _SPARE: Final = 256
 
 
 class PlainDoor:
-    """Reads events of payload format 2.0."""
+    """Reads events of payload format 2.0 and writes their replies."""
 
     __slots__ = ("_body_bytes", "_header_bytes", "_known", "_monotonic")
 
@@ -90,6 +91,26 @@ class PlainDoor:
             self._monotonic() + seconds,
         )
         return request, door
+
+    def write(self, response: Response, body: bytes, known: Mapping[Any, Fields]) -> dict[str, Any] | None:
+        """Return the reply; None for one whose headers are not known yet, or whose body is not text."""
+        headers = response.headers
+        if not headers or headers[-1][0] != "x-request-id":
+            return None
+        fields = known.get(headers[:-1])
+        if fields is None or not fields.is_text:
+            return None
+        try:
+            text = body.decode()
+        except UnicodeDecodeError:
+            return None
+        return {
+            "statusCode": response.status,
+            "headers": {**fields.joined, "x-request-id": headers[-1][1]},
+            "cookies": fields.cookies,
+            "body": text,
+            "isBase64Encoded": False,
+        }
 
     def _headers(self, fields: dict[str, str], body: bytes) -> TextHeaders | None:
         names, values = "\n".join(fields), "".join(fields.values())
