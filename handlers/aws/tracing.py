@@ -1,9 +1,9 @@
 """X-Ray traces of invocations, made with the Tracer of Powertools: only where ``ROUTER_TRACER=powertools``.
 
-The library and the X-Ray SDK beneath it are loaded then and not otherwise: a cold start pays more for them
-than for all the rest of a function. Each invocation becomes a subsegment ``## handler`` that says what it was
-(route, status, job, cold start), and has the exceptions that the log has. Calls to AWS are traced where the
-service keeps jobs; for other libraries the author asks the tracer: ``Tracer().patch(["httpx"])``.
+The library and the X-Ray SDK beneath it are loaded then and not otherwise. Each invocation is a subsegment
+``## handler`` that says what it was (route, status, job, cold start), and has the exceptions that the log
+has. Of the libraries that the SDK could patch only botocore is, where the service keeps jobs: to look for all
+of them takes a multiple of the time. For others the author asks the tracer: ``Tracer().patch(["httpx"])``.
 """
 
 from __future__ import annotations
