@@ -27,7 +27,7 @@ def _sample(service: str, event: str) -> dict[str, Any]:
     return sample
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture  # for one test only: it takes over the logging of the process
 def served() -> Iterator[LambdaApp]:
     """Run a service that says what it sees."""
     router = Router()
