@@ -18,8 +18,8 @@ Document = Mapping[str, Any]
 _LONGEST: Final = 900
 """Seconds: a job function may not have more, and AWS does not give more."""
 _VISIBILITY: Final = 6
-_NO_RESOURCE: Final = frozenset[str]()
-"""Actions for which AWS knows no resource, so that `*` is the narrowest statement. None is used."""
+_NO_RESOURCE: Final = frozenset({"xray:PutTelemetryRecords", "xray:PutTraceSegments"})
+"""Actions for which AWS knows no resource, so that `*` is the narrowest statement."""
 _FORBIDDEN: Final[Mapping[str, tuple[str, ...]]] = {
     "HttpRole": ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"),
     "DeadLetterRole": (
@@ -33,7 +33,7 @@ _FORBIDDEN: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What a role must not be able to do, even with a mistake in its function."""
 _ELSEWHERE: Final = frozenset({
-    "ROUTER_LAMBDA_ROLE", "AWS_LAMBDA_EXEC_WRAPPER", "SNAPSHOT",
+    "ROUTER_LAMBDA_ROLE", "ROUTER_TRACER", "AWS_LAMBDA_EXEC_WRAPPER", "SNAPSHOT",
     "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE",
 })  # fmt: skip
 """Variables that are no settings: the adapter, Lambda and Powertools read them."""
@@ -90,8 +90,10 @@ def _function(name: str, function: Document, resources: Document) -> Iterator[st
         yield f"{name} runs something else"
     if function["Architectures"] != [{"Ref": "Architecture"}]:
         yield f"{name} does not run on the chosen architecture"
-    if function.get("TracingConfig") or function.get("Layers"):
-        yield f"{name} carries a tracer or a layer, which each cold start pays for"
+    if function.get("TracingConfig") != {"Mode": {"Fn::If": ["HasTracer", "Active", "PassThrough"]}}:
+        yield f"{name} sends traces that nobody has asked for, or none though somebody did"
+    if function.get("Layers"):
+        yield f"{name} carries a layer, which each cold start pays for"
     group = resources.get(_ref(function.get("LoggingConfig", {}).get("LogGroup")), {})
     if not group.get("Properties", {}).get("RetentionInDays"):
         yield f"the log of {name} is kept for ever"

@@ -221,7 +221,7 @@ def _all_state(template: Document) -> None:
         (_every_action, "dynamodb:*"), (_every_bucket, "to everything"),
         (_receiving_http, "sqs:ReceiveMessage"), (_sending_letters, "sqs:SendMessage"),
         (_borrowed_role, "another function's role"), (_managed_policy, "managed policy"),
-        (_unknown_setting, "ROUTER_JOB"), (_tracer, "tracer"), (_no_depth_alarm, "no alarm"),
+        (_unknown_setting, "ROUTER_JOB"), (_tracer, "sends traces"), (_no_depth_alarm, "no alarm"),
         (_silent_alarm, "nobody hears"), (_open_url, "asks nobody"), (_shown_keys, "ApiKeys"),
         (_no_rule, "not refused"), (_unheard_recovery, "nobody hears"),
         (_nameless_parameter, "LogLevel"), (_ungrouped_parameter, "no group"),
