@@ -52,8 +52,8 @@ coverage: .venv/.stamp-dev ## Run the tests and print the branches they miss
 bench: .venv/.stamp-dev .venv-peers/.stamp ## Measure speed, memory and import time against others
 	.venv/bin/python -m benchmarks
 
-soak: .venv/.stamp-dev ## Run the long chaos tests
-	.venv/bin/python -m pytest -m soak tests/soak -n 0 --timeout 3600
+soak: .venv/.stamp-dev parts ## Run the long chaos tests
+	.venv/bin/python -m pytest -m soak -n 0 --timeout 3600
 
 clean: ## Remove .venv, caches and build output
 	rm -rf .venv .venv-peers .venv-aws .venv-sam build dist .coverage .coverage.* htmlcov
