@@ -87,7 +87,8 @@ class Settings:
     tracebacks: bool = False
     """Put tracebacks into the errors that callers get (development only); they are in the log anyway."""
     worker_keys: str = ""
-    """Keys of remote workers, ``name:key`` or ``name:key:/route|/route``; empty takes no remote workers."""
+    """Keys of remote workers, ``name:key``, or ``name:key:/route`` for one route only; empty takes no remote
+    workers."""
     progress_interval: float = 1.0
     """Seconds between writes of a job's progress to its record; steps in between are left out."""
     runpod_concurrency: int = 4
