@@ -30,12 +30,12 @@ from router_core.binding.result import encode_result, file_of
 from router_core.errors import StoreError
 from router_core.jobs import frames
 from router_core.jobs.address import Address
-from router_core.jobs.context import JobCancelled, JobContext
+from router_core.jobs.context import JobCancelled, JobContext, decode_steps
 from router_core.jobs.execution import contained
 from router_core.jobs.frames import Frame
 from router_core.jobs.journal import Journal
 from router_core.jobs.retry import failure_of
-from router_core.jobs.runner import decode_steps, file_done, slots_of
+from router_core.jobs.runner import file_done, slots_of
 from router_core.jobs.settle import MAX_INLINE_FILE, MAX_RESULT, Done, Outputs, TooLarge
 from router_core.jobs.store import NewEvent
 from router_core.routing.route import JobOptions, Route

@@ -15,7 +15,14 @@ import pydantic_core
 if TYPE_CHECKING:
     from router_core.jobs.store import NewEvent
 
-__all__ = ["MAX_MESSAGE", "JobCancelled", "JobContext", "JobProgress", "Port"]
+__all__ = [
+    "MAX_MESSAGE",
+    "JobCancelled",
+    "JobContext",
+    "JobProgress",
+    "Port",
+    "decode_steps",
+]
 
 T = TypeVar("T")
 
@@ -287,3 +294,9 @@ def _encode(value: Any) -> bytes:
         return pydantic_core.to_json(value, inf_nan_mode="null")
     except pydantic_core.PydanticSerializationError as error:
         raise TypeError(f"the value cannot be written as JSON: {error}") from None
+
+
+def decode_steps(raw: bytes) -> dict[str, bytes]:
+    """Return the outcomes of steps by name, each as JSON."""
+    steps: dict[str, Any] = pydantic_core.from_json(raw)
+    return {name: pydantic_core.to_json(value) for name, value in steps.items()}

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Gene
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Final, Protocol
 
-import pydantic_core
-
 from router_core.binding.result import file_of, is_stream
 from router_core.binding.stream import iterate_in_threads
 from router_core.clock import Clock
@@ -17,7 +15,7 @@ from router_core.errors import Misconfigured
 from router_core.http.media import DEFAULT_CONTENT_TYPE, File
 from router_core.http.message import Request
 from router_core.jobs.blobs import BlobStore
-from router_core.jobs.context import JobCancelled, JobContext
+from router_core.jobs.context import JobCancelled, JobContext, decode_steps
 from router_core.jobs.execution import Phase, Run, Stop, Threads
 from router_core.jobs.failpoints import failpoint
 from router_core.jobs.job import Job, Reason, State
@@ -395,9 +393,3 @@ async def _no_threads(func: Callable[..., Any], /, *args: Any) -> Any:
 def file_done(file: File) -> Done:
     """Return a large file as the result that it is; reads it."""
     return Done(file.read(), file.content_type or DEFAULT_CONTENT_TYPE, file.filename)
-
-
-def decode_steps(raw: bytes) -> dict[str, bytes]:
-    """Return the outcomes of steps by name, each as JSON."""
-    steps: dict[str, Any] = pydantic_core.from_json(raw)
-    return {name: pydantic_core.to_json(value) for name, value in steps.items()}
