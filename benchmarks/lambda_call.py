@@ -46,7 +46,7 @@ def _handlers() -> Mapping[str, tuple[Callable[..., Any], str]]:
     """Return name -> handler, and the path that it is called at."""
     from benchmarks.peers.lambda_fastapi import handler as fastapi
     from benchmarks.peers.lambda_powertools import handler as powertools
-    from handlers.aws.entry import build
+    from handlers.aws.function import build
 
     environ = {"LAMBDA_TASK_ROOT": str(ROOT), **HANDLERS["ours"][1]}
     logging, quiet = build(environ), build({**environ, "ROUTER_LOG_LEVEL": "warning"})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from router_core.errors import Misconfigured
 
 if TYPE_CHECKING:
-    from handlers.aws.entry import LambdaApp
+    from handlers.aws.function import LambdaApp
     from router_core.settings import Settings
 
 __all__ = ["start"]
@@ -24,6 +24,6 @@ def start(router: Any, settings: Settings) -> LambdaApp:
             "EXECUTION_PROVIDER=lambda serves inside AWS Lambda only: deploy with `router-core deploy aws`, "
             "or unset it to serve on this machine"
         )
-    from handlers.aws.entry import build
+    from handlers.aws.function import build
 
     return build(os.environ, router)

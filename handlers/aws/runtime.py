@@ -18,8 +18,8 @@ from typing import Any, Final
 
 import pydantic_core
 
-from handlers.aws.entry import LambdaApp, build
 from handlers.aws.events import HTTP_V2, sniff
+from handlers.aws.function import LambdaApp, build
 from handlers.aws.http_v2 import is_url, prelude
 from handlers.aws.runtime_api import Invocation, RuntimeApi, RuntimeApiError
 from router_core.http.message import Response

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from handlers.aws.entry import LambdaApp
+    from handlers.aws.function import LambdaApp
 
 __all__ = ["register"]
 

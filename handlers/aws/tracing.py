@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
-from handlers.aws.entry import LambdaApp
+from handlers.aws.function import LambdaApp
 from router_core.calls import CallService
 from router_core.errors import Misconfigured
 from router_core.telemetry.events import JobMoved, Note, RequestDone

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from handlers.aws.entry import LambdaApp
+from handlers.aws.function import LambdaApp
 from router_core.testing.adapter_contract import AdapterContract, Answer, Call, Send, contract_app
 from tests.aws.lambda_events import SHAPES, Context, received, round_trip
 

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from handlers.aws import entry
-from handlers.aws.entry import LambdaApp, build
 from handlers.aws.events import UnknownEvent, sniff
+from handlers.aws.function import LambdaApp, build
 from handlers.aws.loop import PersistentLoop
 from handlers.aws.provider import start
 from handlers.aws.snapstart import after_restore, before_snapshot, register

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from handlers.aws.entry import LambdaApp
+from handlers.aws.function import LambdaApp
 from handlers.aws.limits import HTTP_DOOR, REST_DOOR, URL_DOOR, answer_seconds
 from router_core import Request, Response, Router, Settings, build_app
 from router_core.testing.adapter_contract import Call

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from handlers.aws.entry import LambdaApp
+from handlers.aws.function import LambdaApp
 from handlers.aws.plain import PlainDoor
 from router_core import Router
 from router_core.calls import CallService

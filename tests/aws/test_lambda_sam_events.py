@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from handlers.aws.entry import LambdaApp, build
 from handlers.aws.events import sniff
+from handlers.aws.function import LambdaApp, build
 from router_core import Request, Router
 from tests.aws.lambda_events import Context, received
 from tests.parts import sam_program

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from handlers.aws.entry import LambdaApp, build
+from handlers.aws.function import LambdaApp, build
 from router_core import Router
 from router_core.errors import Misconfigured
 from router_core.testing.adapter_contract import Call

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from handlers.aws.entry import LambdaApp
+from handlers.aws.function import LambdaApp
 from handlers.aws.offload import offload
 from router_core import App, File, Router, Settings, build_app
 from router_core.blobs.s3 import S3BlobStore

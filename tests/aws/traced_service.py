@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from handlers.aws.entry import build
+from handlers.aws.function import build
 from router_core import Router
 from router_core.testing.adapter_contract import Call, contract_app
 from tests.aws.lambda_events import Context, http_api

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from handlers.aws.entry import LambdaApp, build
+from handlers.aws.function import LambdaApp, build
 from router_core.client.transport import Call, Reply
 from router_core.http.message import Headers
 from router_core.routing.router import Router

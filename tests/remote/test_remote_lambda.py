@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from handlers.aws.direct import invoke
-from handlers.aws.entry import LambdaApp
+from handlers.aws.function import LambdaApp
 from handlers.remote.worker import RemoteWorker, served_routes
 from router_core.clock import SystemClock
 from router_core.jobs import moves
