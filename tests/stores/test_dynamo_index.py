@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,30 +18,9 @@ from router_core.stores.dynamodb import DynamoJobStore
 from router_core.testing.clock import FakeClock
 from router_core.testing.job_records import LEASE, RETENTION, ROUTE, claim_one, ended, new_job, running
 from router_core.vendors import boto3
-from tests.stores.dynamo_tables import fresh_table, items
+from tests.stores.dynamo_tables import items
 
 _HOOK = '{"url":"https://example.com/hook"}'
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """The store's time."""
-    return FakeClock()
-
-
-@pytest.fixture
-async def table(aws: str) -> str:
-    """A fresh table."""
-    return await fresh_table()
-
-
-@pytest.fixture
-async def store(table: str, clock: FakeClock) -> AsyncIterator[DynamoJobStore]:
-    """A store on it."""
-    store = DynamoJobStore(table, clock, patience=60)
-    await store.open()
-    yield store
-    await store.close()
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,27 +26,6 @@ from tests.stores.dynamo_tables import fresh_table, items
 _HOOK = '{"url":"https://example.com/hook"}'
 _NEAR = 256 * 1024 - 16
 """The largest input and result that the core leaves in a record."""
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """The store's time."""
-    return FakeClock()
-
-
-@pytest.fixture
-async def table(aws: str) -> str:
-    """A fresh table."""
-    return await fresh_table()
-
-
-@pytest.fixture
-async def store(table: str, clock: FakeClock) -> AsyncIterator[DynamoJobStore]:
-    """A store on it."""
-    store = DynamoJobStore(table, clock, patience=60)
-    await store.open()
-    yield store
-    await store.close()
 
 
 # --- the table ----------------------------------------------------------------------------------------
