@@ -1,0 +1,114 @@
+"""One call of a model on its way through the gateway, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from router_core.types import ANONYMOUS, Principal
+
+__all__ = ["Attempt", "Attributes", "Call", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call used, as the upstream counted it, or as we estimated where it said nothing."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the input, those read from the provider's cache."""
+    reasoning_tokens: int = 0
+    """Of the output, those nobody sees."""
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What rules look at; from the body of /api/route, or from x-router-* headers."""
+
+    agent_type: str = ""
+    request_type: str = ""
+    workspace_id: str = ""
+    user_id: str = ""
+    user_tier: str = ""
+    content_length: int = 0
+    """Characters of the prompt."""
+    tags: frozenset[str] = frozenset()
+    custom: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try at one deployment. Becomes a record of the ledger when it has ended."""
+
+    number: int
+    model_id: str
+    deployment_id: str
+    started: float
+    """Monotonic seconds."""
+    outcome: str = ""
+    """A word of ``outcome.KINDS``; empty while it runs."""
+    status: int = 0
+    """HTTP status of the upstream, 0 without one."""
+    seconds: float = 0.0
+    first_byte: float = 0.0
+    """Seconds to the first content; 0 without one."""
+    usage: Usage | None = None
+    cost: int | None = None
+    """Micro-dollars; None: unpriced."""
+    hedge: bool = False
+    probe: bool = False
+    """Whether it was a half-open breaker's probe."""
+
+
+class Call:
+    """One call. Mutable: the layers fill it in as it goes down, and the record is made of it at the end."""
+
+    __slots__ = (
+        "attempts", "attributes", "body", "compliance", "content_type", "deadline", "decision", "endpoint",
+        "fields", "headers", "input_tokens", "max_cost", "max_tokens", "model_name", "needs", "principal",
+        "region", "request_id", "started", "sticky", "stream", "tags", "wants_usage",
+    )  # fmt: skip
+
+    def __init__(
+        self, endpoint: str, model_name: str, *, body: bytes = b"", fields: Mapping[str, Any] | None = None,
+        content_type: str = "application/json", request_id: str = "", principal: Principal = ANONYMOUS,
+        stream: bool = False, started: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.endpoint = endpoint
+        """One of ``values.ENDPOINTS``."""
+        self.model_name = model_name
+        """As the caller wrote it: an id or an alias."""
+        self.body = body
+        """As it came."""
+        self.fields = fields
+        """The JSON object of the body: name -> ``msgspec.Raw`` (bytes of the value, as they came). None for a
+        body that is not JSON (audio uploads)."""
+        self.content_type = content_type
+        self.request_id = request_id
+        self.principal = principal
+        self.stream = stream
+        self.wants_usage = False
+        """Whether the caller asked for usage in the stream; else it is taken out again."""
+        self.headers: Mapping[str, str] = {}
+        """Headers of the caller that are passed on (a short allow-list)."""
+        self.max_tokens: int | None = None
+        self.input_tokens = 0
+        """Estimate, from the size of the body."""
+        self.needs: frozenset[str] = frozenset()
+        """Capabilities without which it cannot be served: tools, vision, json."""
+        self.tags: frozenset[str] = frozenset()
+        self.region = ""
+        self.compliance: frozenset[str] = frozenset()
+        self.max_cost: int | None = None
+        """Micro-dollars that the caller allows for it."""
+        self.sticky = ""
+        self.attributes = Attributes()
+        self.started = started
+        """Monotonic seconds (``loop.time()``), as is the deadline."""
+        self.deadline = float("inf")
+        self.attempts: list[Attempt] = []
+        self.decision: Any = None
+        """``select.decision.Decision`` once one was made."""

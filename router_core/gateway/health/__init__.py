@@ -1,0 +1,1 @@
+"""Looking after deployments beside the traffic."""

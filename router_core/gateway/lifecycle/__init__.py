@@ -1,0 +1,1 @@
+"""Endpoints that sleep: waking, putting to sleep, and what they are doing."""

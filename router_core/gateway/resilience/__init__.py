@@ -1,0 +1,1 @@
+"""How deployments stand: circuit breakers, cooldowns, ejection, retry budgets."""

@@ -1,0 +1,1 @@
+"""Which deployment a call goes to: filters, strategies, and why."""

@@ -1,0 +1,1 @@
+"""Event streams on their way through: held back, watched, ended."""

@@ -1,0 +1,1 @@
+"""HTTP to the upstreams: a pool of connections of our own."""
