@@ -84,12 +84,12 @@ clean: ## Remove .venv, caches and build output
 .venv/.stamp-run: pyproject.toml constraints.txt
 	@test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@echo "installing into .venv (once) ..."
-	@$(PIP) -e '.[local,examples]'
+	@$(PIP) -e '.[local,gateway,examples]'
 	@touch $@
 
 # The development install contains the one for serving, hence both stamps.
 .venv/.stamp-dev: pyproject.toml constraints.txt
 	@test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@echo "installing into .venv (once, a minute or two) ..."
-	@$(PIP) -e '.[local,examples,dev]'
+	@$(PIP) -e '.[local,gateway,examples,dev]'
 	@touch .venv/.stamp-run $@
