@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 __all__ = [
     "CLIENT_TYPES", "ENDPOINTS", "MODEL_TYPES", "BreakerPolicy", "Deployment", "EjectionPolicy",
-    "EndpointSpec", "GatewayConfig", "HealthPolicy", "HedgePolicy", "Model", "Price", "RetryPolicy", "Secret", "StrategyName",
-    "Timeouts",
+    "EndpointSpec", "GatewayConfig", "HealthPolicy", "HedgePolicy", "Model", "Price", "RetryPolicy",
+    "Secret", "StrategyName", "Timeouts",
 ]  # fmt: skip
 
 CLIENT_TYPES: Final = (
