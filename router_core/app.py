@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from router_core.settings import Settings
     from router_core.telemetry.metrics import Metrics
 
-__all__ = ["App", "Parts", "Upkeep"]
+__all__ = ["App", "Extension", "Host", "Parts", "Upkeep"]
 
 Hook = Callable[[], Any]
 
@@ -53,6 +53,27 @@ class Upkeep(Protocol):
 
     def ready(self, now: float) -> bool:
         """Whether it did its work lately."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What an app lends to the extensions of its router."""
+
+    settings: Settings
+    clock: Clock
+    events: Events
+    metrics: Metrics
+
+
+class Extension(Protocol):
+    """A part of a service that lives as long as its app: ``router.extend(extension)``."""
+
+    def bind(self, host: Host) -> Sequence[Upkeep]:
+        """Take what the app lends, before it starts; return loops to run beside its own.
+
+        Where the platform freezes the process between calls the loops do not run; ``App.tend`` ticks them.
+        Called once for each app that serves the router.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from router_core.app import App, Parts, Upkeep
+from router_core.app import App, Host, Parts, Upkeep
 from router_core.backends import open_blobs, open_jobs, open_queue
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
@@ -142,12 +142,14 @@ class _Build:
             realms=realms, exception_handlers=self.router.exception_handlers,
         )  # fmt: skip
         children.check()
+        host = Host(settings, clock, events, metrics)
+        extensions = [loop for each in self.router.extensions for loop in each.bind(host)]
         app = App(
             Parts(
                 settings=settings, clock=clock, events=events, routes=routes, table=table, store=watched,
                 blobs=blobs, dispatcher=dispatcher, service=service, runner=runner, pool=pool, stack=stack,
                 dispatch=dispatch, scope=self.scope, metrics=metrics,
-                upkeep=self.upkeep(watched, blobs, dispatcher),
+                upkeep=(*self.upkeep(watched, blobs, dispatcher), *extensions),
                 on_startup=() if self.hooked else tuple(self.router.startup_hooks),
                 on_shutdown=() if self.hooked else tuple(self.router.shutdown_hooks),
                 closing=(children.close, self.threads.close),

@@ -182,8 +182,8 @@ def _service(environ: Mapping[str, str], served: Router | App | None, threads: b
 def _is_plain(settings: Settings, router: Router) -> bool:
     """Return whether this function only answers calls, so that it can start without everything else."""
     stores = (settings.jobs, settings.blobs) == ("memory://", "memory://") and settings.queue == "inprocess"
-    secrets = settings.webhook_secret or settings.worker_keys
-    return stores and not secrets and all(route.kind != "job" for route in router.routes)
+    more = settings.webhook_secret or settings.worker_keys or router.extensions
+    return stores and not more and all(route.kind != "job" for route in router.routes)
 
 
 def _settings(environ: Mapping[str, str], router: Router) -> Settings:

@@ -94,6 +94,7 @@ class Router:
         self._handlers: dict[type[BaseException], ErrorHandler] = {}
         self._parents: list[_Inclusion] = []
         self._children: list[_Inclusion] = []
+        self._extensions: list[Any] = []
 
     # --- what was recorded ---
 
@@ -112,6 +113,11 @@ class Router:
         """What to run after the last request, in this order: the reverse of how things were started."""
         return (*(hook for each in reversed(self._children) for hook in each.child.shutdown_hooks),
                 *reversed(self._shutdown))  # fmt: skip
+
+    @property
+    def extensions(self) -> tuple[Any, ...]:
+        """What was given to ``extend``, here and in included routers."""
+        return (*self._extensions, *(each for child in self._children for each in child.child.extensions))
 
     @property
     def exception_handlers(self) -> dict[type[BaseException], ErrorHandler]:
@@ -190,6 +196,13 @@ class Router:
         _check_hook(hook)
         self._shutdown.append(hook)
         return hook
+
+    def extend(self, extension: Any) -> None:
+        """Add a part that lives with the app (``router_core.app.Extension``): it is lent the app's events
+        and metrics, and its loops run beside the app's own."""
+        if not callable(getattr(extension, "bind", None)):
+            raise Misconfigured(f"an extension has a method bind(host), and {extension!r} has none")
+        self._extensions.append(extension)
 
     def exception_handler(self, kind: type[BaseException]) -> Callable[[F], F]:
         """Answer an exception and its subclasses with what the function returns for ``(request, error)``."""
