@@ -12,12 +12,15 @@ from router_core.http.problem import problem_response
 from router_core.middleware.exchange import Exchange
 from router_core.telemetry.events import Events, Note
 
-__all__ = ["Errors", "ExceptionHandler"]
+__all__ = ["MEMBERS", "Errors", "ExceptionHandler"]
 
 ExceptionHandler = Callable[[Request, Any], Any]
 """Called with the request and the exception, sync or async. Returns a Response, a RouterError (answered as
 a problem), None (the default answer), or any other value (answered as JSON with status 500)."""
 
+MEMBERS = "problem_members"
+"""Key of ``Route.meta``: a function from a RouterError to more members of its problem, for routes that
+stand in for an API whose clients look for the error somewhere else."""
 _INTERNAL_DETAIL = "the service failed; the request id leads to the reason in its log"
 
 
@@ -66,15 +69,24 @@ async def _handled(handler: ExceptionHandler, request: Request, error: BaseExcep
 
 
 def _answer(error: Exception, exchange: Exchange, events: Events) -> Response:
-    request = exchange.request
     if isinstance(error, RouterError) and not isinstance(error, Misconfigured):
         if isinstance(error, StoreError) or error.status == 500:
             events.emit(Note("request_error", "error", str(error), _fields(exchange), error))
-        return problem_response(error, instance=request.path, request_id=request.id)
+        return _problem(error, exchange)
     events.emit(
         Note("unhandled_error", "error", f"{type(error).__name__} in a request", _fields(exchange), error)
     )
-    return problem_response(RouterError(_INTERNAL_DETAIL), instance=request.path, request_id=request.id)
+    return _problem(RouterError(_INTERNAL_DETAIL), exchange)
+
+
+def _problem(error: RouterError, exchange: Exchange) -> Response:
+    """Return the problem, with what the route wants to see beside its members."""
+    request, match = exchange.request, exchange.match
+    if match is not None:
+        members = match.route.meta.get(MEMBERS)
+        if members is not None:
+            error.extra.update(members(error))
+    return problem_response(error, instance=request.path, request_id=request.id)
 
 
 def _fields(exchange: Exchange) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class OneRoute:
     def __init__(self, **route: Any) -> None:
         defaults: dict[str, Any] = {"key": "/x", "public": False, "realm": "", "scopes": (), "kind": "call"}
         defaults["max_body_bytes"] = None
+        defaults["meta"] = {}
         self.route = SimpleNamespace(**{**defaults, **route})
         self.params: Mapping[str, str] = {}
 
@@ -438,3 +439,15 @@ async def test_admit_judges_without_the_body() -> None:
     assert await bench.stack.admit(admitted) == 5
     assert bench.requests == []
     assert bench.seen == []
+
+
+async def test_a_route_may_add_members_to_its_problems() -> None:
+    """Clients of an API that a route stands in for find the error where they look for it."""
+
+    def members(error: RouterError) -> dict[str, Any]:
+        return {"error": {"message": error.detail, "code": error.code}}
+
+    bench = Bench(NotFound("no such model"), OneRoute(meta={"problem_members": members}))
+    problem = body(await bench.ask())
+    assert problem["error"] == {"message": "no such model", "code": "not_found"}
+    assert problem["status"] == 404
