@@ -3,8 +3,8 @@
 ASGI costs a request as much as all the rest of this server: a scope, an event, three coroutines and four
 messages. A request that has nothing to stream needs none of that. Everything else takes the way of ASGI on
 the same connection: chunked and large bodies, ``Expect``, a target that has to be decoded, a head that is
-refused, requests that are sent before the last one was answered. What comes back takes it as well when it is
-a stream, or anything but a body of a known length.
+refused, requests that are sent before the last one was answered. What comes back takes it as well when it
+has to be looked at more closely: large bodies, answers to HEAD, streams to HTTP/1.0.
 
 Both ways lead to the same ``app.handle``, and what can be seen from outside is the same.
 """
@@ -18,8 +18,10 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from handlers.local.asgi import SMALL
+from handlers.local.direct_stream import stream
 from handlers.local.protocol_httptools import EXTENSIONS, StrictHttpToolsProtocol
 from router_core.errors import RouterError
+from router_core.http.disconnect import Watched
 from router_core.http.head import Head, read_fields
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
@@ -41,7 +43,7 @@ class _NoEvent:
         """Do nothing."""
 
 
-class DirectCycle(Mapping[str, Any]):
+class DirectCycle(Watched, Mapping[str, Any]):
     """One request that came through the door; looks to uvicorn's protocol like a cycle of its own.
 
     It is ``Request.native`` as well, the ASGI scope, which is only made when somebody looks into it.
@@ -68,6 +70,7 @@ class DirectCycle(Mapping[str, Any]):
         self.response_started = False
         self.response_complete = False
         self.task: asyncio.Task[None] | None = None
+        self.on_gone = None
         self._scope: dict[str, Any] | None = None
 
     async def gone(self) -> None:
@@ -101,7 +104,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         door = self.config.door
         if door is None:
             raise RuntimeError("this protocol needs a door")
-        self._door = door
+        self.door = door
         self._closed_to_us = bool(self.root_path) or self.limit_concurrency is not None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
@@ -130,7 +133,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         super()._begin_request()
 
     def _direct_cycle(self) -> DirectCycle | None:
-        door, last = self._door, self.cycle
+        door, last = self.door, self.cycle
         if self._closed_to_us or self.expect_100_continue or not door.is_open:
             return None
         if last is not None and not last.response_complete:
@@ -206,7 +209,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
     # --- answers ---------------------------------------------------------------------------------
 
     async def _answer(self, cycle: DirectCycle) -> None:
-        door, head = self._door, cycle.head
+        door, head = self.door, cycle.head
         client = self.client
         request = Request(
             cycle.method,
@@ -229,8 +232,12 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             except Exception as error:
                 door.events.emit(Note("handle_failed", "error", "the app raised", error=error))
                 response = problem_response(RouterError(), instance=request.path, request_id=request.id)
-            if not self._write(cycle, response):
-                await door.send(self._uvicorn_cycle(cycle), response, request.id)
+            if type(response.body) is not bytes:
+                if await stream(self, cycle, response):
+                    return
+            elif self._write(cycle, response):
+                return
+            await door.send(self._uvicorn_cycle(cycle), response, request.id)
         except BaseException as error:
             if cycle.response_started:
                 raise
@@ -241,7 +248,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
     def _write(self, cycle: DirectCycle, response: Response) -> bool:
         """Write an answer, if it is one of the plain ones."""
         body, fields = response.body, response.headers
-        if type(body) is not bytes or len(body) > _LARGEST or not fields or cycle.method == "HEAD":
+        if not isinstance(body, bytes) or len(body) > _LARGEST or not fields or cycle.method == "HEAD":
             return False
         if (
             cycle.disconnected
@@ -250,7 +257,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         ):
             return False
         try:
-            block = self._door.block(response.status, fields[:-1])
+            block = self.door.block(response.status, fields[:-1])
         except ValueError:
             return False
         if block is None:
@@ -261,7 +268,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             b"%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b"
             % (
                 STATUS_LINE[response.status],
-                self._door.front(self.server_state.default_headers),
+                self.door.front(self.server_state.default_headers),
                 block,
                 cycle.head.request_id.encode("ascii"),
                 len(body),
@@ -332,7 +339,11 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             self._idle_timer = None
         if self._gone is not None:
             self._gone.set()
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # marks the cycle as disconnected
+        cycle = self.cycle
+        if type(cycle) is DirectCycle and cycle.on_gone is not None:
+            tell, cycle.on_gone = cycle.on_gone, None
+            tell()
 
 
 _NO_PARAMS: Final[Mapping[str, str]] = {}

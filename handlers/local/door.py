@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from router_core.http.head import MAX_TARGET
 from router_core.http.message import Response
+from router_core.telemetry.events import Note
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -85,6 +86,17 @@ class Door:
             self._dates = default_headers
             self._date = b"".join([b"%b: %b\r\n" % pair for pair in default_headers])
         return self._date
+
+    async def close(self, chunks: Any, request_id: str) -> None:
+        """Close a stream, whatever it says to that."""
+        aclose = getattr(chunks, "aclose", None)
+        if aclose is None:
+            return
+        try:
+            await aclose()
+        except Exception as error:
+            fields = {"request_id": request_id}
+            self.events.emit(Note("stream_close_failed", "error", str(error), fields, error))
 
     async def send(self, cycle: RequestResponseCycle, response: Response, request_id: str) -> None:
         """Send an answer the way of ASGI."""

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from handlers.local.protocol_h11 import StrictH11Protocol
 from handlers.local.server import ServeOptions
 from router_core import JobContext, Router, Settings, build_app
 from router_core.app import App
+from router_core.http.disconnect import when_gone
 from router_core.http.message import Headers, Request, Response
 from router_core.jobs.job import Job, State
 from tests.local.tiny_app import TinyApp, drain, one_answer, served
@@ -158,3 +159,53 @@ async def test_a_caller_in_this_process_can_say_that_it_has_gone() -> None:
 
 def _job_id(answer: Response) -> str:
     return (answer.header("location") or "").rpartition("/")[2]
+
+
+class Streams(TinyApp):
+    """Streams without end, and calls that wait without end, until their reader has gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = threading.Event()
+        self.told = threading.Event()
+
+    async def handle(self, request: Request) -> Response:
+        """Answer as the path says."""
+        if request.path == "/wait":
+            gone = asyncio.Event()
+            forget = when_gone(request, gone.set)
+            await gone.wait()
+            forget()
+            self.told.set()
+        return Response(200, (("content-type", "text/plain"), ("x-request-id", request.id)), self._endless())
+
+    async def _endless(self) -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield b"more\n"
+                await asyncio.sleep(0.01)
+        finally:
+            self.closed.set()
+
+
+@door
+def test_a_stream_is_closed_when_its_reader_has_gone(way: dict[str, Any]) -> None:
+    """The generator's own clean-up runs, and the server goes on."""
+    app = Streams()
+    with served(app, **way) as port:
+        sock = post(port, "/stream")
+        assert b"200 OK" in sock.recv(65536)
+        sock.close()
+        eventually(app.closed.is_set)
+
+
+@door
+def test_a_waiting_call_is_told_that_its_caller_has_gone(way: dict[str, Any]) -> None:
+    """``when_gone`` calls back through each door."""
+    app = Streams()
+    with served(app, **way) as port:
+        sock = post(port, "/wait")
+        time.sleep(0.05)
+        assert not app.told.is_set()
+        sock.close()
+        eventually(app.told.is_set)
