@@ -5,6 +5,7 @@ Labels are route keys, states and words from the code: a caller cannot make a ne
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
@@ -81,7 +82,7 @@ class Counter:
 
 
 class Gauge(Counter):
-    """A value that goes up and down; set it, or give a function that tells it."""
+    """A value that goes up and down: set it, or have ``Metrics.before_render`` set it when it is read."""
 
     kind = "gauge"
 
@@ -174,6 +175,7 @@ class Metrics:
         self._cells: dict[tuple[str, str, int], tuple[list[float], list[float], list[float]]] = {}
         """What a request of this method, route and status adds to, so that it is looked up once."""
         self._lock = threading.Lock()
+        self._hooks: list[Callable[[], None]] = []
         self._all: list[Counter | Histogram] = [
             self.requests, self.request_seconds, self.response_bytes, self.disconnects, self.job_moves,
             self.job_wait, self.job_run, self.notes, self.jobs, self.oldest_queued, self.store_up, self.ready,
@@ -184,6 +186,11 @@ class Metrics:
         if any(metric.name == known.name for known in self._all):
             raise ValueError(f"there is a metric named {metric.name!r} already")
         self._all.append(metric)
+
+    def before_render(self, hook: Callable[[], None]) -> None:
+        """Call a function whenever the metrics are about to be read, for gauges of what changes too often to
+        be set each time. It must be quick; one that fails leaves its gauges as they were."""
+        self._hooks.append(hook)
 
     def __call__(self, event: object) -> None:
         """Count an event: this is a listener for ``Events.subscribe``."""
@@ -230,6 +237,9 @@ class Metrics:
 
     def render(self) -> str:
         """Return everything in Prometheus' text format."""
+        for hook in self._hooks:
+            with contextlib.suppress(Exception):
+                hook()
         lines: list[str] = []
         for metric in self._all:
             lines.append(f"# HELP {metric.name} {metric.text}")

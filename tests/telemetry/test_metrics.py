@@ -128,3 +128,20 @@ def test_own_metrics() -> None:
     assert samples(metrics)["my_pictures_total", ()] == 1
     with pytest.raises(ValueError, match="already"):
         metrics.add(Counter("router_jobs", "Again."))
+
+
+def test_gauges_are_set_when_they_are_read() -> None:
+    """A hook tells what is so now; one that fails keeps neither the others nor the text back."""
+    metrics = Metrics()
+    depth = Gauge("router_depth", "Depth.", ("name",))
+    metrics.add(depth)
+    level = [1.0]
+
+    def fails() -> None:
+        raise RuntimeError
+
+    metrics.before_render(fails)
+    metrics.before_render(lambda: depth.replace({("a",): level[0]}))
+    assert samples(metrics)["router_depth", (("name", "a"),)] == 1
+    level[0] = 7.0
+    assert samples(metrics)["router_depth", (("name", "a"),)] == 7
