@@ -22,6 +22,8 @@ class Usage:
     reasoning_tokens: int = 0
     """Of the output, those nobody sees."""
     estimated: bool = False
+    seconds: int = 0
+    """Of audio, rounded up, where the upstream counts time instead of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
