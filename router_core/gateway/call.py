@@ -6,14 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from router_core.types import ANONYMOUS, Principal
 
 __all__ = ["Attempt", "Attributes", "Call", "Usage"]
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """What a call used, as the upstream counted it, or as we estimated where it said nothing."""
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """What a call used, as the upstream counted it, or as we estimated where it said nothing.
+
+    A struct because every attempt makes one: a frozen dataclass takes ten times as long.
+    """
 
     input_tokens: int = 0
     output_tokens: int = 0
