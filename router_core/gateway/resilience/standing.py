@@ -1,0 +1,298 @@
+"""How one deployment stands, and whether it may be asked: everything that is remembered between calls."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping
+from math import inf
+from typing import Any, Final
+
+from router_core.gateway.outcome import Outcome
+from router_core.gateway.resilience.breaker import Breaker, CircuitState, Permit
+from router_core.gateway.resilience.latency import PeakEwma
+from router_core.gateway.resilience.window import Totals
+from router_core.gateway.values import BreakerPolicy, Deployment
+from router_core.telemetry.events import Events, Note
+
+__all__ = ["Permit", "Report", "Standing", "Standings"]
+
+Report = Callable[[str, str, Mapping[str, Any]], None]
+"""Told of every change of state: its name, its level, and what is known about it."""
+
+_UNTRIED: Final = 1e6
+"""Load of a deployment that has calls in flight and has never answered: one of them shall come back first."""
+_SOON: Final = 1.0
+"""Seconds after which to look again where nothing says when a place gets free."""
+
+
+class Standing:
+    """The state of one deployment. Everything happens on one event loop, so nothing is locked.
+
+    A deployment in which nothing is wrong is ``_clear``; that flag is all that the hot path looks at.
+    """
+
+    __slots__ = (
+        "_breaker", "_clear", "_cool_until", "_ejected_until", "_forget", "_latency", "_limit", "_report",
+        "_unhealthy_since", "_unhealthy_until", "_window", "failed", "id", "inflight", "probe_detail",
+        "probe_ok", "queue", "started",
+    )  # fmt: skip
+
+    def __init__(
+        self, deployment: Deployment, breaker: BreakerPolicy, report: Report,
+        rng: Callable[[], float] = random.random,
+    ) -> None:  # fmt: skip
+        self.id = deployment.id
+        self.inflight = 0
+        self.started = 0
+        """Calls ever begun."""
+        self.failed = 0
+        """Calls ever failed."""
+        self.queue = 0
+        """Requests waiting inside the upstream, as it says itself; 0 where nobody knows."""
+        self.probe_ok: bool | None = None
+        """What the last active probe found, or a good call since; None: not known."""
+        self.probe_detail = ""
+        self._report = report
+        self._breaker = Breaker(breaker, rng)
+        self._window = self._breaker.window
+        self._latency = PeakEwma()
+        self._cool_until = self._ejected_until = 0.0
+        self._unhealthy_since = self._unhealthy_until = 0.0
+        self._clear = True
+        self._limit: float = inf
+        self._forget = 0.0
+        self.follow(deployment, breaker)
+
+    def follow(self, deployment: Deployment, breaker: BreakerPolicy) -> None:
+        """Go by a new configuration from now on; what was observed stays."""
+        self._limit = inf if deployment.max_concurrency is None else max(deployment.max_concurrency, 1)
+        interval = deployment.health.interval
+        self._forget = 3.0 * interval + deployment.health.timeout if interval > 0 else 60.0
+        if breaker != self._breaker.policy:
+            self._breaker.follow(breaker)
+            self._window = self._breaker.window
+
+    @property
+    def circuit(self) -> CircuitState:
+        """The state of the circuit breaker."""
+        return self._breaker.state
+
+    @property
+    def latency(self) -> float:
+        """Peak EWMA in seconds, as of the last answer; 0 before the first."""
+        return self._latency.value
+
+    def load(self, now: float | None = None) -> float:
+        """Return a number to compare deployments by: seconds of latency times calls in flight, this one
+        included. With ``now`` the latency has faded by the time since the last answer."""
+        latency = self._latency.value if now is None else self._latency.read(now)
+        if latency == 0.0 and self.inflight:
+            return _UNTRIED * self.inflight
+        return latency * (self.inflight + 1)
+
+    def totals(self, now: float) -> Totals:
+        """Return the calls of the breaker's window since the circuit last changed."""
+        return self._window.totals(now)
+
+    def out(self, now: float) -> str:
+        """Return why it must not be asked now, or nothing when it may; changes nothing."""
+        if self._clear:
+            return "" if self.inflight < self._limit else "busy"
+        if not self._breaker.admits(now):
+            return "open_circuit"
+        if now < self._cool_until:
+            return "cooldown"
+        if now < self._ejected_until:
+            return "ejected"
+        if now < self._unhealthy_until:
+            return "unhealthy"
+        return "" if self.inflight < self._limit else "busy"
+
+    def back_at(self, now: float) -> float:
+        """Return when to try again, as far as that is known; ``now`` when it may be asked."""
+        if not self.out(now):
+            return now
+        at = max(self._breaker.back_at(now), self._cool_until, self._ejected_until, self._unhealthy_until)
+        return at if at > now else now + _SOON
+
+    def begin(self, now: float, *, early: bool = False) -> Permit | None:
+        """Admit a call and count it as in flight; None: not admitted.
+
+        Refuses on an open circuit, while it cools down, and when it is full. Health and ejection are the
+        selection's to weigh: in a panic it asks although they speak against it. ``early``: an open circuit
+        lets its probes through before its time, for when every deployment is out and one must be tried.
+        """
+        if self.inflight >= self._limit:
+            return None
+        if self._clear:
+            permit = Permit(self._breaker.generation, now)
+        else:
+            admitted = self._admit(now, early)
+            if admitted is None:
+                return None
+            permit = admitted
+        self.inflight += 1
+        self.started += 1
+        return permit
+
+    def end(self, permit: Permit, outcome: Outcome, now: float, seconds: float) -> None:
+        """Take the end of a call into account; a second time for the same permit changes nothing.
+
+        ``seconds`` is what speed is judged by: for a stream, the time to its first content.
+        """
+        if permit.ended:
+            return
+        permit.ended = True
+        self.inflight -= 1
+        if outcome.kind == "ok":
+            self._latency.observe(seconds, now)
+            if self._clear:
+                if permit.generation == self._breaker.generation:
+                    self._breaker.good(seconds, now)
+                return
+            self._ended_well(permit, seconds, now)
+            return
+        if outcome.failure:
+            self._ended_badly(permit, outcome, seconds, now)
+        elif permit.probe:
+            self._breaker.probed(permit, None, now)
+        if outcome.cooldown > 0.0:
+            self._cool(outcome, now)
+
+    def probed(self, ok: bool, detail: str, now: float) -> None:
+        """Take the result of an active probe into account. One that failed is forgotten when no other
+        follows: without a prober nothing would ever bring the deployment back."""
+        self.probe_ok, self.probe_detail = ok, detail
+        was_out = now < self._unhealthy_until
+        if ok:
+            self._believe(True, now)
+            return
+        if not was_out:
+            self._unhealthy_since = now
+        self._unhealthy_until = now + self._forget
+        self._clear = False
+        if not was_out:
+            self._tell("deployment_unhealthy", "warning", {"detail": detail[:200]})
+
+    def eject(self, now: float, seconds: float, reason: str) -> None:
+        """Leave it out for being unlike its peers; afterwards it is judged by new calls alone."""
+        if now >= self._ejected_until:
+            self._tell("deployment_ejected", "warning", {"reason": reason, "seconds": round(seconds, 3)})
+        self._ejected_until = max(self._ejected_until, now + seconds)
+        self._clear = False
+        self._window.clear()
+
+    def tidy(self, now: float) -> None:
+        """Report what has run out since anybody looked; called before a call and by the health loop."""
+        if self._clear:
+            return
+        if self._ejected_until and now >= self._ejected_until:
+            self._ejected_until = 0.0
+            self._tell("deployment_readmitted", "info", {})
+        if self._unhealthy_until and now >= self._unhealthy_until:
+            self._believe(None, now)
+        if now >= self._cool_until:
+            self._cool_until = 0.0
+        self._clear = self._breaker.state == "closed" and not (
+            self._cool_until or self._ejected_until or self._unhealthy_until
+        )
+
+    def _admit(self, now: float, early: bool) -> Permit | None:
+        """Admit a call to a deployment in which something is or was wrong."""
+        self.tidy(now)
+        breaker = self._breaker
+        if now < self._cool_until:
+            return None
+        if breaker.state == "closed":
+            return Permit(breaker.generation, now)
+        if breaker.state == "open":
+            if now < breaker.open_until and not early:
+                return None
+            breaker.half_open()
+            self._tell("circuit_half_open", "info", {})
+        return breaker.take(now)
+
+    def _ended_well(self, permit: Permit, seconds: float, now: float) -> None:
+        breaker = self._breaker
+        if permit.begun >= self._unhealthy_since:
+            self._believe(True, now)
+        if permit.probe:
+            if breaker.probed(permit, True, now):
+                self._tell("circuit_closed", "info", {})
+        elif permit.generation == breaker.generation and breaker.state == "closed":
+            breaker.good(seconds, now)
+        self.tidy(now)
+
+    def _ended_badly(self, permit: Permit, outcome: Outcome, seconds: float, now: float) -> None:
+        self.failed += 1
+        if seconds > self._latency.value > 0.0:
+            self._latency.observe(seconds, now)  # a failure is never taken for speed, a slow one is slow
+        breaker = self._breaker
+        if permit.probe:
+            opened = breaker.probed(permit, False, now)
+        else:
+            opened = permit.generation == breaker.generation and breaker.bad(now)
+        if opened:
+            self._clear = False
+            fields = {"seconds": round(breaker.open_until - now, 3), "cause": outcome.kind,
+                      "detail": outcome.message}  # fmt: skip
+            self._tell("circuit_opened", "warning", fields)
+
+    def _cool(self, outcome: Outcome, now: float) -> None:
+        """Leave it alone for as long as it asked; never shorter than was agreed before."""
+        was_out = now < self._cool_until
+        self._cool_until = max(self._cool_until, now + outcome.cooldown)
+        self._clear = False
+        if not was_out:
+            self._tell("cooldown", "info", {"seconds": round(outcome.cooldown, 3), "cause": outcome.kind})
+
+    def _believe(self, ok: bool | None, now: float) -> None:
+        """Let go of what the last probe held against it."""
+        if self._unhealthy_until:
+            self._unhealthy_until = self._unhealthy_since = 0.0
+            self.probe_ok = ok
+            self._tell("deployment_healthy", "info", {} if ok else {"detail": "not probed any more"})
+            self.tidy(now)
+
+    def _tell(self, name: str, level: str, fields: Mapping[str, Any]) -> None:
+        self._report(name, level, {"deployment": self.id, **fields})
+
+
+class Standings:
+    """The standings of all deployments of a process; they outlive the configuration that made them."""
+
+    __slots__ = ("_by_id", "_events", "_random")
+
+    def __init__(self, events: Events, rng: random.Random | None = None) -> None:
+        self._events = events
+        self._random = (rng or random.Random()).random  # noqa: S311 - spreads load, guards nothing
+        self._by_id: dict[str, Standing] = {}
+
+    def __iter__(self) -> Iterator[Standing]:
+        return iter(list(self._by_id.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def get(self, deployment: Deployment, breaker: BreakerPolicy) -> Standing:
+        """Return the standing of a deployment, which goes by this configuration from now on."""
+        found = self._by_id.get(deployment.id)
+        if found is None:
+            found = Standing(deployment, breaker, self._tell, self._random)
+            self._by_id[deployment.id] = found
+        else:
+            found.follow(deployment, breaker)
+        return found
+
+    def find(self, deployment_id: str) -> Standing | None:
+        """Return the standing of a deployment, if there is one."""
+        return self._by_id.get(deployment_id)
+
+    def keep(self, ids: Collection[str]) -> None:
+        """Drop the others, but for those that have calls in flight: these go at a later ``keep``."""
+        for gone in [key for key, each in self._by_id.items() if key not in ids and not each.inflight]:
+            del self._by_id[gone]
+
+    def _tell(self, name: str, level: str, fields: Mapping[str, Any]) -> None:
+        message = f"{fields.get('deployment', '')}: {name.replace('_', ' ')}"
+        self._events.emit(Note(name, level, message, dict(fields)))
