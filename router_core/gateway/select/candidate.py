@@ -1,0 +1,33 @@
+"""One deployment as selection sees it: what it is, how it stands, and what speaks to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from router_core.gateway.clients.protocol import ModelClient
+from router_core.gateway.select.stable import digest
+from router_core.gateway.values import Deployment
+
+if TYPE_CHECKING:
+    from router_core.gateway.resilience.standing import Standing
+
+__all__ = ["Candidate"]
+
+
+class Candidate:
+    """A deployment that a strategy may draw. Made once for each configuration; never changes itself."""
+
+    __slots__ = ("client", "deployment", "id", "seed", "standing", "weight")
+
+    def __init__(self, deployment: Deployment, standing: Standing, client: ModelClient) -> None:
+        self.deployment = deployment
+        self.standing = standing
+        """Its health and load. Outlives the candidate: it is that of the deployment's id."""
+        self.client = client
+        self.id = deployment.id
+        self.weight = deployment.weight
+        self.seed = digest(deployment.id)
+        """Its place on the hash ring of strategy ``sticky``: of its id alone, so that all replicas agree."""
+
+    def __repr__(self) -> str:
+        return f"Candidate({self.id!r})"

@@ -1,0 +1,200 @@
+"""Which deployment of a model a call goes to: filters remove, the strategy draws from what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Final
+
+from router_core.gateway.call import Call
+from router_core.gateway.resilience.ejection import panic as is_panic
+from router_core.gateway.select.candidate import Candidate
+from router_core.gateway.select.decision import Decision
+from router_core.gateway.select.filters import (
+    SAYS,
+    SOFT,
+    PriceOf,
+    Removal,
+    Requirements,
+    estimate,
+    fits_budget,
+    fits_context,
+    foremost,
+    misfit,
+    requirements,
+)
+from router_core.gateway.select.strategies import strategy
+from router_core.gateway.values import Deployment, Model, Price
+
+__all__ = ["Selector"]
+
+_MAX_SETS: Final = 256
+"""Sets of requirements that are remembered. Callers can make up any number of them."""
+_NO_CALL: Final = -1
+
+
+class _Fitting:
+    """What is left of the candidates for one set of requirements, worked out once."""
+
+    __slots__ = ("candidates", "decisions", "kept", "removals", "window")
+
+    def __init__(self, everybody: Iterable[Candidate], required: Requirements) -> None:
+        fitting: list[Candidate] = []
+        removals: list[Removal] = []
+        for each in everybody:
+            removal = misfit(each, required)
+            if removal is None:
+                fitting.append(each)
+            else:
+                removals.append(removal)
+        self.candidates = tuple(fitting)
+        self.kept = tuple([each.id for each in fitting])
+        self.removals = tuple(removals)
+        self.decisions: dict[str, Decision] = {}
+        """Id of the chosen -> the decision, for when nothing but requirements removed anybody."""
+        windows = [each.deployment.max_context_length or 1 << 62 for each in fitting]
+        self.window = min(windows, default=_NO_CALL)
+        """Tokens that all of them hold; less than any call has where there are none."""
+
+
+class Selector:
+    """The candidates of one model, and the strategy that draws from them.
+
+    All of it happens on one event loop and nothing in it waits, so that turns are exact however many calls
+    are under way. Panic: where fewer than a share of those that fit are healthy, ``ejected`` and
+    ``unhealthy`` are ignored. An open circuit is not: it has seen its own calls fail, and while anybody else
+    is left, to ask it again would only spend retries. For when nobody is left there is ``closest``, whose
+    circuit can be asked for an early probe (``Standing.begin(now, early=True)``).
+    """
+
+    __slots__ = ("_fitting", "_panic", "_price_of", "_rng", "_strategy", "candidates", "model")
+
+    def __init__(
+        self, model: Model, candidates: Sequence[Candidate], *, rng: Random | None = None,
+        panic: float | None = None, price_of: PriceOf | None = None,
+    ) -> None:  # fmt: skip
+        self.model = model
+        self.candidates = tuple(candidates)
+        self._rng = rng or Random()  # noqa: S311 - spreads calls, keeps no secret
+        self._panic = model.ejection.panic if panic is None else panic
+        self._price_of = price_of or _configured
+        self._strategy = strategy(model.strategy, self.candidates, self._price_of, self._rng)
+        self._fitting: dict[Requirements, _Fitting] = {}
+
+    def pick(self, call: Call, now: float, tried: Collection[str] = ()) -> Candidate | None:
+        """Return whom to ask, or None; the reasons are in ``call.decision`` then and always.
+
+        ``tried`` are ids of deployments that this call is not to be sent to again.
+        """
+        required = (call.endpoint, call.needs, call.tags, call.region, call.compliance)
+        fitting = self._fitting.get(required) or self._fit(required)
+        if tried or call.max_cost is not None or call.input_tokens + (call.max_tokens or 0) > fitting.window:
+            return self._pick_among(fitting, call, now, tried)
+        for each in fitting.candidates:
+            if each.standing.out(now):
+                return self._pick_among(fitting, call, now, tried)
+        chosen = self._strategy.draw(fitting.candidates, call, now, self._rng)
+        self._strategy.drawn(chosen)
+        call.decision = fitting.decisions.get(chosen.id) or self._remember(fitting, chosen)
+        return chosen
+
+    def explain(self, call: Call, now: float, tried: Collection[str] = ()) -> Decision:
+        """Return what ``pick`` would decide, with the figures. Changes nothing: neither turns nor permits nor
+        the random numbers to come."""
+        required = requirements(call)
+        fitting = self._fitting.get(required) or _Fitting(self.candidates, required)
+        pool, removals, reason = self._left(fitting, call, now, tried)
+        chosen = ""
+        if pool:
+            rng = Random()  # noqa: S311 - a copy of the one that spreads calls
+            rng.setstate(self._rng.getstate())
+            chosen = self._strategy.draw(pool, call, now, rng).id
+        figures = {each.id: self._strategy.figures(each, call, now) for each in self.candidates}
+        return replace(self._decision(chosen, pool, removals, reason), figures=figures)
+
+    def closest(self, now: float, call: Call | None = None, tried: Collection[str] = ()) -> Candidate | None:
+        """Return whom to turn to when nobody is left: the one that is back first, of those that could serve
+        the call; those that it was tried with come last. None: waiting helps nobody."""
+        able: Iterable[Candidate] = self.candidates
+        if call is not None:
+            required = requirements(call)
+            fitting = self._fitting.get(required) or self._fit(required)
+            able = [each for each in fitting.candidates if self._removal(each, call) is None]
+        return min(able, key=lambda each: (each.id in tried, each.standing.back_at(now)), default=None)
+
+    def cost(self, deployment: Deployment, call: Call) -> int | None:
+        """Return the estimate that filters and ``cheapest`` go by, in micro-dollars; None: unpriced."""
+        price = self._price_of(deployment)
+        return None if price is None else estimate(price, call)
+
+    def _fit(self, required: Requirements) -> _Fitting:
+        if len(self._fitting) >= _MAX_SETS:
+            self._fitting.clear()
+        found = self._fitting[required] = _Fitting(self.candidates, required)
+        return found
+
+    def _pick_among(
+        self, fitting: _Fitting, call: Call, now: float, tried: Collection[str]
+    ) -> Candidate | None:
+        pool, removals, reason = self._left(fitting, call, now, tried)
+        if not pool:
+            call.decision = self._decision("", pool, removals, reason)
+            return None
+        chosen = self._strategy.draw(pool, call, now, self._rng)
+        self._strategy.drawn(chosen)
+        call.decision = self._decision(chosen.id, pool, removals, reason)
+        return chosen
+
+    def _left(
+        self, fitting: _Fitting, call: Call, now: float, tried: Collection[str]
+    ) -> tuple[Sequence[Candidate], tuple[Removal, ...], str]:
+        """Return who is left, why the others are not, and what is to be said about it."""
+        pool: list[Candidate] = []
+        doubtful: list[Candidate] = []
+        removals = list(fitting.removals)
+        for each in fitting.candidates:
+            removal = self._removal(each, call, now, tried)
+            if removal is None:
+                pool.append(each)
+                continue
+            removals.append(removal)
+            if removal.reason in SOFT:
+                doubtful.append(each)
+        if doubtful and (not pool or is_panic(fitting.candidates, now, self._panic)):
+            reason = "panic" if pool else "last_resort"
+            back = {each.id for each in doubtful}
+            order = {each.id for each in (*pool, *doubtful)}
+            pool = [each for each in fitting.candidates if each.id in order]
+            return pool, tuple(each for each in removals if each.id not in back), reason
+        return pool, tuple(removals), "" if pool else foremost(removals)
+
+    def _removal(
+        self, candidate: Candidate, call: Call, now: float | None = None, tried: Collection[str] = ()
+    ) -> Removal | None:
+        """Return what speaks against a candidate that fits; without ``now``, whatever its state."""
+        if candidate.id in tried:
+            return Removal(candidate.id, "tried", SAYS["tried"])
+        removal = fits_context(candidate, call)
+        if removal is None and call.max_cost is not None:
+            removal = fits_budget(candidate, call, self._price_of(candidate.deployment))
+        if removal is None and now is not None:
+            reason = candidate.standing.out(now)
+            if reason:
+                removal = Removal(candidate.id, reason, SAYS.get(reason, reason))
+        return removal
+
+    def _remember(self, fitting: _Fitting, chosen: Candidate) -> Decision:
+        made = Decision(self.model.id, self._strategy.name, chosen.id, fitting.kept, fitting.removals)
+        found = fitting.decisions[chosen.id] = replace(made, text=made.header())
+        return found
+
+    def _decision(
+        self, chosen: str, pool: Sequence[Candidate], removals: tuple[Removal, ...], reason: str
+    ) -> Decision:
+        kept = tuple([each.id for each in pool])
+        return Decision(self.model.id, self._strategy.name, chosen, kept, removals, "", reason)
+
+
+def _configured(deployment: Deployment) -> Price | None:
+    return deployment.price
