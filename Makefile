@@ -49,14 +49,14 @@ coverage: .venv/.stamp-dev ## Run the tests and print the branches they miss
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 
-bench: .venv/.stamp-dev .venv-peers/.stamp ## Measure speed, memory and import time against others
+bench: .venv/.stamp-dev .venv-peers/.stamp .venv-gateways/.stamp ## Measure speed, memory and import time against others
 	.venv/bin/python -m benchmarks
 
 soak: .venv/.stamp-dev parts ## Run the long chaos tests
 	.venv/bin/python -m pytest -m soak -n 0 --timeout 3600
 
 clean: ## Remove .venv, caches and build output
-	rm -rf .venv .venv-peers .venv-aws .venv-sam build dist .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-peers .venv-gateways .venv-aws .venv-sam build dist .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -65,6 +65,13 @@ clean: ## Remove .venv, caches and build output
 	@test -x .venv-peers/bin/python || "$(PYTHON)" -m venv .venv-peers
 	@echo "installing the measured peers into .venv-peers (once, some minutes) ..."
 	@.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r benchmarks/peers/requirements.txt
+	@touch $@
+
+# LiteLLM alone brings more than 130 packages.
+.venv-gateways/.stamp: benchmarks/peers/requirements-gateways.txt
+	@test -x .venv-gateways/bin/python || "$(PYTHON)" -m venv .venv-gateways
+	@echo "installing the measured gateways into .venv-gateways (once, some minutes) ..."
+	@.venv-gateways/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 # The emulator pins a botocore of its own, the SAM CLI a pydantic.
