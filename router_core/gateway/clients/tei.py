@@ -1,0 +1,28 @@
+"""Text Embeddings Inference of Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from router_core.gateway.clients.probe import HEALTH, METRICS
+from router_core.gateway.clients.rerank import RerankingClient
+from router_core.gateway.transport.protocol import Transport
+from router_core.gateway.values import Deployment
+
+__all__ = ["TeiClient"]
+
+
+class TeiClient(RerankingClient):
+    """A deployment of type ``tei``: embeddings as OpenAI has them, rerank in words of its own."""
+
+    ENDPOINT_TABLE: ClassVar[Mapping[str, str]] = {
+        "embeddings": "/v1/embeddings",
+        "models": "/info",
+        "rerank": "/rerank",
+    }
+    RERANK_FORM = "tei"
+
+    def __init__(self, deployment: Deployment, transport: Transport) -> None:
+        super().__init__(deployment, transport)
+        self.probe, self.metrics = HEALTH, METRICS

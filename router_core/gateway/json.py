@@ -1,0 +1,241 @@
+"""Read the JSON body of a call no further than routing needs, and leave every value as it came.
+
+What is judged here is what is sent: the names and values that ``read_fields`` returns are what clients build
+the body for the upstream of, so a name given twice means the same to us and to it (the last one counts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from router_core.errors import BadRequest
+
+__all__ = [
+    "MAX_DEPTH", "MAX_NAME", "Fields", "count_of", "invalid", "max_tokens_of", "model_of", "needs_of",
+    "read_fields", "stream_of", "text_of", "wants_usage_of",
+]  # fmt: skip
+
+Fields = dict[str, msgspec.Raw]
+"""Name -> the bytes of its value."""
+
+MAX_DEPTH: Final = 64
+"""Levels that a body may be nested."""
+MAX_NAME: Final = 256
+"""Characters of the name of a model."""
+_MAX_FIELDS: Final = 200
+_MAX_TOKENS: Final = 2**31 - 1
+_MAX_COUNT: Final = 128
+_TOKEN_FIELDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+
+_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
+_NOT_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{")
+_NULL: Final = b"null"
+_NONE: Final[frozenset[str]] = frozenset()
+
+
+class _Format(msgspec.Struct):
+    type: Any = None
+    format: Any = None
+
+
+class _Turn(msgspec.Struct):
+    """A message of a chat, or an item of the input of ``responses``."""
+
+    content: Any = None
+    type: Any = None
+
+
+_decode_fields: Final = msgspec.json.Decoder(Fields).decode
+_decode_text: Final = msgspec.json.Decoder(str).decode
+_decode_bool: Final = msgspec.json.Decoder(bool).decode
+_decode_whole: Final = msgspec.json.Decoder(int).decode
+_decode_format: Final = msgspec.json.Decoder(_Format).decode
+_decode_turns: Final = msgspec.json.Decoder(list[_Turn]).decode
+
+
+def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> BadRequest:
+    """Return the error of one wrong parameter; ``extra["param"]`` names it."""
+    return BadRequest(message, code=code, extra={"param": param} if param else None)
+
+
+def read_fields(body: bytes) -> Fields:
+    """Return the members of the JSON object. Raises BadRequest for anything else, saying what it is."""
+    try:
+        fields = _decode_fields(body)
+    except msgspec.ValidationError:
+        raise invalid("the body has to be a JSON object", code="invalid_json") from None
+    except msgspec.DecodeError as error:
+        reason = str(error) if body.strip() else "it is empty"
+        raise invalid(f"the body is not valid JSON: {reason}", code="invalid_json") from None
+    except UnicodeDecodeError:
+        raise invalid("the body is not valid JSON: it is not UTF-8", code="invalid_json") from None
+    except RecursionError:
+        raise _too_deep() from None
+    if not body.isascii():
+        _check_text(body)  # values that are passed on as they came were not decoded
+    if len(body.translate(None, _NOT_OPENERS)) > MAX_DEPTH and _is_deep(body):
+        raise _too_deep()
+    if len(fields) > _MAX_FIELDS:
+        raise invalid(f"the body has more than {_MAX_FIELDS} fields", code="invalid_json")
+    return fields
+
+
+def model_of(fields: Mapping[str, msgspec.Raw]) -> str:
+    """Return the name of the model that is asked for."""
+    raw = fields.get("model")
+    if raw is None:
+        raise invalid("you must provide a model parameter", "model", "missing_model")
+    try:
+        name = _decode_text(raw)
+    except msgspec.MsgspecError:
+        raise invalid("model has to be a string", "model") from None
+    if not name or len(name) > MAX_NAME or not name.isprintable():
+        raise invalid(f"model has to have 1 to {MAX_NAME} printable characters", "model")
+    return name
+
+
+def stream_of(fields: Mapping[str, msgspec.Raw]) -> bool:
+    """Return whether the answer is asked for as a stream."""
+    raw = fields.get("stream")
+    return False if raw is None else _flag(raw, "stream")
+
+
+def wants_usage_of(fields: Mapping[str, msgspec.Raw]) -> bool:
+    """Return whether a stream is asked to end with its usage (``stream_options.include_usage``)."""
+    raw = fields.get("stream_options")
+    if raw is None or bytes(raw) == _NULL:
+        return False
+    try:
+        options = _decode_fields(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise invalid("stream_options has to be an object", "stream_options") from None
+    wanted = options.get("include_usage")
+    return False if wanted is None else _flag(wanted, "stream_options.include_usage")
+
+
+def max_tokens_of(fields: Mapping[str, msgspec.Raw]) -> int | None:
+    """Return how many tokens the answer may have; None where the caller does not say."""
+    for name in _TOKEN_FIELDS:
+        raw = fields.get(name)
+        if raw is not None and (value := _whole(raw, name, _MAX_TOKENS)) is not None:
+            return value
+    return None
+
+
+def count_of(fields: Mapping[str, msgspec.Raw]) -> int:
+    """Return how many answers are asked for (``n``), which is how often the output is paid for."""
+    raw = fields.get("n")
+    value = None if raw is None else _whole(raw, "n", _MAX_COUNT)
+    if value == 0:
+        raise invalid("n has to be at least 1", "n")
+    return value or 1
+
+
+def text_of(fields: Mapping[str, msgspec.Raw], name: str, most: int = MAX_NAME) -> str:
+    """Return a text field such as ``user``, cut at ``most`` characters; empty where it is not there."""
+    raw = fields.get(name)
+    if raw is None or bytes(raw) == _NULL:
+        return ""
+    try:
+        return _decode_text(raw)[:most]
+    except msgspec.MsgspecError:
+        raise invalid(f"{name} has to be a string", name) from None
+
+
+def needs_of(fields: Mapping[str, msgspec.Raw]) -> frozenset[str]:
+    """Return what the model has to be capable of: ``tools``, ``json``, ``vision``.
+
+    A wrong value is left for the upstream to refuse: it knows better than we do what it takes.
+    """
+    needs: list[str] = []
+    if _is_filled(fields.get("tools")) or _is_filled(fields.get("functions")):
+        needs.append("tools")
+    if _wants_json(fields.get("response_format")) or _wants_json(fields.get("text")):
+        needs.append("json")
+    turns = fields.get("messages") or fields.get("input")
+    if turns is not None and _has_images(bytes(turns)):
+        needs.append("vision")
+    return frozenset(needs) if needs else _NONE
+
+
+def _flag(raw: msgspec.Raw, name: str) -> bool:
+    try:
+        return _decode_bool(raw)
+    except msgspec.MsgspecError:
+        if bytes(raw) == _NULL:
+            return False
+        raise invalid(f"{name} has to be true or false", name) from None
+
+
+def _whole(raw: msgspec.Raw, name: str, most: int) -> int | None:
+    try:
+        value = _decode_whole(raw)
+    except msgspec.MsgspecError:
+        if bytes(raw) == _NULL:
+            return None
+        raise invalid(f"{name} has to be a whole number", name) from None
+    if not 0 <= value <= most:
+        raise invalid(f"{name} has to be between 0 and {most}", name)
+    return value
+
+
+def _is_filled(raw: msgspec.Raw | None) -> bool:
+    return raw is not None and bytes(raw) not in (_NULL, b"[]")
+
+
+def _wants_json(raw: msgspec.Raw | None) -> bool:
+    """Judge ``response_format`` ({"type": ...}) or ``text`` of responses ({"format": {"type": ...}})."""
+    if raw is None or b"json" not in bytes(raw):
+        return False
+    try:
+        form = _decode_format(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    kind = form.format.get("type") if isinstance(form.format, dict) else form.type
+    return kind in ("json_object", "json_schema", "json")
+
+
+def _has_images(turns: bytes) -> bool:
+    # parts stand in a list inside the list, and few prompts hold another bracket: most stop here
+    if turns.find(b"[", 1) < 0 or (b'"image_url"' not in turns and b'"input_image"' not in turns):
+        return False
+    try:
+        return any(_is_image(part) for turn in _decode_turns(turns) for part in _parts(turn))
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+
+
+def _parts(turn: _Turn) -> list[Any]:
+    return turn.content if isinstance(turn.content, list) else [{"type": turn.type}]
+
+
+def _is_image(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") in ("image_url", "input_image")
+
+
+def _check_text(body: bytes) -> None:
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        reason = f"it is not UTF-8 (byte {error.start})"
+        raise invalid(f"the body is not valid JSON: {reason}", code="invalid_json") from None
+
+
+def _is_deep(body: bytes) -> bool:
+    """Return whether valid JSON is too deep: peel off the innermost pairs, level by level."""
+    if b"\\" in body:
+        body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = b"".join(body.split(b'"')[::2]).translate(_ONE_KIND, _NOT_BRACKETS)
+    for _ in range(MAX_DEPTH):
+        brackets = brackets.replace(b"[]", b"")
+        if not brackets:
+            return False
+    return True
+
+
+def _too_deep() -> BadRequest:
+    return invalid(f"the JSON body is nested more than {MAX_DEPTH} levels deep", code="json_too_deep")
