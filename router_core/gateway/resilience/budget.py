@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from time import monotonic
 from typing import Final
 
 __all__ = ["RetryBudget"]
@@ -17,14 +19,15 @@ class RetryBudget:
     their sum, and retries that the floor paid for in advance are earned back by later calls.
     """
 
-    __slots__ = ("_at", "_earned", "_floor", "_ratio", "_timed", "denied", "spent")
+    __slots__ = ("_at", "_earned", "_floor", "_ratio", "_time", "_timed", "denied", "spent")
 
-    def __init__(self, ratio: float, floor: float) -> None:
+    def __init__(self, ratio: float, floor: float, time: Callable[[], float] = monotonic) -> None:
         self._ratio = ratio
+        self._time = time
         self._floor = floor
         self._earned = 0.0
         self._timed = floor
-        self._at: float | None = None
+        self._at = time()
         self.spent = 0
         """Retries ever allowed."""
         self.denied = 0
@@ -35,11 +38,11 @@ class RetryBudget:
         earned = self._earned + self._ratio
         self._earned = earned if earned < _SAVED else _SAVED
 
-    def allowed(self, now: float) -> bool:
+    def allowed(self) -> bool:
         """Take one retry; False when there is none left."""
-        at = now if self._at is None else self._at
-        self._at = max(now, at)
-        self._timed = min(self._timed + max(now - at, 0.0) * self._floor, self._floor)
+        now = self._time()
+        passed, self._at = max(now - self._at, 0.0), now
+        self._timed = min(self._timed + passed * self._floor, max(self._floor, 1.0) if self._floor else 0.0)
         if self._earned < 1.0 and self._timed < 1.0:
             self.denied += 1
             return False

@@ -13,8 +13,8 @@ what came              kind                move     against   safe    cooldown; 
 401                    auth                retry    yes       yes     30 s; OUR key is bad there: to the
                                                                       caller a 401 would mean his own
 402                    auth                retry    yes       yes     60 s
-403                    auth                retry    yes       yes     30 s; as HTML neither: a firewall
-                                                                      took offence at this one request
+403                    auth                retry    yes       yes     30 s; as HTML or empty neither: a
+                                                                      firewall dislikes this one request
 404                    not_found           retry    yes       yes     10 s when the model is missing
 404 of a caller's id   client_error        stop     no        yes     an earlier response, a file
 408                    timeout             retry    yes       yes     it had waited for our request
@@ -57,6 +57,7 @@ from router_core.gateway.resilience.wording import (
     POLICY_CODES,
     POLICY_WORDS,
     QUOTA_CODES,
+    WORDLESS,
 )
 
 __all__ = ["MAX_COOLDOWN", "classify", "classify_error", "classify_failure", "retry_after"]
@@ -151,7 +152,7 @@ def classify_error(
 def classify_failure(error: UpstreamFailure) -> Outcome:
     """Judge an attempt that brought no usable answer."""
     unclear = error.sent or error.started
-    message = f"{error.kind} ({error.phase})"
+    message = f"the upstream could not be used: {error.kind} ({error.phase})"
     match error.kind:
         case "timeout":
             return Outcome("timeout", "retry", failure=True, safe=not unclear, message=message)
@@ -170,9 +171,9 @@ def _odd(reply: Reply, body: bytes, max_cooldown: float, now_epoch: float | None
     """Judge an answer of 2xx that does not look like one: an error, a page of HTML, nothing, or yet fine."""
     start = body[:_PEEK].lstrip()[:16].lower()
     if not start:
-        return _outcome(_MALFORMED, reply.status, "an empty answer")
+        return _outcome(_MALFORMED, reply.status, "the upstream sent an empty answer")
     if start[:1] == b"<" and (reply.content_type == "text/html" or start.startswith((b"<!", b"<html"))):
-        return _outcome(_MALFORMED, reply.status, "a page of HTML instead of an answer")
+        return _outcome(_MALFORMED, reply.status, "the upstream sent a page of HTML")
     if start[:1] != b"{" and reply.content_type != "application/json":
         return OK  # a transcript is text
     try:
@@ -180,7 +181,7 @@ def _odd(reply: Reply, body: bytes, max_cooldown: float, now_epoch: float | None
     except msgspec.ValidationError:
         return OK  # JSON, though not an object
     except (msgspec.DecodeError, RecursionError):
-        return _outcome(_MALFORMED, reply.status, "JSON that is broken or cut off")
+        return _outcome(_MALFORMED, reply.status, "the upstream sent broken JSON")
     if _is_error(top):
         return classify_error(body, reply.headers, max_cooldown=max_cooldown, now_epoch=now_epoch)
     return OK
@@ -197,33 +198,35 @@ def _judge(
     status: int, error: ErrorBody | None, headers: Mapping[str, str], max_cooldown: float,
     now_epoch: float | None,
 ) -> Outcome:  # fmt: skip
-    row = _row(status, error, headers)
+    row = _row(status, error)
     cooldown = row.cooldown
     if row.asked:
         asked = cooldown_of(headers, time.time() if now_epoch is None else now_epoch)
         cooldown = cooldown if asked is None else asked
     word = error.word if error is not None else ""
-    return _outcome(row, status, f"HTTP {status} {word}".rstrip(), min(cooldown, max_cooldown))
+    message = f"the upstream answered {status} ({word})" if word else f"the upstream answered {status}"
+    if row.kind == "auth":
+        message = f"the upstream refused the credentials of this gateway ({status})"
+    return _outcome(row, status, message, min(cooldown, max_cooldown))
 
 
 def _outcome(row: _Row, status: int, message: str, cooldown: float = 0.0) -> Outcome:
     return Outcome(row.kind, row.move, row.failure, row.safe, cooldown, status, message)
 
 
-def _row(status: int, error: ErrorBody | None, headers: Mapping[str, str]) -> _Row:
+def _row(status: int, error: ErrorBody | None) -> _Row:
     """Find the line of the table for an error."""
     if not 400 <= status <= 599:
         return _MALFORMED
     if status >= 500:
         return _BY_STATUS.get(status, _SERVER_ERROR)
-    if error is not None:
-        special = _by_content(status, error, headers)
-        if special is not None:
-            return special
+    special = _by_content(status, error or ErrorBody())
+    if special is not None:
+        return special
     return _BY_STATUS.get(status, _CLIENT_ERROR)
 
 
-def _by_content(status: int, error: ErrorBody, headers: Mapping[str, str]) -> _Row | None:
+def _by_content(status: int, error: ErrorBody) -> _Row | None:
     """Return the line that the content of a 4xx asks for, where its status alone would mislead."""
     codes, text = error.codes, error.text
     if status == 429:
@@ -234,7 +237,7 @@ def _by_content(status: int, error: ErrorBody, headers: Mapping[str, str]) -> _R
         any(code in CONTEXT_CODES for code in codes) or any(words in text for words in CONTEXT_WORDS)
     ):
         return _CONTEXT
-    if status == 403 and headers.get("content-type", "").lower().startswith("text/html"):
+    if status == 403 and (not error.text or not error.structured or error.text.startswith(WORDLESS)):
         return _FIREWALL
     if status == 404 and error.structured:
         return _not_found(error)

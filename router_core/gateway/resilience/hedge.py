@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from router_core.gateway.resilience.budget import RetryBudget
-
 __all__ = ["HedgeBudget"]
 
 _SAVED: Final = 10.0
@@ -13,13 +11,12 @@ _SAVED: Final = 10.0
 
 
 class HedgeBudget:
-    """A share of the calls of one model; every hedge is a retry too, and has to be paid for as such."""
+    """A share of the calls of one model. Every hedge is a retry too: ask the retry budget as well, last."""
 
-    __slots__ = ("_retries", "_saved", "_share", "denied", "spent")
+    __slots__ = ("_saved", "_share", "denied", "spent")
 
-    def __init__(self, max_share: float, retries: RetryBudget) -> None:
+    def __init__(self, max_share: float) -> None:
         self._share = max_share
-        self._retries = retries
         self._saved = 0.0
         self.spent = 0
         """Hedges ever allowed."""
@@ -31,9 +28,9 @@ class HedgeBudget:
         saved = self._saved + self._share
         self._saved = saved if saved < _SAVED else _SAVED
 
-    def allowed(self, now: float) -> bool:
-        """Take one hedge; False when the share is used up or the retry budget is."""
-        if self._saved < 1.0 or not self._retries.allowed(now):
+    def allowed(self) -> bool:
+        """Take one hedge; False when the share is used up."""
+        if self._saved < 1.0:
             self.denied += 1
             return False
         self._saved -= 1.0

@@ -7,7 +7,15 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CONTEXT_CODES", "CONTEXT_WORDS", "POLICY_CODES", "POLICY_WORDS", "QUOTA_CODES", "STATUS_WORDS"]
+__all__ = [
+    "CONTEXT_CODES",
+    "CONTEXT_WORDS",
+    "POLICY_CODES",
+    "POLICY_WORDS",
+    "QUOTA_CODES",
+    "STATUS_WORDS",
+    "WORDLESS",
+]
 
 CONTEXT_CODES: Final = frozenset({
     "context_length_exceeded",  # OpenAI, Azure, DeepSeek, Groq
@@ -73,3 +81,6 @@ STATUS_WORDS: Final[tuple[tuple[str, int], ...]] = (
     ("invalid_prompt", 400),
 )  # fmt: skip
 """Part of a code or type -> the status it would have come with, for errors inside an answer of 200."""
+
+WORDLESS: Final = "the upstream answered "
+"""How the message begins that the clients write for an error that came without words of its own."""
