@@ -10,13 +10,16 @@ from urllib.parse import quote
 from router_core.errors import Misconfigured
 from router_core.gateway.clients.address import Address
 from router_core.gateway.clients.http import HttpClient, argument
+from router_core.gateway.clients.probe import Probe
 from router_core.gateway.transport.protocol import Transport
 from router_core.gateway.values import Deployment
 
 __all__ = ["AzureClient"]
 
 _API_VERSION: Final = "2024-10-21"
-"""The latest dated one that is generally available; usage at the end of streams needs 2024-09-01 or later."""
+"""The latest dated one that is generally available."""
+_STREAMS_USAGE: Final = "2024-09-01"
+"""Earlier ones refuse ``stream_options``."""
 _VERSION: Final = re.compile(r"[A-Za-z0-9.-]{1,64}")
 _PASTED: Final = re.compile(r"/openai(?:/deployments(?:/[^/]*)?)?$")
 
@@ -48,7 +51,15 @@ class AzureClient(HttpClient):
                 f"deployment {deployment.id}: azure needs a model: the deployment's name there"
             )
         super().__init__(deployment, transport)
-        self.probe = None
+        if (
+            self._version[:2] == "20"
+            and self._version < _STREAMS_USAGE
+            and "stream_usage" not in deployment.args
+        ):
+            self._usage = False
+
+    def _probes(self) -> tuple[Probe | None, Probe | None]:
+        return None, None
 
     def _authorization(self) -> tuple[tuple[str, str], ...]:
         if argument(self.deployment, "auth", str, "") == "bearer":

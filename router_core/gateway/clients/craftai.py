@@ -20,6 +20,7 @@ from router_core.errors import HTTPError, Misconfigured
 from router_core.gateway.call import Call
 from router_core.gateway.clients.address import check_path, parse_address
 from router_core.gateway.clients.http import HttpClient, argument
+from router_core.gateway.clients.probe import Probe
 from router_core.gateway.json import invalid
 from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.transport.protocol import Transport
@@ -54,7 +55,6 @@ class CraftAIClient(HttpClient):
 
     def __init__(self, deployment: Deployment, transport: Transport) -> None:
         super().__init__(deployment, transport)
-        self.probe = None
         self._input = argument(deployment, "input_field", str, "message")
         self._output = argument(deployment, "output_field", str, "")
 
@@ -77,6 +77,9 @@ class CraftAIClient(HttpClient):
         if not 200 <= reply.status < 300:
             return self._refusal(reply)
         return self._completion(call, reply) if is_chat else reply
+
+    def _probes(self) -> tuple[Probe | None, Probe | None]:
+        return None, None
 
     def _authorization(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"EndpointToken {self._key}"),)

@@ -55,10 +55,6 @@ class HttpClient:
         self.locate: Callable[[], str | None] | None = None
         """Tells the base URL where the deployment has none of its own, because its endpoint gets a new one
         whenever it is started."""
-        self.probe: Probe | None = MODELS
-        """What tells whether it is alive; None: nothing that is free of charge."""
-        self.metrics: Probe | None = None
-        """What tells how busy it is."""
         self._transport = transport
         self._where = f"deployment {deployment.id}"
         self._key = credential(deployment.key.reveal(), self._where)
@@ -79,6 +75,11 @@ class HttpClient:
             self._settle(url)
         elif not deployment.endpoint:
             raise Misconfigured(f"{self._where}: type {deployment.type} needs a base_url")
+        self.probe, self.metrics = self._probes()
+        """What tells whether it is alive, and how busy it is; None: nothing that is free of charge."""
+        if deployment.health.path:
+            path = check_path(deployment.health.path, f"{self._where}: health: path")
+            self.probe = Probe("GET", path, "health")
 
     async def send(self, call: Call, deadline: float) -> Reply:
         """Make one attempt. Raises UpstreamFailure without a usable answer."""
@@ -130,6 +131,10 @@ class HttpClient:
 
     def _authorization(self) -> tuple[tuple[str, str], ...]:
         return (("authorization", f"Bearer {self._key}"),) if self._key else ()
+
+    def _probes(self) -> tuple[Probe | None, Probe | None]:
+        """Return what asks whether it is alive, and what asks how busy it is."""
+        return MODELS, None
 
     def _path(self, address: Address, endpoint: str, path: str) -> str:
         """Return the path of a request line for a path of the table."""

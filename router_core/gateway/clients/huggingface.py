@@ -7,10 +7,8 @@ from typing import ClassVar, Final
 
 from router_core.errors import Misconfigured
 from router_core.gateway.clients.http import argument
-from router_core.gateway.clients.probe import HEALTH, METRICS, MODELS
+from router_core.gateway.clients.probe import HEALTH, METRICS, MODELS, Probe
 from router_core.gateway.clients.rerank import RerankingClient
-from router_core.gateway.transport.protocol import Transport
-from router_core.gateway.values import Deployment
 
 __all__ = ["HuggingFaceClient"]
 
@@ -38,17 +36,15 @@ class HuggingFaceClient(RerankingClient):
     BASE_URL: ClassVar[str] = f"https://{_ROUTER}/v1"
     RERANK_FORM = "tei"
 
-    def __init__(self, deployment: Deployment, transport: Transport) -> None:
-        super().__init__(deployment, transport)
+    def _probes(self) -> tuple[Probe | None, Probe | None]:
         host = self._address.origin.host if self._located else ""
         if host == _ROUTER:
-            self.probe = MODELS
-        elif deployment.endpoint or host.endswith(_DEDICATED):
+            return MODELS, None
+        if self.deployment.endpoint or host.endswith(_DEDICATED):
             # any request starts a sleeping endpoint, and keeps one that is awake from falling asleep: both
             # cost money, while the state is told by the management API for nothing
-            self.probe = None
-        else:
-            self.probe, self.metrics = HEALTH, METRICS
+            return None, None
+        return HEALTH, METRICS
 
     def _headers(self) -> tuple[tuple[str, str], ...]:
         seconds = argument(self.deployment, "scale_up_timeout", int, 0)

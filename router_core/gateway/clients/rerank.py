@@ -91,8 +91,8 @@ def reranked(call: Call, reply: Reply) -> Reply:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise _malformed() from None
     rest = answer if isinstance(answer, dict) else {}
-    listed = answer if isinstance(answer, list) else rest.get("results") or rest.get("data")
-    body = {"object": "list", "model": call.model_name, **rest, **rank(listed or [], _top(call.fields or {}))}
+    listed = answer if isinstance(answer, list) else rest.get("results", rest.get("data"))
+    body = {"object": "list", "model": call.model_name, **rest, **rank(listed, _top(call.fields or {}))}
     headers = {name: value for name, value in reply.headers.items() if name != "content-length"}
     return Reply(reply.status, headers, _encode(body))
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from router_core.gateway.clients.probe import HEALTH, METRICS
+from router_core.gateway.clients.probe import HEALTH, METRICS, Probe
 from router_core.gateway.clients.rerank import RerankingClient
-from router_core.gateway.transport.protocol import Transport
-from router_core.gateway.values import Deployment
 
 __all__ = ["TeiClient"]
 
@@ -23,6 +21,5 @@ class TeiClient(RerankingClient):
     }
     RERANK_FORM = "tei"
 
-    def __init__(self, deployment: Deployment, transport: Transport) -> None:
-        super().__init__(deployment, transport)
-        self.probe, self.metrics = HEALTH, METRICS
+    def _probes(self) -> tuple[Probe | None, Probe | None]:
+        return HEALTH, METRICS
