@@ -26,9 +26,10 @@ DRAIN: Final = 5.0
 """Seconds that the end of the process waits for the sink."""
 _RETRY: Final = 0.1
 _AUDIO: Final = "audio/transcriptions"
-_MAYBE_BILLED: Final = frozenset({"ok", "cancelled", "timeout", "unclear", "malformed"})
-"""Outcomes after which the upstream may have done the work, so that it is booked even if nobody counted it:
-what was sent, as an estimate."""
+_BILLED: Final = frozenset({"ok", "cancelled"})
+"""Outcomes after which what was sent is booked even if nobody counted it, as an estimate."""
+_MAYBE_BILLED: Final = frozenset({"timeout", "unclear", "malformed"})
+"""The same, unless it is known that the upstream has not done the work."""
 
 
 class _Account:
@@ -89,13 +90,15 @@ class Ledger:
         """Book one attempt that has ended: fill in its usage and cost, count it, keep a record.
 
         Call it once for each. Without ``usage`` the input is booked as an estimate where the upstream may
-        have done the work: by the outcome, unless it is known to be ``undone`` (nothing was sent).
+        have done the work. ``undone`` says that after a failure it is known not to have (``Outcome.safe``).
         """
         account = self._accounts.get(deployment.id)
         if account is None or account.deployment is not deployment:
             account = self._open(deployment)
-        if usage is None and attempt.outcome in _MAYBE_BILLED and not undone:
-            usage = Usage(call.input_tokens, estimated=True)
+        if usage is None:
+            outcome = attempt.outcome
+            if outcome in _BILLED or (outcome in _MAYBE_BILLED and not undone):
+                usage = Usage(call.input_tokens, estimated=True)
         cost: int | None = 0
         if usage is not None:
             tariff = account.tariff
