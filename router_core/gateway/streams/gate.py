@@ -34,6 +34,7 @@ _LINGER: Final = 0.25
 again."""
 _LINGER_BYTES: Final = 64 * 1024
 
+_DONE: Final = b"[DONE]\n\n"
 _MEANT: Final = (Verdict.CONTENT, Verdict.ERROR, Verdict.DONE)
 
 _BROKEN: Final = Outcome("unclear", "stop", True, False, message="the stream broke off before its end")
@@ -67,8 +68,8 @@ class Held:
 
     __slots__ = (
         "_before", "_bytes", "_closed", "_events", "_finished", "_frame", "_idle", "_kept", "_last",
-        "_max_cooldown", "_named", "_next", "_over", "_reply", "_splitter", "_strip", "_total", "_usage",
-        "_watch", "complete", "failure", "first_failure", "refusal",
+        "_max_cooldown", "_named", "_next", "_over", "_reply", "_splitter", "_strip", "_total", "_two",
+        "_usage", "_watch", "complete", "failure", "first_failure", "refusal",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +103,8 @@ class Held:
         self._named = False
         self._usage: Usage | None = None
         self._bytes = self._events = self._frame = 0
+        self._two = 0
+        """Bytes that two events have at least: what is smaller need not be counted."""
 
     @property
     def chunks(self) -> AsyncIterator[bytes]:
@@ -134,12 +137,15 @@ class Held:
                 await self.aclose()
                 raise
             else:
+                # rfind takes less than half the time of ``in`` here
                 if (
-                    chunk[-2:] == b"\n\n" and not self._splitter.pending and len(chunk) <= MAX_EVENT
-                    and not (b'_tokens":' in chunk or b"error" in chunk or b"[DONE]" in chunk)
+                    chunk[-2:] == b"\n\n" and not self._splitter.pending and chunk[-8:] != _DONE
+                    and chunk.rfind(b'_tokens":') < 0 and chunk.rfind(b"error") < 0
+                    and len(chunk) <= MAX_EVENT
                 ):  # fmt: skip
-                    self._bytes += len(chunk)
-                    self._events += chunk.count(b"\n\n")
+                    size = len(chunk)
+                    self._bytes += size
+                    self._events += 1 if size < self._two else chunk.count(b"\n\n")
                     self._before = self._last
                     self._last = chunk
                     return chunk
@@ -205,6 +211,7 @@ class Held:
             if seen.verdict is Verdict.CONTENT:
                 self._named = bool(event.name)
                 self._frame = len(raw) - text_size(seen.document)
+                self._two = 2 * self._frame
                 self._begin([*silent, raw, *events])
                 self._bytes -= sum(map(len, silent))
                 self._events -= len(silent)
