@@ -125,8 +125,8 @@ class Wire(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # uvloop's transports are of no class of asyncio's.
+        self._transport = transport  # type: ignore[assignment]
         self.number = self._upstream.connected(self)
         self._task = asyncio.get_running_loop().create_task(self._serve())
 

@@ -1,0 +1,309 @@
+"""One connection to an upstream: sends a request, takes the answer, and is or is not used again."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import suppress
+from typing import Final, Literal, Protocol
+
+from router_core.gateway.reply import FailureKind, Phase, Reply, UpstreamFailure
+from router_core.gateway.transport.answer import Answer, Names, Unusable
+from router_core.gateway.transport.chunks import Chunks
+from router_core.gateway.transport.tcp import nothing_received
+from router_core.gateway.values import Timeouts
+
+__all__ = ["Connection", "Owner", "StaleConnection"]
+
+_JOINED: Final = 32 * 1024
+"""Bytes of a request up to which its body is copied behind its head, so that one write does for both."""
+_NEVER: Final = float("inf")
+
+_IDLE: Final = 0
+_BUSY: Final = 1
+_CLOSED: Final = 2
+
+
+class StaleConnection(Exception):
+    """The other side had given the connection up before the request came: nobody has read it."""
+
+
+class Owner(Protocol):
+    """Who a connection belongs to."""
+
+    def released(self, connection: Connection) -> None:
+        """Take it back, ready for the next request."""
+
+    def gone(self, connection: Connection) -> None:
+        """Forget it: no more requests go over it."""
+
+    def closed(self, connection: Connection) -> None:
+        """Take note that its socket is closed, too."""
+
+
+class Connection(asyncio.Protocol):
+    """Carries one exchange after the other, never two at once."""
+
+    __slots__ = (
+        "_answer", "_chunks", "_deadline", "_eof", "_loop", "_owner", "_paused", "_phase", "_reply",
+        "_reused", "_size", "_sock", "_started", "_state", "_timeouts", "_tls", "_transport", "_unsent",
+        "born", "due",
+    )  # fmt: skip
+
+    def __init__(self, owner: Owner, names: Names, max_body: int, sock: socket.socket, *, tls: bool) -> None:
+        self._owner = owner
+        self._sock = sock
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._answer = Answer(names, max_body)
+        self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is connected
+        self._state = _IDLE
+        self._reused = False
+        self._eof = False
+        self._unsent = 0
+        self._paused = False
+        self._chunks: Chunks | None = None
+        self._reply: asyncio.Future[Reply] | None = None
+        self.born = self._loop.time()
+        self.due = _NEVER
+        """When ``expire`` is to be called."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request can be sent now."""
+        return self._state == _IDLE
+
+    def ask(
+        self, head: bytes, body: bytes, timeouts: Timeouts, deadline: float, stream: bool, now: float
+    ) -> asyncio.Future[Reply]:
+        """Send a request; what becomes of it: a reply, UpstreamFailure, or StaleConnection."""
+        self._state = _BUSY
+        self._started = False
+        self._phase: Phase = "first_byte"
+        self._timeouts = timeouts
+        self._deadline = deadline
+        due = now + timeouts.first_byte
+        self.due = due if due < deadline else deadline
+        self._answer.begin(stream)
+        self._reply = reply = self._loop.create_future()
+        self._size = size = len(head) + len(body)
+        if size > _JOINED:
+            self._unsent = size
+            self._transport.writelines((head, body))
+        else:
+            self._transport.write(head + body)
+        return reply
+
+    def forsake(self, reply: asyncio.Future[Reply]) -> None:
+        """Hang up: whoever waited for this answer is gone."""
+        if self._reply is reply:
+            self.drop()
+        elif not reply.cancelled() and reply.exception() is None:
+            # It had come in the same moment.
+            chunks = reply.result().chunks
+            if isinstance(chunks, Chunks):
+                chunks.cut()
+
+    def drop(self) -> None:
+        """Close at once. Whoever waits for an answer has to be told before."""
+        if self._state != _CLOSED:
+            self._state = _CLOSED
+            self._reply = self._chunks = None
+            self._owner.gone(self)
+            self._transport.abort()
+
+    def abandon(self, message: str) -> None:
+        """Close at once, and tell whoever waits for an answer."""
+        if self._state == _BUSY:
+            self._fail("reset", self._phase, message)
+        else:
+            self.drop()
+
+    def expire(self, now: float) -> None:
+        """Close what is idle for too long, give up what takes too long."""
+        if self._state == _IDLE:
+            self.drop()
+            return
+        phase = self._phase
+        if now >= self._deadline:
+            phase = "total"
+        elif self._paused:
+            # It is not the upstream that is slow.
+            self.due = self._deadline
+            return
+        elif not self._started and (unsent := self._transport.get_write_buffer_size()):
+            phase = "send"
+            if unsent < self._unsent:
+                self._unsent = unsent
+                self._allow(self._timeouts.idle)
+                return
+        self._fail("timeout", phase)
+
+    # Back-pressure, both ways.
+
+    def pause(self) -> None:
+        """Stop reading: whoever reads the answer is slower than the upstream."""
+        if not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on."""
+        if self._paused:
+            self._paused = False
+            self._allow(self._timeouts.idle)
+            self._transport.resume_reading()
+
+    def resume_writing(self) -> None:
+        """Begin to wait for the answer: only now the request is out, all but some of it."""
+        if self._state == _BUSY and not self._started:
+            self._allow(self._timeouts.first_byte)
+
+    def _allow(self, seconds: float) -> None:
+        """Give the other side time."""
+        due = self._loop.time() + seconds
+        self.due = due if due < self._deadline else self._deadline
+
+    # What the event loop reports.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self._state != _BUSY:
+            # Nobody has asked: were it kept, the next request would get it for an answer.
+            self.drop()
+            return
+        if not self._started and not self._begins(data):
+            return
+        answer = self._answer
+        try:
+            answer.feed(data)
+            if answer.complete:
+                self._finish(answer, "framing")
+            elif answer.status:
+                self._hand_over(answer)
+        except Unusable as error:
+            self._fail(error.kind, "body" if answer.status else "first_byte", str(error))
+
+    def eof_received(self) -> None:
+        self._eof = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._state == _BUSY and exc is not None and not self._started and not self._tls:
+            self._rescue()
+        if self._state == _IDLE:
+            self.drop()
+        elif self._state == _BUSY:
+            self._lost(exc)
+        self._answer.release()
+        self._owner.closed(self)
+
+    def _begins(self, data: bytes) -> bool:
+        """Look at the first bytes of an answer; returns whether it is one to this request."""
+        self._started = True
+        unsent = self._transport.get_write_buffer_size()
+        if unsent:
+            self._answer.reusable = False
+            if self._reused and unsent >= self._size and not self._tls:
+                # It was on its way before we had asked for anything.
+                self._stale()
+                return False
+        if not data.startswith(b"HTTP/1.1 "):
+            self._answer.reusable = False
+        return True
+
+    def _hand_over(self, answer: Answer) -> None:
+        """Pass on what there is of an answer that is still coming."""
+        if not answer.streams:
+            self._phase = "body"
+            self._allow(self._timeouts.idle)
+            return
+        chunks = self._chunks or self._open(answer)
+        pieces = answer.pieces
+        if pieces and chunks is not None:
+            self._phase = "body"
+            self._allow(self._timeouts.idle)
+            chunks.push(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            pieces.clear()
+
+    def _open(self, answer: Answer) -> Chunks | None:
+        """Answer with a stream; None if nobody is there any more."""
+        reply, self._reply = self._reply, None
+        if reply is None or reply.done():
+            self.drop()
+            return None
+        self._chunks = chunks = Chunks(self, self._loop, answer.decoder)
+        reply.set_result(Reply(answer.status, answer.headers, chunks=chunks))
+        return chunks
+
+    def _finish(self, answer: Answer, ended_by: Literal["framing", "close"]) -> None:
+        """Pass on an answer that is complete, and be ready for the next request."""
+        if answer.streams:
+            self._hand_over(answer)
+            chunks, self._chunks = self._chunks, None
+            if chunks is None:
+                return
+            self._release()
+            chunks.end(ended_by)
+            return
+        if answer.status == 408 and self._reused and nothing_received(self._sock, self._size):
+            # Some say so when they close a connection on which nobody asks for long.
+            self._stale()
+            return
+        body = answer.body()
+        reply, self._reply = self._reply, None
+        self._release()
+        if reply is not None and not reply.done():
+            reply.set_result(Reply(answer.status, answer.headers, body))
+
+    def _release(self) -> None:
+        if not self._answer.reusable:
+            self.drop()
+            return
+        if self._paused:
+            self._paused = False
+            self._transport.resume_reading()
+        self._state = _IDLE
+        self._reused = True
+        self.due = _NEVER
+        self._owner.released(self)
+
+    def _rescue(self) -> None:
+        """Read the answer that came before the connection broke under a request that nobody read."""
+        with suppress(OSError):
+            while self._state == _BUSY and (data := self._sock.recv(65536)):
+                self.data_received(data)
+
+    def _lost(self, exc: Exception | None) -> None:
+        """Judge what the end of the connection means for the answer."""
+        answer = self._answer
+        if answer.ends_by_close and answer.status and self._eof and exc is None:
+            answer.reusable = False
+            try:
+                self._finish(answer, "close")
+            except Unusable as error:
+                self._fail(error.kind, "body", str(error))
+            return
+        closed = self._eof or isinstance(exc, BrokenPipeError)
+        unread = closed and not self._started and nothing_received(self._sock, self._size)
+        if unread and self._reused:
+            self._stale()
+        else:
+            message = "the connection was closed" if closed else f"the connection broke: {exc}"
+            self._fail("reset", self._phase, message, sent=not unread)
+
+    def _stale(self) -> None:
+        reply = self._reply
+        self.drop()
+        if reply is not None and not reply.done():
+            reply.set_exception(StaleConnection())
+
+    def _fail(self, kind: FailureKind, phase: Phase, message: str = "", *, sent: bool = True) -> None:
+        failure = UpstreamFailure(kind, phase, message, sent=sent, started=self._started)
+        reply, chunks = self._reply, self._chunks
+        self.drop()
+        if chunks is not None:
+            chunks.fail(failure)
+        elif reply is not None and not reply.done():
+            reply.set_exception(failure)

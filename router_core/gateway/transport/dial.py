@@ -1,0 +1,120 @@
+"""Opens connections: a name becomes addresses, one of them a socket, and that a trusted connection."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from router_core.gateway.reply import Phase, UpstreamFailure
+from router_core.gateway.transport.connection import Connection
+from router_core.gateway.transport.protocol import Origin
+from router_core.gateway.transport.resolve import Address, Resolver
+from router_core.gateway.transport.tcp import open_socket
+from router_core.gateway.transport.tls import Contexts
+
+__all__ = ["Dialer"]
+
+_LEAST: Final = 0.5
+"""Seconds that an address gets at least, where several share the time there is."""
+
+
+class Dialer:
+    """Opens connections to any origin."""
+
+    def __init__(self, resolver: Resolver, contexts: Contexts) -> None:
+        self._resolver = resolver
+        self._contexts = contexts
+
+    async def dial(
+        self, origin: Origin, make: Callable[[socket.socket], Connection], due: float, deadline: float
+    ) -> Connection:
+        """Return an open connection before ``due``; raises UpstreamFailure."""
+        attempt = _Attempt(origin)
+        try:
+            async with asyncio.timeout_at(min(due, deadline)):
+                return await self._dial(attempt, make, due)
+        except TimeoutError:
+            phase: Phase = "total" if deadline <= due else attempt.phase
+            raise UpstreamFailure("timeout", phase, f"{origin.host}:{origin.port} took too long") from None
+        except (OSError, ValueError, OverflowError) as error:
+            raise attempt.failure(error) from None
+
+    async def _dial(
+        self, attempt: _Attempt, make: Callable[[socket.socket], Connection], due: float
+    ) -> Connection:
+        origin = attempt.origin
+        context: ssl.SSLContext | None = None
+        if origin.scheme == "https":
+            attempt.phase = "tls"
+            context = await self._contexts.get(origin.ca_file)
+        attempt.phase = "dns"
+        addresses = await self._resolver.addresses(origin.host, origin.port)
+        attempt.phase = "connect"
+        sock = await _connect(addresses, due)
+        attempt.phase = "connect" if context is None else "tls"
+        connection: Connection | None = None
+        try:
+            connection = make(sock)
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection, sock=sock, ssl=context,
+                server_hostname=origin.host if context is not None else None,
+            )  # fmt: skip
+        except BaseException:
+            sock.close()
+            raise
+        return connection
+
+
+class _Attempt:
+    """How far it has come."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.phase: Phase = "connect"
+
+    def failure(self, error: OSError | ValueError | OverflowError) -> UpstreamFailure:
+        """Return what went wrong, in our words."""
+        where = f"{self.origin.host}:{self.origin.port}"
+        match error:
+            case socket.gaierror():
+                return UpstreamFailure("dns", "dns", f"{where}: {error.strerror}")
+            case ssl.SSLCertVerificationError():
+                return UpstreamFailure("tls", "tls", f"{where}: {error.verify_message or error}")
+            case ConnectionRefusedError():
+                return UpstreamFailure("refused", self.phase, f"{where} refuses connections")
+            case ConnectionError():
+                return UpstreamFailure("reset", self.phase, f"{where} hung up")
+            case _ if self.phase == "tls":
+                return UpstreamFailure("tls", "tls", f"{where}: {error}")
+            case _:
+                return UpstreamFailure("unreachable", self.phase, f"{where}: {error}")
+
+
+async def _connect(addresses: tuple[Address, ...], due: float) -> socket.socket:
+    """Connect to the first address that answers; the time there is, is shared among those left."""
+    loop = asyncio.get_running_loop()
+    last: OSError | None = None
+    for number, address in enumerate(addresses):
+        now = loop.time()
+        share = max((due - now) / (len(addresses) - number), _LEAST)
+        try:
+            async with asyncio.timeout_at(now + share):
+                return await _connect_one(address)
+        except OSError as error:  # TimeoutError is one
+            last = error
+    raise last or OSError("no address")
+
+
+async def _connect_one(address: Address) -> socket.socket:
+    sock = open_socket(address.family)
+    try:
+        await asyncio.get_running_loop().sock_connect(sock, address.target)
+    except BaseException:
+        with suppress(OSError):
+            sock.close()
+        raise
+    return sock
