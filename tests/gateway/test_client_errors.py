@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from router_core.gateway.clients.errors import error_reply, masked
+from router_core.gateway.values import Secret
 from tests.gateway.client_parts import KEY, Recorder, answer, called, client_of, error_of
 
 
@@ -117,21 +118,26 @@ _ECHOES: dict[str, Callable[[str], Any]] = {
 
 
 @pytest.mark.parametrize("echo", list(_ECHOES))
-async def test_our_key_is_taken_out_of_what_an_upstream_echoes(echo: str) -> None:
-    """Whole, in part or starred out by the upstream: no ten characters of it in a row are left."""
-    body = _ECHOES[echo](KEY)
+@pytest.mark.parametrize("key", [KEY, "3f9c21d07be84a6658d1e0aa94c7b352"], ids=["openai", "azure"])
+async def test_our_key_is_taken_out_of_what_an_upstream_echoes(echo: str, key: str) -> None:
+    """Whole, in part or starred out by the upstream: no ten characters of it in a row are left.
+
+    A key of hex digits looks like nothing in particular: it has to be known to be found.
+    """
+    body = _ECHOES[echo](key)
     kind = "text/plain" if isinstance(body, str) else "application/json"
-    reply = await client_of(Recorder(answer(body, 401, kind))).send(called(), 1.0)
+    client = client_of(Recorder(answer(body, 401, kind)), key=Secret(key))
+    reply = await client.send(called(), 1.0)
     text = (reply.body or b"").decode()
-    assert not any(KEY[at : at + 10] in text for at in range(len(KEY) - 9))
-    assert KEY[-4:] not in text
+    assert not any(key[at : at + 10] in text for at in range(len(key) - 9))
+    assert key[-4:] not in text
     assert error_of(reply)["message"]
 
 
-async def test_configured_headers_are_secrets_too() -> None:
+@pytest.mark.parametrize("value", ["gateway-token-42", "tok-12345"])
+async def test_configured_headers_are_secrets_too(value: str) -> None:
     """Some credentials travel in headers of their own."""
-    client = client_of(Recorder(answer({"error": "saw gateway-token-42"}, 400)),
-                       headers=(("x-gateway", "gateway-token-42"),))  # fmt: skip
+    client = client_of(Recorder(answer({"error": f"saw {value}"}, 400)), headers=(("x-gateway", value),))
     assert error_of(await client.send(called(), 1.0))["message"] == "saw ***"
 
 

@@ -130,6 +130,14 @@ def test_a_form_without_a_model_cannot_be_sent() -> None:
         assert caught.value.extra["param"] == "model"
 
 
+def test_a_field_that_we_judge_by_is_given_once() -> None:
+    """Lists, which are given as often as they have members, are not such fields."""
+    body = form(MODEL, ('name="stream"', b"false"), ('name="stream"', b"true"))
+    with pytest.raises(BadRequest, match="stream twice"):
+        read_form(body, TYPE)
+    assert read_form(form(MODEL, ('name="include[]"', b"a"), ('name="include[]"', b"b")), TYPE)
+
+
 def test_fields_are_bounded_and_text() -> None:
     """A field of megabytes is a file that was not called one."""
     for content in (b"x" * 70_000, b"\xff"):

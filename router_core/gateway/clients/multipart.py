@@ -20,6 +20,8 @@ _MAX_PARTS: Final = 64
 _MAX_HEAD: Final = 4096
 _MAX_FIELD: Final = 64 * 1024
 """Bytes of a field that is not a file."""
+_ONCE: Final = frozenset({"model", "response_format", "stream", "user"})
+"""Fields that we judge by: of two of them, the upstream might read the other one."""
 _BOUNDARY: Final = re.compile(
     r"multipart/form-data[ \t]*;[ \t]*(?:charset=[\w-]+[ \t]*;[ \t]*)?boundary="
     r"(?:\"([\w'()+,./:=? -]{0,69}[\w'()+,./:=?-])\"|([\w'+._-]{1,70}))"
@@ -57,8 +59,8 @@ def read_form(body: bytes, content_type: str) -> dict[str, str]:
             name, value = part.name.decode(), body[part.start : part.end].decode()
         except UnicodeDecodeError:
             raise _malformed("a field is not UTF-8") from None
-        if name == "model" and name in fields:
-            raise _twice()
+        if name in _ONCE and name in fields:
+            raise _twice(name)
         fields[name] = value
     return fields
 
@@ -69,7 +71,7 @@ def replace_model(body: bytes, content_type: str, model: str) -> bytes:
     if not named:
         raise invalid("you must provide a model parameter", "model", "missing_model")
     if len(named) > 1:
-        raise _twice()
+        raise _twice("model")
     part = named[0]
     if part.is_file:
         raise invalid("model has to be a field, not a file", "model")
@@ -127,5 +129,5 @@ def _malformed(reason: str) -> BadRequest:
     return invalid(f"the multipart body cannot be read: {reason}", code="invalid_multipart")
 
 
-def _twice() -> BadRequest:
-    return invalid("the form gives model twice", "model")
+def _twice(name: str) -> BadRequest:
+    return invalid(f"the form gives {name} twice", name)
