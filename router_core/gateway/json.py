@@ -26,11 +26,13 @@ MAX_DEPTH: Final = 64
 MAX_NAME: Final = 256
 """Characters of the name of a model."""
 _MAX_FIELDS: Final = 200
+_MAX_CONTAINERS: Final = 100_000
+"""Arrays and objects in a body: counting through millions of them would hold up every other call."""
 _MAX_TOKENS: Final = 2**31 - 1
 _MAX_COUNT: Final = 128
 _TOKEN_FIELDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
-_NOT_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_NOT_MARKS: Final = bytes(byte for byte in range(256) if byte not in b'"[]{}')
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{")
 _NULL: Final = b"null"
@@ -42,10 +44,16 @@ class _Format(msgspec.Struct):
     format: Any = None
 
 
+class _Part(msgspec.Struct):
+    """A part of a message; an image itself, which may have megabytes, is skipped."""
+
+    type: Any = None
+
+
 class _Turn(msgspec.Struct):
     """A message of a chat, or an item of the input of ``responses``."""
 
-    content: Any = None
+    content: msgspec.Raw = msgspec.Raw(b"null")
     type: Any = None
 
 
@@ -54,6 +62,7 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 _decode_bool: Final = msgspec.json.Decoder(bool).decode
 _decode_whole: Final = msgspec.json.Decoder(int).decode
 _decode_format: Final = msgspec.json.Decoder(_Format).decode
+_decode_parts: Final = msgspec.json.Decoder(list[_Part]).decode
 _decode_turns: Final = msgspec.json.Decoder(list[_Turn]).decode
 
 
@@ -77,8 +86,8 @@ def read_fields(body: bytes) -> Fields:
         raise _too_deep() from None
     if not body.isascii():
         _check_text(body)  # values that are passed on as they came were not decoded
-    if len(body.translate(None, _NOT_OPENERS)) > MAX_DEPTH and _is_deep(body):
-        raise _too_deep()
+    if len(body.translate(None, _NOT_OPENERS)) > MAX_DEPTH:
+        _check_nesting(body)
     if len(fields) > _MAX_FIELDS:
         raise invalid(f"the body has more than {_MAX_FIELDS} fields", code="invalid_json")
     return fields
@@ -204,17 +213,21 @@ def _has_images(turns: bytes) -> bool:
     if turns.find(b"[", 1) < 0 or (b'"image_url"' not in turns and b'"input_image"' not in turns):
         return False
     try:
-        return any(_is_image(part) for turn in _decode_turns(turns) for part in _parts(turn))
+        return any(_shows_image(turn) for turn in _decode_turns(turns))
     except (msgspec.MsgspecError, RecursionError):
         return False
 
 
-def _parts(turn: _Turn) -> list[Any]:
-    return turn.content if isinstance(turn.content, list) else [{"type": turn.type}]
+def _shows_image(turn: _Turn) -> bool:
+    try:
+        parts = _decode_parts(turn.content)
+    except msgspec.ValidationError:
+        return _is_image(turn.type)
+    return any(_is_image(part.type) for part in parts)
 
 
-def _is_image(part: Any) -> bool:
-    return isinstance(part, dict) and part.get("type") in ("image_url", "input_image")
+def _is_image(kind: Any) -> bool:
+    return kind in ("image_url", "input_image")
 
 
 def _check_text(body: bytes) -> None:
@@ -225,16 +238,22 @@ def _check_text(body: bytes) -> None:
         raise invalid(f"the body is not valid JSON: {reason}", code="invalid_json") from None
 
 
-def _is_deep(body: bytes) -> bool:
-    """Return whether valid JSON is too deep: peel off the innermost pairs, level by level."""
+def _check_nesting(body: bytes) -> None:
+    """Refuse valid JSON that is too deep, or that has too much to count through."""
     if b"\\" in body:
         body = body.replace(b"\\\\", b"").replace(b'\\"', b"")
-    brackets = b"".join(body.split(b'"')[::2]).translate(_ONE_KIND, _NOT_BRACKETS)
+    # What is left of a text without brackets is two quotes. Where it is the end of one text and the beginning
+    # of the next that go, those two have become one, and hide what they hold as well as before.
+    marks = body.translate(_ONE_KIND, _NOT_MARKS).replace(b'""', b"")
+    too_many = marks.count(b'"') > 4 * _MAX_CONTAINERS
+    brackets = b"" if too_many else b"".join(marks.split(b'"')[::2])
+    if too_many or len(brackets) > 2 * _MAX_CONTAINERS:
+        raise invalid(f"the body has more than {_MAX_CONTAINERS} arrays and objects", code="invalid_json")
     for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"")
+        brackets = brackets.replace(b"[]", b"")  # peels off the innermost level
         if not brackets:
-            return False
-    return True
+            return
+    raise _too_deep()
 
 
 def _too_deep() -> BadRequest:

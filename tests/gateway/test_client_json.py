@@ -107,6 +107,17 @@ def test_any_shallow_value_passes_and_its_deep_wrapping_does_not(value: object) 
         read_fields(('{"a":' + deep + "}").encode())
 
 
+def test_more_arrays_than_anybody_needs_are_refused() -> None:
+    """Quickly, however they are mixed with texts; one long text may hold as many brackets as it likes."""
+    pieces = (b"[],", b'["["],', b"[[[[]]]],", b'{"a":{}},')
+    for piece in pieces:
+        with pytest.raises(BadRequest, match="arrays and objects"):
+            read_fields(b'{"a":[' + piece * 500_000 + b"1]}")
+    for piece in pieces:
+        read_fields(b'{"a":[' + piece * 20_000 + b"1]}")
+    read_fields(b'{"a":"' + b"[{" * 1_000_000 + b'","b":["x","[","]"]}')
+
+
 def test_too_many_fields_are_refused() -> None:
     """A body of a thousand names is not one of a model's."""
     with pytest.raises(BadRequest, match="fields"):
