@@ -110,9 +110,10 @@ class RetryPolicy:
     backoff_max: float = 2.0
     retry_after_max: float = 60.0
     """A deployment is not left out for longer, whatever its Retry-After says."""
-    unclear: bool = False
+    unclear: bool = True
     """Try again also where it is not known whether the upstream has done (and will bill) the work: a reset
-    or a timeout after the request was sent, 502 and 504."""
+    or a timeout after the request was sent, 502 and 504. Asking a model twice changes nothing but the bill,
+    and that only as far as the retry budget allows; False where even that is too much."""
 
 
 @dataclass(frozen=True, slots=True)

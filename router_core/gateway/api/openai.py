@@ -1,0 +1,184 @@
+"""The routes that OpenAI's clients call: only their ``base_url`` has to be changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from router_core.errors import BadRequest, UnsupportedMedia
+from router_core.gateway.accounting.tokens import estimate_input
+from router_core.gateway.api.errors import OPENAI_ERRORS
+from router_core.gateway.api.wishes import has_wishes, read_wishes
+from router_core.gateway.call import Call
+from router_core.gateway.clients.multipart import read_form
+from router_core.gateway.json import (
+    invalid,
+    max_tokens_of,
+    model_of,
+    needs_of,
+    read_fields,
+    stream_of,
+    text_of,
+    wants_usage_of,
+)
+from router_core.gateway.pipeline import Pipeline, Served
+from router_core.gateway.registry import Registry
+from router_core.gateway.values import ENDPOINTS
+from router_core.http.disconnect import when_gone
+from router_core.http.message import Request, Response
+from router_core.routing.router import Router
+
+__all__ = ["CLIENT_GONE", "OpenAIRoutes"]
+
+CLIENT_GONE: Final = 499
+"""Status in the log of a call whose caller did not wait for its answer."""
+_STREAMS: Final = frozenset({"chat/completions", "completions", "responses", "audio/transcriptions"})
+_UPLOADS: Final = frozenset({"audio/transcriptions"})
+_PASSED_ON: Final = ("idempotency-key", "openai-beta", "traceparent")
+_SUMMARIES: Final = {
+    "chat/completions": "Answer a conversation",
+    "completions": "Continue a text",
+    "embeddings": "Turn texts into vectors",
+    "rerank": "Order texts by how well they answer a query",
+    "audio/transcriptions": "Turn speech into text",
+    "images/generations": "Make images of a description",
+    "responses": "Answer, with OpenAI's newer interface",
+}
+_STREAM_HEADERS: Final = (
+    ("content-type", "text/event-stream"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),
+)
+
+
+class OpenAIRoutes:
+    """Serves the endpoints of models."""
+
+    def __init__(
+        self, pipeline: Pipeline, registry: Registry, time: Callable[[], float] | None = None
+    ) -> None:
+        self._pipeline = pipeline
+        self._registry = registry
+        self._time = time
+
+    def router(self) -> Router:
+        """Return the routes."""
+        router = Router(tags=("models",))
+        for endpoint in ENDPOINTS:
+            name = endpoint.replace("/", "_")
+            handler = _handler(self, endpoint, name)
+            router.post(f"/v1/{endpoint}", meta=dict(OPENAI_ERRORS), name=name, summary=_SUMMARIES[endpoint])(
+                handler
+            )
+
+        @router.get("/v1/models", meta=dict(OPENAI_ERRORS), summary="List the models")
+        async def list_models() -> dict[str, Any]:
+            routers = self._registry.snapshot.models.values()
+            return {"object": "list", "data": [router.info() for router in routers]}
+
+        @router.get("/v1/models/{model:path}", meta=dict(OPENAI_ERRORS), summary="Describe one model")
+        async def get_model(model: str) -> dict[str, Any]:
+            return self._registry.snapshot.models[model].info()
+
+        return router
+
+    async def serve(self, endpoint: str, request: Request) -> Response:
+        """Answer one call of a model."""
+        call = self.read(endpoint, request)
+        gone = _Gone()
+        forget = when_gone(request, gone)
+        try:
+            served = await self._pipeline.serve(call)
+        except asyncio.CancelledError:
+            if not gone.happened:
+                raise
+            gone.acquit()
+            return Response(CLIENT_GONE, (("content-type", "text/plain"),), b"")
+        finally:
+            forget()
+        return answer(served)
+
+    def read(self, endpoint: str, request: Request) -> Call:
+        """Return the call that a request asks for. Raises BadRequest for what cannot be one."""
+        body, headers = request.body, request.headers
+        content_type = headers.get("content-type") or "application/json"
+        started = asyncio.get_running_loop().time()
+        if endpoint in _UPLOADS:
+            call = _upload(endpoint, body, content_type, started)
+        else:
+            call = _json_call(endpoint, body, content_type, started)
+        call.request_id = request.id
+        call.principal = request.principal
+        estimate_input(call)
+        passed = {name: value for name in _PASSED_ON if (value := headers.get(name)) is not None}
+        if passed:
+            call.headers = passed
+        if has_wishes(headers):
+            read_wishes(headers, call)
+        return call
+
+
+def answer(served: Served) -> Response:
+    """Return what goes to the caller."""
+    reply = served.reply
+    if reply.chunks is not None:
+        return Response(reply.status, (*_STREAM_HEADERS, *served.headers), served.body)
+    content_type = reply.headers.get("content-type") or "application/json"
+    return Response(reply.status, (("content-type", content_type), *served.headers), served.body)
+
+
+def _handler(routes: OpenAIRoutes, endpoint: str, name: str) -> Callable[[Request], Any]:
+    async def handler(request: Request) -> Response:
+        return await routes.serve(endpoint, request)
+
+    handler.__name__ = name
+    return handler
+
+
+def _json_call(endpoint: str, body: bytes, content_type: str, started: float) -> Call:
+    if "json" not in content_type:
+        raise UnsupportedMedia("the body has to be JSON", code="unsupported_media")
+    fields = read_fields(body)
+    call = Call(endpoint, model_of(fields), body=body, fields=fields, started=started)
+    if "stream" in fields:
+        call.stream = stream_of(fields)
+        if call.stream and endpoint not in _STREAMS:
+            raise BadRequest("this endpoint has no streams", extra={"param": "stream"})
+        call.wants_usage = not call.stream or wants_usage_of(fields)
+    call.max_tokens = max_tokens_of(fields)
+    call.needs = needs_of(fields)
+    if "user" in fields:
+        call.sticky = text_of(fields, "user")
+    return call
+
+
+def _upload(endpoint: str, body: bytes, content_type: str, started: float) -> Call:
+    form = read_form(body, content_type)
+    name = form.get("model", "")
+    if not name:
+        raise invalid("you must provide a model parameter", "model", "missing_model")
+    call = Call(endpoint, name, body=body, content_type=content_type, started=started)
+    call.stream = form.get("stream") == "true"
+    call.sticky = form.get("user", "")
+    return call
+
+
+class _Gone:
+    """Cancels the task of a call whose caller has gone."""
+
+    __slots__ = ("_task", "happened")
+
+    def __init__(self) -> None:
+        self._task = asyncio.current_task()
+        self.happened = False
+
+    def __call__(self) -> None:
+        self.happened = True
+        if self._task is not None:
+            self._task.cancel()
+
+    def acquit(self) -> None:
+        """Take the cancellation back: it was ours, and has done what it was for."""
+        if self._task is not None:
+            self._task.uncancel()

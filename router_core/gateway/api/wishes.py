@@ -1,0 +1,96 @@
+"""What a caller may say about a call beside its body: the ``x-router-*`` headers.
+
+x-router-tags: fast, eu          deployments that bear all of these tags
+x-router-region: eu-west-3       deployments of that region
+x-router-compliance: gdpr        deployments that satisfy all of these
+x-router-max-cost: 0.05          dollars that the call may cost, by estimate
+x-router-timeout: 30             seconds for the call with all its attempts
+x-router-session: chat-7         keeps calls of one session together (strategy ``sticky``, splits of rules)
+x-router-agent-type, x-router-request-type, x-router-workspace, x-router-user-tier: what rules look at
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+from router_core.gateway.call import Attributes, Call
+from router_core.gateway.json import invalid
+from router_core.http.message import Headers
+
+__all__ = ["has_wishes", "read_wishes"]
+
+_PREFIX: Final = b"x-router-"
+_MAX_SECONDS: Final = 3600.0
+_MAX_DOLLARS: Final = 1_000_000
+
+
+def has_wishes(headers: Headers) -> bool:
+    """Return whether there is any such header; cheap, because most calls have none."""
+    raw = getattr(headers, "raw", None)
+    if raw is None:
+        return any(name.lower().startswith("x-router-") for name, _ in headers.items_list())
+    for name, _ in raw:
+        if name.startswith(_PREFIX):
+            return True
+    return False
+
+
+def read_wishes(headers: Headers, call: Call) -> None:
+    """Fill a call with what its headers ask for. Raises BadRequest, naming the header."""
+    call.tags = _words(headers, "x-router-tags")
+    call.region = headers.get("x-router-region", "").strip()
+    call.compliance = _words(headers, "x-router-compliance")
+    cost = headers.get("x-router-max-cost")
+    if cost is not None:
+        call.max_cost = _dollars(cost)
+    seconds = headers.get("x-router-timeout")
+    if seconds is not None:
+        call.deadline = call.started + _seconds(seconds)
+    session = headers.get("x-router-session")
+    if session:
+        call.sticky = session
+    call.attributes = Attributes(
+        agent_type=headers.get("x-router-agent-type", ""),
+        request_type=headers.get("x-router-request-type", "") or _REQUEST_TYPES.get(call.endpoint, ""),
+        workspace_id=headers.get("x-router-workspace", ""),
+        user_id=call.principal.id,
+        user_tier=headers.get("x-router-user-tier", ""),
+        content_length=len(call.body),
+        tags=call.tags,
+    )
+
+
+_REQUEST_TYPES: Final[Mapping[str, str]] = {
+    "chat/completions": "chat", "responses": "chat", "completions": "completion", "embeddings": "embedding",
+    "rerank": "rerank", "audio/transcriptions": "transcription", "images/generations": "image",
+}  # fmt: skip
+
+
+def _words(headers: Headers, name: str) -> frozenset[str]:
+    value = headers.get(name)
+    if not value:
+        return frozenset()
+    return frozenset(word for word in (part.strip() for part in value.split(",")) if word)
+
+
+def _dollars(text: str) -> int:
+    """Return micro-dollars."""
+    try:
+        value = Decimal(text.strip())
+    except InvalidOperation:
+        raise invalid("x-router-max-cost has to be a number of dollars", "x-router-max-cost") from None
+    if not value.is_finite() or not 0 <= value <= _MAX_DOLLARS:
+        raise invalid(f"x-router-max-cost has to be between 0 and {_MAX_DOLLARS}", "x-router-max-cost")
+    return int(value * 1_000_000)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= _MAX_SECONDS:
+        raise invalid(f"x-router-timeout has to be up to {_MAX_SECONDS:g} seconds", "x-router-timeout")
+    return value

@@ -1,0 +1,159 @@
+"""The gateway as a part of an app: everything put together, once, in one place."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router_core.app import Host, Upkeep
+from router_core.clock import Clock, SystemClock
+from router_core.gateway.accounting.ledger import Ledger
+from router_core.gateway.accounting.metrics import GatewayMetrics
+from router_core.gateway.accounting.prices import Prices
+from router_core.gateway.api.endpoints import endpoints_router
+from router_core.gateway.api.openai import OpenAIRoutes
+from router_core.gateway.api.route import routing_router
+from router_core.gateway.api.select_endpoint import EndpointSelector
+from router_core.gateway.config.load import load_config
+from router_core.gateway.config.watch import ConfigWatcher
+from router_core.gateway.environment import from_environment
+from router_core.gateway.health.probes import Prober
+from router_core.gateway.lifecycle.drivers import Drivers
+from router_core.gateway.lifecycle.endpoints import Lifecycle
+from router_core.gateway.lifecycle.upkeep import EndpointUpkeep
+from router_core.gateway.pipeline import Pipeline
+from router_core.gateway.pipeline.attempt import Attempts
+from router_core.gateway.pipeline.hedge import Hedger
+from router_core.gateway.pipeline.retry import Retry
+from router_core.gateway.pipeline.wake import Waker
+from router_core.gateway.registry import Registry
+from router_core.gateway.resilience.standing import Standings
+from router_core.gateway.transport.pool import ConnectionPool
+from router_core.gateway.transport.protocol import Transport
+from router_core.gateway.values import GatewayConfig
+from router_core.routing.router import Router
+from router_core.state import StateStore
+from router_core.stores.state_memory import MemoryStateStore
+from router_core.telemetry.events import Events
+
+__all__ = ["Gateway"]
+
+
+class Gateway:
+    """Models behind one address. ``router.include_router(gateway.router)`` serves it.
+
+    Everything that a call needs is made here and lives as long as this object: one pool of connections, one
+    standing for each deployment. A configuration that is applied later changes what they are used for.
+    """
+
+    def __init__(
+        self, config: GatewayConfig | None = None, *, path: str = "", environ: Mapping[str, str] | None = None,
+        transport: Transport | None = None, state: StateStore | None = None, clock: Clock | None = None,
+        rng: random.Random | None = None,
+    ) -> None:  # fmt: skip
+        """``path`` names the file that ``config`` came from, which is watched then; without ``config`` it is
+        read, together with what ``environ`` says. Raises Misconfigured.
+        """
+        self.events = Events()
+        self.clock: Clock = clock or SystemClock()
+        self._environ = dict(environ or {})
+        self._path = path
+        self.transport: Transport = transport or ConnectionPool()
+        self.metrics = GatewayMetrics()
+        self.standings = Standings(self.events)
+        self.prices = Prices()
+        self.ledger = Ledger(self.prices, self.metrics, self.events, self.clock)
+        self.lifecycle = Lifecycle(
+            (), Drivers(self.transport, self.clock), state or MemoryStateStore(self.clock), self.clock,
+            self.events, in_flight=self._in_flight,
+        )  # fmt: skip
+        self.registry = Registry(
+            self.transport,
+            self.standings,
+            self.events,
+            price_of=self.prices.price,
+            locate=self.lifecycle.url_of,
+        )
+        self.metrics.watch(lambda: self.registry.snapshot.candidates.values())
+        self._random = rng or random.Random()  # noqa: S311 - spreads calls, keeps no secret
+        self.pipeline = self._pipeline()
+        self.apply(config if config is not None else self.read())
+        self.router = self._router()
+        self.router.extend(self)
+        self.router.on_shutdown(self.stop)
+
+    # -- configuration -----------------------------------------------------------------------------------
+
+    def read(self) -> GatewayConfig:
+        """Read the file and the environment again. Raises Misconfigured, naming file and line."""
+        return load_config(self._path, self._environ) if self._path else from_environment(self._environ)
+
+    def apply(self, config: GatewayConfig) -> None:
+        """Serve by another configuration from now on: all of it or, when Misconfigured is raised, nothing."""
+        self.registry.check(config)
+        self.lifecycle.apply(config.endpoints)
+        self.registry.apply(config)
+        self.metrics.forget()
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    def bind(self, host: Host) -> Sequence[Upkeep]:
+        """Join an app: tell it what happens here, and hand it the loops that tend deployments."""
+        self.events.subscribe(host.events.emit)
+        self.metrics.join(host.metrics)
+        loops: list[Any] = [
+            Prober(self.registry, self.events, ready=self.lifecycle.ready, ledger=self.ledger),
+            EndpointUpkeep(self.lifecycle, self.events),
+            self.ledger,
+        ]
+        if self._path:
+            loops.append(
+                ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain)
+            )
+        return loops
+
+    async def stop(self) -> None:
+        """Hand over the last accounts and close the connections."""
+        await self.lifecycle.aclose()
+        await self.ledger.aclose()
+        await self.registry.aclose()
+        await self.transport.aclose()
+
+    # -- parts -------------------------------------------------------------------------------------------
+
+    def _pipeline(self) -> Pipeline:
+        clock = time.monotonic
+        attempts = Attempts(
+            self.ledger, clock, touch=self.lifecycle.touch, saw_asleep=self.lifecycle.saw_asleep
+        )
+        hedger, waker = Hedger(attempts, clock), Waker(self.lifecycle, clock)
+        return Pipeline(
+            self.registry, Retry(attempts, hedger, waker, clock, self._random), clock, self.metrics.called,
+            self.metrics.rule_matched,
+        )  # fmt: skip
+
+    def _router(self) -> Router:
+        router = Router()
+        selector = EndpointSelector(
+            lambda: [each.client for each in self.registry.snapshot.selector], self.events, self._random,
+            self.metrics.selected,
+        )  # fmt: skip
+        for part in (
+            OpenAIRoutes(self.pipeline, self.registry).router(),
+            routing_router(self.pipeline, self.registry),
+            selector.router(),
+            endpoints_router(self.lifecycle),
+        ):
+            router.include_router(part)
+        return router
+
+    def _in_flight(self, endpoint: str) -> int:
+        """Return the calls that an endpoint is serving."""
+        return sum(
+            candidate.standing.inflight
+            for router in self.registry.snapshot.models.values()
+            for candidate in router.candidates
+            if candidate.deployment.endpoint == endpoint
+        )

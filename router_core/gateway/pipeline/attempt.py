@@ -1,0 +1,129 @@
+"""One attempt at one deployment: permit, exchange, judgement, account."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from router_core.gateway.accounting.ledger import Ledger
+from router_core.gateway.accounting.usage import usage_of
+from router_core.gateway.call import Attempt, Call, Usage
+from router_core.gateway.outcome import CANCELLED, Outcome
+from router_core.gateway.pipeline.relay import Relay
+from router_core.gateway.reply import Reply, UpstreamFailure
+from router_core.gateway.resilience.breaker import Permit
+from router_core.gateway.resilience.classify import classify, classify_failure
+from router_core.gateway.select.candidate import Candidate
+from router_core.gateway.streams.gate import hold
+
+__all__ = ["ASLEEP", "NOT_ADMITTED", "Attempts", "Ended"]
+
+
+class Ended:
+    """How an attempt ended, as far as the layers above need to know."""
+
+    __slots__ = ("body", "candidate", "outcome", "reply")
+
+    def __init__(
+        self, outcome: Outcome, candidate: Candidate | None, reply: Reply | None = None,
+        body: bytes | AsyncIterator[bytes] = b"",
+    ) -> None:  # fmt: skip
+        self.outcome = outcome
+        self.candidate = candidate
+        self.reply = reply
+        self.body = body
+        """Of an answer that goes to the caller; a stream is in flight until it is read or closed."""
+
+
+NOT_ADMITTED: Final = Ended(Outcome("overloaded", "retry", message="no permit was left"), None)
+"""Another call took the last permit meanwhile. Nothing was sent."""
+ASLEEP: Final = Outcome("overloaded", "retry", status=503, message="the endpoint was asleep")
+"""A 503 of an endpoint that sleeps: no failure of the deployment, and it may be asked again when it is awake."""
+
+
+class Attempts:
+    """Makes attempts."""
+
+    __slots__ = ("_ledger", "_saw_asleep", "_time", "_touch")
+
+    def __init__(
+        self, ledger: Ledger, time: Callable[[], float], *,
+        touch: Callable[[str], None], saw_asleep: Callable[[str], bool],
+    ) -> None:  # fmt: skip
+        """``touch`` is told the names of endpoints that are called, ``saw_asleep`` of those that answered 503:
+        it returns whether they are to be woken."""
+        self._ledger = ledger
+        self._time = time
+        self._touch = touch
+        self._saw_asleep = saw_asleep
+
+    async def make(
+        self, call: Call, candidate: Candidate, *, hedge: bool = False, early: bool = False
+    ) -> Ended:  # fmt: skip
+        """Make one attempt. Never raises but for a cancellation, which ends it at the upstream too.
+
+        ``early`` asks for a probe of an open circuit before its time.
+        """
+        deployment = candidate.deployment
+        now = self._time()
+        permit = candidate.standing.begin(now, early=early)
+        if permit is None:
+            return NOT_ADMITTED
+        attempt = Attempt(len(call.attempts) + 1, deployment.model_id, deployment.id, now, hedge=hedge)
+        call.attempts.append(attempt)
+        if deployment.endpoint:
+            self._touch(deployment.endpoint)
+        ended: Ended | None = None
+        usage: Usage | None = None
+        relayed = False
+        try:
+            reply = await candidate.client.send(call, call.deadline)
+            attempt.status = reply.status
+            if reply.chunks is None:
+                outcome = classify(reply)
+                body = reply.body or b""
+                if outcome.status == 503 and deployment.endpoint and self._saw_asleep(deployment.endpoint):
+                    outcome = ASLEEP
+                elif outcome.move == "done":
+                    attempt.first_byte = self._time() - now
+                    usage = usage_of(call.endpoint, body)
+                ended = Ended(outcome, candidate, reply, body)
+            else:
+                ended = await self._open(call, candidate, attempt, reply)
+                relayed = isinstance(ended.body, Relay)
+                if relayed:
+                    ended.body.carry(permit, self._finish)  # type: ignore[union-attr]
+        except UpstreamFailure as failure:
+            ended = Ended(classify_failure(failure), candidate)
+        finally:
+            if not relayed:
+                self._finish(
+                    call, candidate, attempt, permit, CANCELLED if ended is None else ended.outcome, usage
+                )
+        return ended
+
+    async def _open(self, call: Call, candidate: Candidate, attempt: Attempt, reply: Reply) -> Ended:
+        """Hold a stream until its first content; what fails before it has failed as a whole."""
+        limit = attempt.started + candidate.deployment.timeouts.first_byte
+        try:
+            held = await hold(reply, deadline=min(limit, call.deadline), strip_usage=not call.wants_usage)
+        except asyncio.CancelledError:
+            await reply.aclose()
+            raise
+        if held.first_failure is not None:
+            await reply.aclose()
+            return Ended(held.first_failure, candidate)
+        attempt.first_byte = self._time() - attempt.started
+        return Ended(classify(reply), candidate, reply, Relay(call, candidate, attempt, reply, held))
+
+    def _finish(
+        self, call: Call, candidate: Candidate, attempt: Attempt, permit: Permit, outcome: Outcome,
+        usage: Usage | None,
+    ) -> None:  # fmt: skip
+        """Give everything back and write the account. Runs exactly once, cancelled or not."""
+        now = self._time()
+        seconds = now - attempt.started
+        attempt.outcome, attempt.seconds = outcome.kind, seconds
+        candidate.standing.end(permit, outcome, now, seconds)
+        self._ledger.settle(call, attempt, candidate.deployment, usage)

@@ -1,0 +1,125 @@
+"""The only loop that tries again. Each turn selects anew, among what was not tried yet."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Final
+
+from router_core.gateway.call import Call
+from router_core.gateway.outcome import Outcome
+from router_core.gateway.pipeline.attempt import ASLEEP, NOT_ADMITTED, Attempts, Ended
+from router_core.gateway.pipeline.hedge import Hedger
+from router_core.gateway.pipeline.wake import Waker
+from router_core.gateway.registry import ModelRouter
+from router_core.gateway.resilience.budget import RetryBudget
+from router_core.gateway.select.candidate import Candidate
+from router_core.gateway.values import RetryPolicy
+
+__all__ = ["Retry"]
+
+_MIN_LEFT: Final = 0.01
+"""Seconds before the deadline below which nothing new is begun."""
+_TURNS: Final = 4
+"""Turns after which a deployment that is found asleep again and again counts as tried."""
+
+
+class Retry:
+    """Serves a call by one model: as many attempts as its policy, the retry budget and the deadline allow."""
+
+    __slots__ = ("_attempts", "_budgets", "_hedger", "_random", "_time", "_waker")
+
+    def __init__(
+        self, attempts: Attempts, hedger: Hedger, waker: Waker, time: Callable[[], float], rng: random.Random
+    ) -> None:
+        self._attempts = attempts
+        self._budgets: dict[str, tuple[RetryPolicy, RetryBudget]] = {}
+        """By model: one that fails must not use up what the others may need."""
+        self._hedger = hedger
+        self._waker = waker
+        self._time = time
+        self._random = rng
+
+    async def serve(self, call: Call, router: ModelRouter, *, patient: bool = True) -> Ended | None:
+        """Return how the last attempt ended; None when no deployment could be asked at all.
+
+        ``call.decision`` says why the last choice was as it was. A call that is not ``patient`` does not
+        wait for an endpoint that has to be woken.
+        """
+        model = router.model
+        policy, budget = self._budget(router)
+        budget.call()
+        tried: list[str] = []
+        last: Ended | None = None
+        made = turns = 0
+        while True:
+            turns += 1
+            candidate, early = await self._pick(call, router, tried, patient, made)
+            if candidate is None:
+                if last is None or not await self._again(call, policy, made, last.outcome):
+                    return last
+                tried.clear()  # everybody had a turn: the same ones may be asked once more
+                continue
+            if made and not budget.allowed():
+                return last
+            if model.hedge is None or call.stream or early:
+                ended = await self._attempts.make(call, candidate, early=early)
+            else:
+                ended = await self._hedger.make(call, router, candidate, tried, budget)
+            if ended.outcome is not ASLEEP or turns > _TURNS:
+                tried.append(candidate.id)
+            if ended is NOT_ADMITTED:
+                if early:
+                    return last
+                continue
+            last = ended
+            made += ended.outcome is not ASLEEP
+            if self._is_over(call, policy, made, ended.outcome):
+                return ended
+
+    def _is_over(self, call: Call, policy: RetryPolicy, made: int, outcome: Outcome) -> bool:
+        if outcome.move != "retry" or not (outcome.safe or policy.unclear):
+            return True
+        return made >= policy.max_attempts or call.deadline - self._time() < _MIN_LEFT
+
+    def _budget(self, router: ModelRouter) -> tuple[RetryPolicy, RetryBudget]:
+        policy = router.model.retry
+        held = self._budgets.get(router.id)
+        if held is None or held[0] is not policy:
+            held = self._budgets[router.id] = (policy, RetryBudget(policy.budget_ratio, policy.budget_floor))
+        return held
+
+    async def _pick(
+        self, call: Call, router: ModelRouter, tried: list[str], patient: bool, made: int
+    ) -> tuple[Candidate | None, bool]:
+        """Return whom to ask, and whether its open circuit has to be probed for that.
+
+        Where every circuit is open and nothing was tried yet, the one that would be back first is probed: a
+        model is never refused for good because its only deployment had a bad minute.
+        """
+        now = self._time()
+        if router.sleepers:
+            candidate = await self._waker.pick(call, router, tried, patient=patient)
+        else:
+            candidate = router.selector.pick(call, now, tried)
+        if candidate is not None or made or tried:
+            return candidate, False
+        closest = router.selector.closest(now, call)
+        if closest is None or closest.standing.out(now) != "open_circuit":
+            return None, False
+        return closest, True
+
+    async def _again(self, call: Call, policy: RetryPolicy, made: int, outcome: Outcome) -> bool:
+        """Wait before asking the same deployments again; False where there is no point in it.
+
+        A deployment that asked to be left alone, or whose circuit has opened, is not among the candidates.
+        """
+        if outcome.cooldown or made >= policy.max_attempts:
+            return False
+        ceiling = min(policy.backoff_max, policy.backoff * 2 ** max(0, made - 1))
+        pause = self._random.uniform(0, ceiling)
+        if self._time() + pause + _MIN_LEFT > call.deadline:
+            return False
+        await asyncio.sleep(pause)
+        return True

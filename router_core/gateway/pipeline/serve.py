@@ -1,0 +1,201 @@
+"""The outer layers: record, resolve, fallback. What comes out is an answer, or an error that says why not."""
+
+from __future__ import annotations
+
+import time as wall
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from router_core.errors import HTTPError
+from router_core.gateway.call import Call
+from router_core.gateway.lifecycle.waking import WakeFailed
+from router_core.gateway.outcome import Outcome
+from router_core.gateway.pipeline.attempt import Ended
+from router_core.gateway.pipeline.failure import failed, nobody
+from router_core.gateway.pipeline.retry import Retry
+from router_core.gateway.registry import ModelRouter, Registry, Snapshot
+from router_core.gateway.reply import Reply
+
+__all__ = ["AUTO", "Pipeline", "Resolved", "Served"]
+
+AUTO: Final = "auto"
+"""The name of a model by which a caller leaves the choice to the rules."""
+
+
+class Served:
+    """A call that was answered by an upstream, if only with an error that is the caller's own."""
+
+    __slots__ = ("body", "headers", "reply")
+
+    def __init__(
+        self, reply: Reply, body: bytes | AsyncIterator[bytes], headers: tuple[tuple[str, str], ...]
+    ) -> None:
+        self.reply = reply
+        self.body = body
+        """Bytes, or a stream that has to be read to its end or closed."""
+        self.headers = headers
+        """What explains the decision."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The models that may serve a call, in the order in which they are asked."""
+
+    routers: tuple[ModelRouter, ...]
+    rule: str = ""
+    """Name of the rule that decided; empty: the caller named the model."""
+
+
+class Pipeline:
+    """Serves calls by the snapshot of the moment: a call keeps the one that it began with."""
+
+    __slots__ = ("_on_call", "_on_rule", "_registry", "_retry", "_time")
+
+    def __init__(
+        self, registry: Registry, retry: Retry, time: Callable[[], float],
+        on_call: Callable[[Call, str, Outcome | None], None], on_rule: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        """``on_call`` is told of every call that has ended or begun to stream: the call, the id of the
+        model, and the outcome (None: it was cancelled); ``on_rule`` of the rule that decided, by name."""
+        self._registry = registry
+        self._retry = retry
+        self._time = time
+        self._on_call = on_call
+        self._on_rule = on_rule
+
+    async def serve(self, call: Call) -> Served:
+        """Answer a call; raises a RouterError that tells the caller why nobody did."""
+        snapshot = self._registry.snapshot
+        resolved = self.resolve(call, snapshot)
+        first = resolved.routers[0]
+        call.deadline = min(call.deadline, call.started + first.model.total_timeout)
+        ended: Ended | None = None
+        try:
+            ended = await self._fallback(call, resolved.routers, snapshot)
+        finally:
+            outcome = None if ended is None else ended.outcome
+            self._on_call(call, first.id, outcome)
+        reply = ended.reply
+        if reply is None or ended.candidate is None or ended.outcome.move not in ("done", "stop"):
+            raise failed(call, ended.outcome)
+        return Served(reply, ended.body, self._explain(call, first, ended, resolved.rule))
+
+    def explain(self, call: Call) -> dict[str, Any]:
+        """Say who would serve a call, and why, without asking anybody or changing anything."""
+        snapshot = self._registry.snapshot
+        named = call.model_name != AUTO or AUTO in snapshot.models
+        rules = None if named else snapshot.rules.explain(call.attributes, wall.time(), key=call.sticky)
+        resolved = self.resolve(call, snapshot, dry=True)
+        now = self._time()
+        decisions = [router.selector.explain(call, now) for router in resolved.routers]
+        chosen = next((one for one in decisions if one.chosen), None)
+        return {
+            "model": None if chosen is None else chosen.model_id,
+            "deployment": None if chosen is None else chosen.chosen,
+            "rule": resolved.rule or None,
+            "models": [router.id for router in resolved.routers],
+            "decisions": [one.explain() for one in decisions],
+            "rules": rules,
+            "version": snapshot.version,
+        }
+
+    def resolve(self, call: Call, snapshot: Snapshot, *, dry: bool = False) -> Resolved:
+        """Return who may serve a call: the model it names, or what the rules say where it names none.
+
+        Raises NotFound for a name that nobody bears, 422 for a model of another type.
+        """
+        name = call.model_name
+        if name == AUTO and name not in snapshot.models:
+            return self._by_rules(call, snapshot, dry)
+        router = snapshot.models[name]
+        if not router.model.fits(call.endpoint):
+            raise HTTPError(422, "Wrong model type", code="wrong_model_type")
+        return Resolved((router,))
+
+    def _by_rules(self, call: Call, snapshot: Snapshot, dry: bool) -> Resolved:
+        match = snapshot.rules.match(call.attributes, wall.time(), key=call.sticky or call.request_id)
+        names = [snapshot.default_model] if match is None else list(match.targets)
+        routers = []
+        for name in names:
+            router = snapshot.models.get(name)
+            if router is not None and router.model.fits(call.endpoint):
+                routers.append(router)
+        if not routers:
+            raise nobody(call, match is not None)
+        rule = "" if match is None else match.rule.name
+        if rule and not dry:
+            self._on_rule(rule)
+        return Resolved(tuple(routers), rule)
+
+    async def _fallback(self, call: Call, routers: tuple[ModelRouter, ...], snapshot: Snapshot) -> Ended:
+        """Ask one model after the other until one has an answer, or the answer is that there is none."""
+        chain = list(routers)
+        asked: set[str] = set()
+        asleep: list[ModelRouter] = []
+        last: Ended | None = None
+        unwoken: WakeFailed | None = None
+        while chain:
+            router = chain.pop(0)
+            if router.id in asked:
+                continue
+            asked.add(router.id)
+            model = router.model
+            waits = bool(model.wake_fallback) and model.wake_fallback not in asked
+            ended = None
+            try:
+                ended = await self._retry.serve(call, router, patient=not waits)
+            except WakeFailed as error:
+                unwoken = error
+            if ended is None and waits:
+                asleep.append(router)
+                chain[:0] = _known(snapshot, (model.wake_fallback,))
+            elif ended is not None:
+                last = ended
+                if ended.outcome.move in ("done", "stop"):
+                    return ended
+            chain += _known(snapshot, _next(router, None if ended is None else ended.outcome))
+            if self._time() >= call.deadline:
+                break
+        for router in asleep:  # nobody stood in for it: the call waits after all
+            ended = await self._retry.serve(call, router)
+            if ended is not None:
+                return ended
+        if last is None:
+            raise unwoken or nobody(call, False)
+        return last
+
+    def _explain(
+        self, call: Call, first: ModelRouter, ended: Ended, rule: str
+    ) -> tuple[tuple[str, str], ...]:
+        candidate = ended.candidate
+        if candidate is None:
+            return ()
+        deployment = candidate.deployment
+        headers: tuple[tuple[str, str], ...] = (
+            ("x-router-model", deployment.model_id),
+            ("x-router-deployment", deployment.id),
+            ("x-router-attempts", str(len(call.attempts))),
+            ("x-router-decision", call.decision.header()),
+        )
+        if deployment.model_id != first.id:
+            headers += (("x-router-fallback-from", first.id),)
+        if rule:
+            headers += (("x-router-rule", rule),)
+        return headers
+
+
+def _next(router: ModelRouter, outcome: Outcome | None) -> tuple[str, ...]:
+    """Return the fallback chain that fits how a model failed."""
+    model = router.model
+    if outcome is None:
+        return (*model.fallbacks, *model.context_fallbacks)
+    if outcome.move == "context":
+        return model.context_fallbacks
+    if outcome.move == "policy":
+        return model.policy_fallbacks
+    return model.fallbacks
+
+
+def _known(snapshot: Snapshot, names: tuple[str, ...]) -> list[ModelRouter]:
+    return [snapshot.models[name] for name in names if name in snapshot.models]
