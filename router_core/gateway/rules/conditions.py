@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Hashable
 from datetime import datetime, tzinfo
 from typing import Final
 
@@ -10,7 +10,7 @@ from router_core.gateway.call import Attributes
 from router_core.gateway.rules.parse import zone
 from router_core.gateway.rules.rule import DAYS, Condition, ContentLength, TimeOfDay
 
-__all__ = ["FIELDS", "Check", "Clocks", "compiled", "in_window", "misses"]
+__all__ = ["FIELDS", "Check", "Clocks", "Compiler", "in_window", "misses"]
 
 Check = Callable[[Attributes, float], bool]
 """Of what is known of the call, and the seconds since 1970."""
@@ -60,17 +60,43 @@ def in_window(window: TimeOfDay, day: int, minute: int) -> bool:
     return inside and (not window.days or day in window.days)
 
 
-def compiled(condition: Condition, clocks: Clocks) -> tuple[Check, ...]:
-    """Return the checks that all have to say yes, cheap ones first."""
-    checks = [_one_of(field, getattr(condition, field)) for field in FIELDS if getattr(condition, field)]
-    if condition.content_length is not None:
-        checks.append(_length(condition.content_length))
-    if condition.tags:
-        checks.append(_tags(frozenset(condition.tags)))
-    checks += [_custom(key, frozenset(values)) for key, values in condition.custom]
-    if condition.time_of_day is not None:
-        checks.append(_time(condition.time_of_day, clocks))
-    return tuple(checks)
+class Compiler:
+    """Makes checks, each only once: of ten thousand rules most ask for the same few things, and what is in
+    use all the time is in the processor's cache."""
+
+    __slots__ = ("_made", "clocks")
+
+    def __init__(self) -> None:
+        self.clocks = Clocks()
+        self._made: dict[Hashable, Check] = {}
+
+    def checks(self, condition: Condition, known: Collection[str] = ()) -> tuple[Check, ...]:
+        """Return the checks that all have to say yes, cheap ones first; fields that are ``known`` to hold are
+        not looked at again."""
+        made = [
+            self._once(_one_of, field, values)
+            for field in FIELDS
+            if field not in known and (values := getattr(condition, field))
+        ]
+        if condition.content_length is not None:
+            made.append(self._once(_length, condition.content_length))
+        if condition.tags and "tags" not in known:
+            made.append(self._once(_tags, condition.tags))
+        made += [
+            self._once(_custom, key, values)
+            for key, values in condition.custom
+            if f"custom.{key}" not in known
+        ]
+        if condition.time_of_day is not None:
+            made.append(self._once(_time, condition.time_of_day, self.clocks))
+        return tuple(made)
+
+    def _once(self, make: Callable[..., Check], *what: Hashable) -> Check:
+        key = (make, *what)
+        found = self._made.get(key)
+        if found is None:
+            found = self._made[key] = make(*what)
+        return found
 
 
 def _one_of(field: str, values: tuple[str, ...]) -> Check:
@@ -93,11 +119,13 @@ def _length(length: ContentLength) -> Check:
     return lambda attributes, now: least <= attributes.content_length <= most
 
 
-def _tags(wanted: frozenset[str]) -> Check:
+def _tags(values: tuple[str, ...]) -> Check:
+    wanted = frozenset(values)
     return lambda attributes, now: not wanted.isdisjoint(attributes.tags)
 
 
-def _custom(key: str, wanted: frozenset[str]) -> Check:
+def _custom(key: str, values: tuple[str, ...]) -> Check:
+    wanted = frozenset(values)
     return lambda attributes, now: attributes.custom.get(key) in wanted
 
 

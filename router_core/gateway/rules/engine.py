@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from router_core.gateway.call import Attributes
-from router_core.gateway.rules.conditions import Clocks, compiled, misses
+from router_core.gateway.rules.conditions import Compiler, misses
 from router_core.gateway.rules.index import Entry, Node
 from router_core.gateway.rules.route import Route, RuleMatch
 from router_core.gateway.rules.rule import Rule
@@ -27,15 +27,19 @@ class RuleTable:
     def __init__(self, rules: Iterable[Rule] = (), *, rng: random.Random | None = None) -> None:
         self.rules = tuple(sorted((rule for rule in rules if rule.enabled), key=lambda rule: -rule.priority))
         """Those that are enabled, in the order in which they are asked."""
-        self._clocks = Clocks()
+        compiler = Compiler()
+        self._clocks = compiler.clocks
         self._rng = rng or random.Random()  # noqa: S311 - spreads calls, keeps no secret
         entries = [
-            Entry(rule, place, compiled(rule.condition, self._clocks))
-            for place, rule in enumerate(self.rules)
+            Entry(rule, place, compiler, frozenset(), Route(rule)) for place, rule in enumerate(self.rules)
         ]
         self._live = Node([each for each in entries if not each.rule.shadow])
-        self._shadow = tuple(each for each in entries if each.rule.shadow)
+        self._shadow = Node([each for each in entries if each.rule.shadow])
         self._places = entries
+        for name in {
+            each.condition.time_of_day.timezone for each in self.rules if each.condition.time_of_day
+        }:
+            self._clocks.at(name, 0.0)  # one that is not known here is refused now, not at a call
 
     def __len__(self) -> int:
         return len(self.rules)
@@ -55,8 +59,11 @@ class RuleTable:
 
     def shadows(self, attributes: Attributes, now: float, key: str = "") -> tuple[RuleMatch, ...]:
         """Return what the shadow rules that hold would have said, the highest priority first."""
+        found = {each.place: each for each in self._shadow.candidates(attributes)}
         return tuple(
-            self._drawn(each.route, attributes, key) for each in self._shadow if each.holds(attributes, now)
+            self._drawn(found[place].route, attributes, key)
+            for place in sorted(found)
+            if found[place].holds(attributes, now)
         )
 
     def explain(self, attributes: Attributes, now: float, key: str = "", limit: int = 50) -> dict[str, Any]:
@@ -88,7 +95,7 @@ class RuleTable:
         if len(self._places) <= limit:
             return list(self._places)
         near = {each.place: each for each in self._live.candidates(attributes)}
-        near |= {each.place: each for each in self._shadow}
+        near |= {each.place: each for each in self._shadow.candidates(attributes)}
         return [near[place] for place in sorted(near)][:limit]
 
     def _judged(
@@ -102,7 +109,7 @@ class RuleTable:
         report["holds"] = not why
         if why:
             report["why_not"] = why
-        elif entry is chosen:
+        elif chosen is not None and entry.place == chosen.place:
             report["decides"] = True
         elif chosen is not None and not rule.shadow:
             report["why_not"] = [f"{chosen.rule.key} stands before it"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from router_core.gateway.call import Attributes
-from router_core.gateway.rules.conditions import FIELDS, Check
+from router_core.gateway.rules.conditions import FIELDS, Check, Compiler
 from router_core.gateway.rules.route import Route
 from router_core.gateway.rules.rule import Rule
 
@@ -29,83 +29,118 @@ Value = str | tuple[str, str]
 
 
 class Entry:
-    """One rule, ready to be matched."""
+    """One rule, as one leaf of the tree holds it.
 
-    __slots__ = ("checks", "place", "route", "rule")
+    It is made ready when it is first looked at: of ten thousand few ever are, and a new configuration has to
+    be there at once.
+    """
 
-    def __init__(self, rule: Rule, place: int, checks: tuple[Check, ...]) -> None:
+    __slots__ = ("_checks", "_compiler", "_told", "place", "route", "rule")
+
+    def __init__(
+        self, rule: Rule, place: int, compiler: Compiler, told: frozenset[str], route: Route
+    ) -> None:  # fmt: skip
         self.rule = rule
         self.place = place
         """In the order of the table: the lowest decides."""
-        self.checks = checks
-        self.route = Route(rule)
+        self.route = route
+        self._compiler = compiler
+        self._told = told
+        """Fields that were looked at on the way to the leaf: they hold."""
+        self._checks: tuple[Check, ...] | None = None
 
     def holds(self, attributes: Attributes, now: float) -> bool:
         """Return whether the rule's condition holds."""
-        for check in self.checks:  # a loop: all() of a generator costs three times as much
+        checks = self._checks
+        if checks is None:
+            checks = self._checks = self._compiler.checks(self.rule.condition, self._told)
+        for check in checks:  # a loop: all() of a generator costs three times as much
             if not check(attributes, now):
                 return False
         return True
+
+    def under(self, told: frozenset[str]) -> Entry:
+        """Return it as a leaf further down holds it."""
+        return Entry(self.rule, self.place, self._compiler, told, self.route)
 
 
 class Node:
     """Some of the rules: those that are told apart by the values of fields, and the rest in order."""
 
-    __slots__ = ("branches", "first", "rest")
+    __slots__ = ("branches", "field", "first", "rest", "values")
 
     def __init__(self, entries: list[Entry], told: frozenset[str] = frozenset()) -> None:
         self.first = entries[0].place if entries else _LAST
         """The place of the first of them: no need to look when something before it holds."""
-        self.branches: list[tuple[str, dict[Value, Node]]] = []
-        self.rest = tuple(entries)
+        self.rest: tuple[Entry, ...] = ()
+        self.field = ""
+        """One of FIELDS, of which a call has one value; most often the only branch. Empty: there is none."""
+        self.values: dict[Value, Node] = {}
+        self.branches: tuple[tuple[str, dict[Value, Node]], ...] = ()
+        """Further ones."""
         if len(entries) > _FEW and len(told) < _DEEP:
-            self._tell_apart(entries, told)
+            entries = self._tell_apart(entries, told)
+        self.rest = tuple([each.under(told) for each in entries] if told else entries)
 
-    def _tell_apart(self, entries: list[Entry], told: frozenset[str]) -> None:
-        asked = Counter(
-            (name, value) for entry in entries for name, values in _asked(entry, told) for value in values
-        )
+    def _tell_apart(self, entries: list[Entry], told: frozenset[str]) -> list[Entry]:
+        """Hang the entries on branches; returns the rest."""
+        wishes = [(entry, tuple(_asked(entry, told))) for entry in entries]
+        crowds = Counter((name, value) for _, wish in wishes for name, values in wish for value in values)
         rest: list[Entry] = []
         buckets: dict[tuple[str, Value], list[Entry]] = {}
-        for entry in entries:
+        for entry, wish in wishes:
             crowd, name, values = min(
-                ((max(asked[name, value] for value in values), name, values)
-                 for name, values in _asked(entry, told)),
+                [(max([crowds[name, value] for value in values]), name, values) for name, values in wish],
                 default=(_LAST, "", ()),
-            )  # fmt: skip
+            )
             if crowd >= len(entries):  # all of them ask for the same, or this one for nothing
                 rest.append(entry)
                 continue
             for value in values:
                 buckets.setdefault((name, value), []).append(entry)
-        self.rest = tuple(rest)
         fields: dict[str, dict[Value, Node]] = {}
         for (name, value), found in buckets.items():
             fields.setdefault(name.partition(".")[0], {})[value] = Node(found, told | {name})
-        self.branches = list(fields.items())
+        self.field = next((field for field in FIELDS if field in fields), "")
+        self.values = fields.pop(self.field, {})
+        self.branches = tuple(fields.items())
+        return rest
 
     def find(self, attributes: Attributes, now: float, before: int = _LAST) -> Entry | None:
         """Return the first entry that holds and stands before a place."""
         best: Entry | None = None
-        for entry in self.rest:
-            if entry.place >= before:
+        node: Node | None = self
+        while node is not None and node.first < before:
+            for entry in node.rest:
+                if entry.place >= before:
+                    break
+                if entry.holds(attributes, now):
+                    best, before = entry, entry.place
+                    break
+            if node.branches:
+                found = node._find_aside(attributes, now, before)
+                if found is not None:
+                    best, before = found, found.place
+            if not node.field:
                 break
-            if entry.holds(attributes, now):
-                best, before = entry, entry.place
-                break
+            node = node.values.get(getattr(attributes, node.field))
+        return best
+
+    def _find_aside(self, attributes: Attributes, now: float, before: int) -> Entry | None:
+        """Return what ``find`` returns, of the further branches alone."""
+        best: Entry | None = None
         for field, values in self.branches:
             for value in _given(attributes, field):
                 node = values.get(value)
-                if node is not None and node.first < before:
-                    found = node.find(attributes, now, before)
-                    if found is not None:
-                        best, before = found, found.place
+                found = node.find(attributes, now, before) if node is not None else None
+                if found is not None:
+                    best, before = found, found.place
         return best
 
     def candidates(self, attributes: Attributes) -> Iterator[Entry]:
         """Return all that ``find`` may look at, in no order and perhaps twice."""
         yield from self.rest
-        for field, values in self.branches:
+        for field, values in ((self.field, self.values), *self.branches):
             for value in _given(attributes, field):
                 if value in values:
                     yield from values[value].candidates(attributes)
@@ -125,12 +160,8 @@ def _asked(entry: Entry, told: frozenset[str]) -> Iterator[tuple[str, tuple[Valu
 
 def _given(attributes: Attributes, field: str) -> Iterable[Value]:
     """Return the values that a call has in a field."""
-    if field == "workspace_id":
-        return (attributes.workspace_id,)
-    if field == "agent_type":
-        return (attributes.agent_type,)
-    if field == "request_type":
-        return (attributes.request_type,)
-    if field == "user_tier":
-        return (attributes.user_tier,)
-    return attributes.tags if field == "tags" else attributes.custom.items()
+    if field == "tags":
+        return attributes.tags
+    if field == "custom":
+        return attributes.custom.items()
+    return (getattr(attributes, field),) if field else ()

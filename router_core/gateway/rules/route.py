@@ -26,30 +26,38 @@ class RuleMatch:
 
 
 class Route:
-    """The targets of one rule, ready to be drawn from."""
+    """The targets of one rule, made ready to be drawn from when they first are."""
 
-    __slots__ = ("_arms", "_matches", "alone", "rule")
+    __slots__ = ("_arms", "_matches", "_salt", "alone", "rule")
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        ids = [target.model_id for target in rule.targets]
-        arms = tuple(_arms(rule))
-        self._arms = tuple((digest(target), weight) for target, (weight, _) in zip(ids, arms, strict=True))
-        self._matches = tuple(
-            RuleMatch(rule, (target, *(other for other in ids if other != target)), name)
-            for target, (_, name) in zip(ids, arms, strict=True)
-        )
-        able = [match for match, (weight, _) in zip(self._matches, arms, strict=True) if weight]
-        self.alone: Final = able[0] if len(able) == 1 else None
-        """What it always says, where there is nothing to draw."""
+        self.alone: RuleMatch | None = None
+        """What it always says, where there is nothing to draw; known after the first time."""
+        self._salt = f"{rule.key}\0"
+        self._arms: tuple[tuple[int, float], ...] = ()
+        self._matches: tuple[RuleMatch, ...] = ()
 
     def drawn(self, key: str) -> RuleMatch:
         """Return the match that a caller's key falls to; other rules draw independently of this one."""
-        return self.alone or self.at(digest(f"{self.rule.key}\0{key}"))
+        return self.alone or self.at(digest(self._salt + key))
 
     def at(self, point: int) -> RuleMatch:
         """Return the match that a point of 64 bits falls to."""
-        return self._matches[draw(point, self._arms)]
+        place = draw(point, self._arms or self._prepare())
+        return self._matches[place]
+
+    def _prepare(self) -> tuple[tuple[int, float], ...]:
+        ids = [target.model_id for target in self.rule.targets]
+        arms = tuple(_arms(self.rule))
+        self._matches = tuple(
+            RuleMatch(self.rule, (target, *(other for other in ids if other != target)), name)
+            for target, (_, name) in zip(ids, arms, strict=True)
+        )
+        self._arms = tuple((digest(target), weight) for target, (weight, _) in zip(ids, arms, strict=True))
+        able = [match for match, (weight, _) in zip(self._matches, arms, strict=True) if weight]
+        self.alone = able[0] if len(able) == 1 else None
+        return self._arms
 
 
 def _arms(rule: Rule) -> Iterator[tuple[float, str]]:

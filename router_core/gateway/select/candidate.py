@@ -5,19 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from router_core.gateway.clients.protocol import ModelClient
+from router_core.gateway.resilience.standing import Standing
 from router_core.gateway.select.stable import digest
 from router_core.gateway.values import Deployment
 
 if TYPE_CHECKING:
-    from router_core.gateway.resilience.standing import Standing
+    from router_core.gateway.select.decision import Decision
 
 __all__ = ["Candidate"]
 
 
 class Candidate:
-    """A deployment that a strategy may draw. Made once for each configuration; never changes itself."""
+    """A deployment that a strategy may draw. Stays the same over configurations that do not change it."""
 
-    __slots__ = ("client", "deployment", "id", "seed", "standing", "weight")
+    __slots__ = ("client", "deployment", "id", "seed", "standing", "usual", "weight")
 
     def __init__(self, deployment: Deployment, standing: Standing, client: ModelClient) -> None:
         self.deployment = deployment
@@ -28,6 +29,9 @@ class Candidate:
         self.weight = deployment.weight
         self.seed = digest(deployment.id)
         """Its place on the hash ring of strategy ``sticky``: of its id alone, so that all replicas agree."""
+        self.usual: Decision | None = None
+        """The last decision for it where nothing spoke against anybody: a selector's note, kept here because
+        with thousands of models a table beside would be one more place of memory to wait for."""
 
     def __repr__(self) -> str:
         return f"Candidate({self.id!r})"

@@ -25,19 +25,20 @@ from router_core.gateway.select.filters import (
     requirements,
 )
 from router_core.gateway.select.strategies import strategy
-from router_core.gateway.values import Deployment, Model, Price
+from router_core.gateway.values import MODEL_TYPES, Deployment, Model, Price
 
 __all__ = ["Selector"]
 
 _MAX_SETS: Final = 256
 """Sets of requirements that are remembered. Callers can make up any number of them."""
+_NOTHING: Final[frozenset[str]] = frozenset()
 _NO_CALL: Final = -1
 
 
 class _Fitting:
     """What is left of the candidates for one set of requirements, worked out once."""
 
-    __slots__ = ("candidates", "decisions", "kept", "removals", "window")
+    __slots__ = ("candidates", "endpoint", "kept", "removals", "standings", "window")
 
     def __init__(self, everybody: Iterable[Candidate], required: Requirements) -> None:
         fitting: list[Candidate] = []
@@ -48,11 +49,11 @@ class _Fitting:
                 fitting.append(each)
             else:
                 removals.append(removal)
+        self.endpoint = required[0]
         self.candidates = tuple(fitting)
+        self.standings = tuple([each.standing for each in fitting])
         self.kept = tuple([each.id for each in fitting])
         self.removals = tuple(removals)
-        self.decisions: dict[str, Decision] = {}
-        """Id of the chosen -> the decision, for when nothing but requirements removed anybody."""
         windows = [each.deployment.max_context_length or 1 << 62 for each in fitting]
         self.window = min(windows, default=_NO_CALL)
         """Tokens that all of them hold; less than any call has where there are none."""
@@ -68,7 +69,7 @@ class Selector:
     circuit can be asked for an early probe (``Standing.begin(now, early=True)``).
     """
 
-    __slots__ = ("_fitting", "_panic", "_price_of", "_rng", "_strategy", "candidates", "model")
+    __slots__ = ("_fitting", "_panic", "_price_of", "_rng", "_strategy", "_usual", "candidates", "model")
 
     def __init__(
         self, model: Model, candidates: Sequence[Candidate], *, rng: Random | None = None,
@@ -81,46 +82,51 @@ class Selector:
         self._price_of = price_of or _configured
         self._strategy = strategy(model.strategy, self.candidates, self._price_of, self._rng)
         self._fitting: dict[Requirements, _Fitting] = {}
+        endpoint = next(iter(MODEL_TYPES.get(model.type, ())), "")
+        self._usual = _Fitting(self.candidates, (endpoint, _NOTHING, _NOTHING, "", _NOTHING))
+        """For calls that ask for nothing in particular."""
 
     def pick(self, call: Call, now: float, tried: Collection[str] = ()) -> Candidate | None:
         """Return whom to ask, or None; the reasons are in ``call.decision`` then and always.
 
         ``tried`` are ids of deployments that this call is not to be sent to again.
         """
-        required = (call.endpoint, call.needs, call.tags, call.region, call.compliance)
-        fitting = self._fitting.get(required) or self._fit(required)
+        fitting = self._usual
+        if call.endpoint != fitting.endpoint or call.needs or call.tags or call.region or call.compliance:
+            fitting = self._fit(call)
         if tried or call.max_cost is not None or call.input_tokens + (call.max_tokens or 0) > fitting.window:
             return self._pick_among(fitting, call, now, tried)
-        for each in fitting.candidates:
-            if each.standing.out(now):
+        for standing in fitting.standings:
+            if standing.out(now):
                 return self._pick_among(fitting, call, now, tried)
         chosen = self._strategy.draw(fitting.candidates, call, now, self._rng)
-        self._strategy.drawn(chosen)
-        call.decision = fitting.decisions.get(chosen.id) or self._remember(fitting, chosen)
+        if self._strategy.drawn is not None:
+            self._strategy.drawn(chosen)
+        decision = chosen.usual
+        if decision is None or decision.kept is not fitting.kept:
+            decision = self._usually(fitting, chosen)
+        call.decision = decision
         return chosen
 
     def explain(self, call: Call, now: float, tried: Collection[str] = ()) -> Decision:
         """Return what ``pick`` would decide, with the figures. Changes nothing: neither turns nor permits nor
         the random numbers to come."""
-        required = requirements(call)
-        fitting = self._fitting.get(required) or _Fitting(self.candidates, required)
-        pool, removals, reason = self._left(fitting, call, now, tried)
+        pool, removals, reason = self._left(_Fitting(self.candidates, requirements(call)), call, now, tried)
         chosen = ""
         if pool:
             rng = Random()  # noqa: S311 - a copy of the one that spreads calls
             rng.setstate(self._rng.getstate())
             chosen = self._strategy.draw(pool, call, now, rng).id
         figures = {each.id: self._strategy.figures(each, call, now) for each in self.candidates}
-        return replace(self._decision(chosen, pool, removals, reason), figures=figures)
+        decision = self._decision(chosen, [each.id for each in pool], removals, reason)
+        return replace(decision, figures=figures)
 
     def closest(self, now: float, call: Call | None = None, tried: Collection[str] = ()) -> Candidate | None:
         """Return whom to turn to when nobody is left: the one that is back first, of those that could serve
         the call; those that it was tried with come last. None: waiting helps nobody."""
         able: Iterable[Candidate] = self.candidates
         if call is not None:
-            required = requirements(call)
-            fitting = self._fitting.get(required) or self._fit(required)
-            able = [each for each in fitting.candidates if self._removal(each, call) is None]
+            able = [each for each in self._fit(call).candidates if self._removal(each, call) is None]
         return min(able, key=lambda each: (each.id in tried, each.standing.back_at(now)), default=None)
 
     def cost(self, deployment: Deployment, call: Call) -> int | None:
@@ -128,46 +134,43 @@ class Selector:
         price = self._price_of(deployment)
         return None if price is None else estimate(price, call)
 
-    def _fit(self, required: Requirements) -> _Fitting:
-        if len(self._fitting) >= _MAX_SETS:
-            self._fitting.clear()
-        found = self._fitting[required] = _Fitting(self.candidates, required)
+    def _fit(self, call: Call) -> _Fitting:
+        required = requirements(call)
+        found = self._fitting.get(required)
+        if found is None:
+            if len(self._fitting) >= _MAX_SETS:
+                self._fitting.clear()
+            found = self._fitting[required] = _Fitting(self.candidates, required)
         return found
 
     def _pick_among(
         self, fitting: _Fitting, call: Call, now: float, tried: Collection[str]
     ) -> Candidate | None:
         pool, removals, reason = self._left(fitting, call, now, tried)
-        if not pool:
-            call.decision = self._decision("", pool, removals, reason)
-            return None
-        chosen = self._strategy.draw(pool, call, now, self._rng)
-        self._strategy.drawn(chosen)
-        call.decision = self._decision(chosen.id, pool, removals, reason)
+        chosen: Candidate | None = None
+        if pool:
+            chosen = self._strategy.draw(pool, call, now, self._rng)
+            if self._strategy.drawn is not None:
+                self._strategy.drawn(chosen)
+        kept = [each.id for each in pool]
+        call.decision = self._decision(chosen.id if chosen else "", kept, removals, reason)
         return chosen
 
     def _left(
         self, fitting: _Fitting, call: Call, now: float, tried: Collection[str]
     ) -> tuple[Sequence[Candidate], tuple[Removal, ...], str]:
         """Return who is left, why the others are not, and what is to be said about it."""
-        pool: list[Candidate] = []
-        doubtful: list[Candidate] = []
-        removals = list(fitting.removals)
-        for each in fitting.candidates:
-            removal = self._removal(each, call, now, tried)
-            if removal is None:
-                pool.append(each)
-                continue
-            removals.append(removal)
-            if removal.reason in SOFT:
-                doubtful.append(each)
-        if doubtful and (not pool or is_panic(fitting.candidates, now, self._panic)):
+        against = [(each, self._removal(each, call, now, tried)) for each in fitting.candidates]
+        pool = [each for each, removal in against if removal is None]
+        doubted = any(removal is not None and removal.reason in SOFT for _, removal in against)
+        reason = ""
+        if doubted and (not pool or is_panic(fitting.candidates, now, self._panic)):
             reason = "panic" if pool else "last_resort"
-            back = {each.id for each in doubtful}
-            order = {each.id for each in (*pool, *doubtful)}
-            pool = [each for each in fitting.candidates if each.id in order]
-            return pool, tuple(each for each in removals if each.id not in back), reason
-        return pool, tuple(removals), "" if pool else foremost(removals)
+            against = [(each, None if removal and removal.reason in SOFT else removal)
+                       for each, removal in against]  # fmt: skip
+            pool = [each for each, removal in against if removal is None]
+        removals = (*fitting.removals, *(removal for _, removal in against if removal is not None))
+        return pool, removals, reason if pool else foremost(removals)
 
     def _removal(
         self, candidate: Candidate, call: Call, now: float | None = None, tried: Collection[str] = ()
@@ -184,16 +187,18 @@ class Selector:
                 removal = Removal(candidate.id, reason, SAYS.get(reason, reason))
         return removal
 
-    def _remember(self, fitting: _Fitting, chosen: Candidate) -> Decision:
-        made = Decision(self.model.id, self._strategy.name, chosen.id, fitting.kept, fitting.removals)
-        found = fitting.decisions[chosen.id] = replace(made, text=made.header())
-        return found
+    def _usually(self, fitting: _Fitting, chosen: Candidate) -> Decision:
+        """Return the decision where nothing but requirements removed anybody, and note it for the next call
+        of the kind. ``kept`` says whose note it is: no two selectors, or sets of requirements, share one."""
+        made = self._decision(chosen.id, fitting.kept, fitting.removals, "")
+        if fitting is self._usual:
+            made = chosen.usual = replace(made, text=made.header())
+        return made
 
     def _decision(
-        self, chosen: str, pool: Sequence[Candidate], removals: tuple[Removal, ...], reason: str
+        self, chosen: str, kept: Sequence[str], removals: tuple[Removal, ...], reason: str
     ) -> Decision:
-        kept = tuple([each.id for each in pool])
-        return Decision(self.model.id, self._strategy.name, chosen, kept, removals, "", reason)
+        return Decision(self.model.id, self._strategy.name, chosen, tuple(kept), removals, "", reason)
 
 
 def _configured(deployment: Deployment) -> Price | None:

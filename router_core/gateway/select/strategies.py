@@ -14,12 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, get_args
 
 from router_core.gateway.call import Call
 from router_core.gateway.select.candidate import Candidate
 from router_core.gateway.select.filters import PriceOf, estimate
 from router_core.gateway.select.stable import digest, draw, race
+from router_core.gateway.values import StrategyName
 
 __all__ = ["EXPLORE", "Strategy", "strategy"]
 
@@ -32,12 +33,11 @@ class Strategy(Protocol):
     """Draws one candidate. Only ``drawn`` may change anything, apart from the random numbers."""
 
     name: str
+    drawn: Callable[[Candidate], None] | None
+    """Takes note that a call goes there; None where there is nothing to note."""
 
     def draw(self, pool: Sequence[Candidate], call: Call, now: float, rng: Random) -> Candidate:
         """Return one of a pool that is not empty."""
-
-    def drawn(self, candidate: Candidate) -> None:
-        """Take note that a call goes there."""
 
     def figures(self, candidate: Candidate, call: Call, now: float) -> dict[str, Any]:
         """Return what it goes by, for the explanation."""
@@ -47,13 +47,11 @@ class Shuffle:
     """Each with the same chance."""
 
     name = "shuffle"
+    drawn: Callable[[Candidate], None] | None = None
 
     def draw(self, pool: Sequence[Candidate], call: Call, now: float, rng: Random) -> Candidate:
         """Return any."""
         return pool[int(rng.random() * len(pool))]
-
-    def drawn(self, candidate: Candidate) -> None:
-        """Take no note."""
 
     def figures(self, candidate: Candidate, call: Call, now: float) -> dict[str, Any]:
         """Return nothing: there is nothing to go by."""
@@ -71,6 +69,7 @@ class RoundRobin(Shuffle):
     name = "round_robin"
 
     def __init__(self, candidates: Sequence[Candidate], rng: Random) -> None:
+        self.drawn = self._drawn
         count = len(candidates)
         start = int(rng.random() * count)
         self._turns = {each.id: (place - start) % count for place, each in enumerate(candidates)}
@@ -79,14 +78,14 @@ class RoundRobin(Shuffle):
     def draw(self, pool: Sequence[Candidate], call: Call, now: float, rng: Random) -> Candidate:
         """Return the one whose turn it is."""
         turns = self._turns
-        first, least = pool[0], inf
+        found, earliest = pool[0], turns[pool[0].id]
         for each in pool:
             turn = turns[each.id]
-            if turn < least:
-                first, least = each, turn
-        return first
+            if turn < earliest:
+                found, earliest = each, turn
+        return found
 
-    def drawn(self, candidate: Candidate) -> None:
+    def _drawn(self, candidate: Candidate) -> None:
         """Put it behind all others."""
         self._turns[candidate.id] = self._next
         self._next += 1
@@ -215,21 +214,21 @@ class Sticky(Shuffle):
         return {"rank": None if late == inf else round(late, 6)}
 
 
+_PLAIN: Final[Mapping[str, Strategy]] = {
+    each.name: each for each in (Shuffle(), Weighted(), LeastBusy(), Latency(), Priority(), Sticky())
+}
+"""Those that remember nothing serve all models."""
+
+
 def strategy(name: str, candidates: Sequence[Candidate], price_of: PriceOf, rng: Random) -> Strategy:
-    """Make the strategy of a model."""
-    makers: Mapping[str, Callable[[], Strategy]] = {
-        "shuffle": Shuffle,
-        "round_robin": lambda: RoundRobin(candidates, rng),
-        "weighted": Weighted,
-        "least_busy": LeastBusy,
-        "latency": Latency,
-        "cheapest": lambda: Cheapest(price_of),
-        "priority": Priority,
-        "sticky": Sticky,
-    }
-    if name not in makers:
-        raise ValueError(f"there is no strategy {name!a}; there are {', '.join(makers)}")
-    return makers[name]()
+    """Return the strategy of a model."""
+    if name == "round_robin":
+        return RoundRobin(candidates, rng)
+    if name == "cheapest":
+        return Cheapest(price_of)
+    if name not in _PLAIN:
+        raise ValueError(f"there is no strategy {name!a}; there are {', '.join(get_args(StrategyName))}")
+    return _PLAIN[name]
 
 
 def busyness(candidate: Candidate) -> float:
