@@ -69,7 +69,11 @@ class Gateway:
 
     def audit(self, operation: str) -> list[dict[str, Any]]:
         """Return the audit entries of one operation."""
-        return [note.fields for note in self.notes if note.name == f"endpoint_{operation}"]
+        return [note.fields for note in self.notes_of(f"endpoint_{operation}")]
+
+    def notes_of(self, name: str) -> list[Note]:
+        """Return the notes of one name."""
+        return [note for note in self.notes if note.name == name]
 
 
 @asynccontextmanager

@@ -49,6 +49,11 @@ class Audit:
         text = f"endpoint {endpoint.spec.name}: {before} -> {after}"
         self._events.emit(Note("endpoint_state", level, text, fields))
 
+    def fault(self, endpoint: str, error: Exception) -> None:
+        """Record an error that no driver should raise."""
+        text = f"endpoint {endpoint}: looking failed"
+        self._events.emit(Note("endpoint_look_failed", "error", text, {"endpoint": endpoint}, error))
+
     def awake(self, endpoint: str, seconds: float) -> None:
         """Record that a wake has come to its good end."""
         fields: dict[str, Any] = {"endpoint": endpoint, "seconds": round(seconds, 3)}

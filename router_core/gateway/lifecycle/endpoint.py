@@ -187,8 +187,7 @@ class Endpoint:
             self.last_known = known
             return
         if self.state is State.RUNNING:
-            shared = self.record.since if self.record.since > self.sleep_time else wall
-            self.since = self.since or shared
+            self.since = self.since or self._since(wall, first=known is State.UNKNOWN)
         elif self.state is not State.STARTING or known in _DOWN:
             self.since = 0.0
         if known in _DOWN and self.state in (State.STARTING, State.RUNNING):
@@ -196,3 +195,9 @@ class Endpoint:
         elif self.state is State.SLEEPING and known in (State.RUNNING, State.STARTING):
             self.sleep_time = wall
         self.last_known = self.state
+
+    def _since(self, wall: float, *, first: bool) -> float:
+        """Return since when it runs, when that is newly seen; ``first``: at the first look here."""
+        if self.record.since > self.sleep_time:
+            return self.record.since
+        return self.last_activity if first and wall > self.last_activity > self.sleep_time else wall

@@ -331,6 +331,9 @@ class Lifecycle:
             seen = await endpoint.driver.look()
         except ManagementError as error:
             before = endpoint.lost(str(error), self.clock.monotonic(), self.clock.now())
+        except Exception as error:
+            self._audit.fault(endpoint.spec.name, error)
+            before = endpoint.lost(type(error).__name__, self.clock.monotonic(), self.clock.now())
         else:
             before = endpoint.seen(seen, self.clock.monotonic(), self.clock.now())
         self._audit.change(endpoint, before)
