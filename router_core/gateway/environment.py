@@ -171,9 +171,9 @@ def _candidate(name: str, entry: Any, problems: list[str]) -> Deployment | None:
     for key in entry:
         if key not in ("endpoint_url", "endpoint_token"):
             problems.append(f"{where} takes no key {key[:40]!r}; it takes endpoint_url and endpoint_token")
-    url, token = entry.get("endpoint_url"), entry.get("endpoint_token", "")
-    if not isinstance(url, str) or not isinstance(token, str):
-        problems.append(f"{where} needs an endpoint_url, and both are texts")
+    url, token = entry.get("endpoint_url"), entry.get("endpoint_token")
+    if not isinstance(url, str) or not isinstance(token, str) or not token:
+        problems.append(f"{where} needs an endpoint_url and an endpoint_token")
         return None
     address, wrong = cleaned(url.strip())
     if not wrong and not (token.isascii() and token.isprintable()):

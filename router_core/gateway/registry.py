@@ -47,7 +47,7 @@ Default = TypeVar("Default")
 class ModelRouter:
     """One model: what it is, and a client for a call by its strategy."""
 
-    __slots__ = ("candidates", "created", "max_context_length", "model", "selector")
+    __slots__ = ("candidates", "created", "max_context_length", "model", "selector", "sleepers")
 
     def __init__(self, model: Model, selector: Selector, created: int) -> None:
         self.model = model
@@ -56,6 +56,10 @@ class ModelRouter:
         self.created = created
         """Unix seconds; when it was first configured, where the file does not say."""
         self.max_context_length = model.max_context_length
+        self.sleepers = tuple(
+            [(each.id, each.deployment.endpoint) for each in self.candidates if each.deployment.endpoint]
+        )
+        """Deployments whose endpoint can be asleep: their ids, and the names of the endpoints."""
 
     @property
     def id(self) -> str:
