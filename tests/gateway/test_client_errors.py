@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from router_core.gateway.clients.errors import error_reply, masked
+from router_core.gateway.resilience.classify import classify
 from router_core.gateway.values import Secret
 from tests.gateway.client_parts import KEY, Recorder, answer, called, client_of, error_of
 
@@ -156,3 +157,28 @@ def test_an_error_without_a_body_still_says_something() -> None:
     reply = answer(b"", 503)
     reply.body = None
     assert json.loads(error_reply(reply).body or b"")["error"]["message"].endswith("503 Service Unavailable")
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (403, "<html>"), (403, ""), (403, "denied"), (403, {"message": "Forbidden"}), (404, "<html>no model"),
+        (404, {"detail": "Not Found"}), (404, {"error": {"message": "x", "code": "model_not_found"}}),
+        (404, {"error": {"code": "DeploymentNotFound", "message": "The API deployment does not exist."}}),
+        (404, {"error": {"message": "response with id x", "param": "previous_response_id"}}),
+        (400, {"object": "error", "message": "the maximum context length is 4096", "code": 400}),
+        (400, {"error": {"code": "content_filter", "message": "x"}}),
+        (400, {"error": {"message": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}),
+        (422, {"error": "`inputs` must have less than 512 tokens", "error_type": "Validation"}),
+        (429, {"error": {"message": "x", "type": "insufficient_quota", "code": None}}),
+        (429, {"error": {"message": "x", "type": None, "code": "billing_not_active"}}),
+        (400, [{"error": {"code": 400, "message": "exceeds the maximum number of tokens", "status": "BAD"}}]),
+        (503, "<html>"), (500, {"error": "boom"}), (401, {"error": {"message": "bad key"}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_error_is_judged_as_it_would_be_in_its_own_words(status: int, body: Any) -> None:
+    """Rewriting takes nothing away that the judgement goes by."""
+    reply = answer(body, status, "text/plain" if isinstance(body, str) else "application/json")
+    raw, rewritten = classify(reply), classify(error_reply(reply))
+    assert (rewritten.kind, rewritten.move, rewritten.failure) == (raw.kind, raw.move, raw.failure)

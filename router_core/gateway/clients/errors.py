@@ -109,9 +109,14 @@ def _read(reply: Reply) -> Mapping[str, Any]:
 
 
 def _read_text(reply: Reply, body: bytes) -> Mapping[str, Any]:
-    """Pass on a short plain text; a page of HTML says less than its status does."""
+    """Pass on a short plain text; a page of HTML says less than its status does.
+
+    Nor is that of a 403: where no application wrote it, a firewall on the way disliked the request.
+    """
     text = body[:_MAX_MESSAGE].decode("utf-8", "replace").strip()
     if reply.content_type not in ("text/plain", "application/json", "") or text.startswith("<"):
+        return {}
+    if reply.status == HTTPStatus.FORBIDDEN:
         return {}
     return {"message": text}
 
