@@ -43,8 +43,8 @@ class DeploymentCells:
     """The sums that the attempts of one deployment go into; nobody else adds to them."""
 
     __slots__ = (
-        "_attempts", "_cached", "_cost", "_estimated", "_first", "_input", "_name", "_outcomes", "_output",
-        "_reasoning", "_seconds", "_stream", "_unpriced",
+        "_attempts", "_cached", "_cost", "_estimated", "_input", "_metrics", "_name", "_outcomes", "_output",
+        "_reasoning", "_seconds", "_streams", "_unpriced",
     )  # fmt: skip
 
     def __init__(self, metrics: GatewayMetrics, deployment_id: str) -> None:
@@ -52,8 +52,8 @@ class DeploymentCells:
         self._attempts = metrics.attempts
         self._outcomes: dict[str, list[float]] = {}
         self._seconds = metrics.attempt_seconds.cell((name,))
-        self._first = metrics.first_token_seconds.cell((name,))
-        self._stream = metrics.stream_seconds.cell((name,))
+        self._metrics = metrics
+        self._streams: tuple[list[float], list[float]] | None = None
         self._input = metrics.tokens.cell((name, "input"))
         self._output = metrics.tokens.cell((name, "output"))
         self._cached = metrics.tokens.cell((name, "cached"))
@@ -73,8 +73,7 @@ class DeploymentCells:
         series[bisect_left(BUCKETS, seconds)] += 1.0
         series[-1] += seconds
         if stream and attempt.first_byte > 0.0:
-            _observe(self._first, attempt.first_byte)
-            _observe(self._stream, seconds)
+            self._add_stream(attempt.first_byte, seconds)
         if usage is None:
             return
         self._input[0] += usage.input_tokens
@@ -89,6 +88,15 @@ class DeploymentCells:
             self._unpriced[0] += 1.0
         else:
             self._cost[0] += cost
+
+    def _add_stream(self, first: float, seconds: float) -> None:
+        streams = self._streams
+        if streams is None:  # most deployments of some services never have one
+            metrics, labels = self._metrics, (self._name,)
+            streams = (metrics.first_token_seconds.cell(labels), metrics.stream_seconds.cell(labels))
+            self._streams = streams
+        _observe(streams[0], first)
+        _observe(streams[1], seconds)
 
 
 class GatewayMetrics:

@@ -33,8 +33,8 @@ _MAX_MEDIA: Final = 4096
 """Times that ``data`` is looked at in one body; pictures that come after these count as text."""
 _SMALL: Final = 4096
 """In a text that is shorter only pictures are looked for: other media have no room in it to matter."""
-_ESCAPED: Final = 6
-"""Bytes of ``\\uXXXX``, which stands for about three bytes of UTF-8."""
+_SAVED: Final = 3
+"""Bytes by which ``\\uXXXX`` is longer than most characters that are written so."""
 _WINDOW: Final = 256
 """Bytes that tell how much of a text is escaped."""
 _ENVELOPE: Final = 300
@@ -97,8 +97,9 @@ def _escaped(text: bytes, first: int) -> int:
     escapes = text.count(b"\\u", first, first + _WINDOW)
     if not escapes:
         return 0
+    narrow = text.count(b"\\u0", first, first + _WINDOW)  # two bytes of UTF-8: Greek, Cyrillic, Arabic
     rest = len(text) - first
-    return int(min(1.0, escapes * _ESCAPED / min(_WINDOW, rest)) * rest / 2)
+    return int((escapes * _SAVED + narrow) * rest / min(_WINDOW, rest))
 
 
 def _without_media(text: bytes) -> tuple[bytes, int]:

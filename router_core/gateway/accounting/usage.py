@@ -145,9 +145,9 @@ _COUNTS: Final = tuple(name for name in _Counts.__struct_fields__ if name not in
 
 def _whole(value: Any, default: int) -> int:
     """Return a count; a fraction of a token or second is paid for as a whole one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return default
-    return math.ceil(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return math.ceil(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
 def _rerank(body: bytes) -> Usage | None:
