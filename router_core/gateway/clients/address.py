@@ -15,7 +15,8 @@ __all__ = ["Address", "check_path", "parse_address"]
 _PORTS: Final = {"http": 80, "https": 443}
 _FORBIDDEN: Final = re.compile(r"[^\x21-\x7e]")
 _VERSION: Final = re.compile(r"/v[0-9]+[a-z0-9]*(?=/|$)")
-_HOST: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}")
+"""Whether there is such a host is found out when it is called."""
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,;=:@%/-]*)?(?:\?[A-Za-z0-9._~!$&'()*+,;=:@%/?-]*)?")
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.]+")
 
