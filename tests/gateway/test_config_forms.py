@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from router_core.gateway import clients
+from router_core.gateway.clients.anthropic_models import ModelTraits
 from router_core.gateway.config import load_config, parse_config
+from router_core.gateway.config.arguments import ARGUMENTS
 from router_core.gateway.values import (
+    CLIENT_TYPES,
     BreakerPolicy,
     EjectionPolicy,
     EndpointSpec,
@@ -284,6 +289,16 @@ def test_references_to_the_environment() -> None:
     assert (made.weight, made.model, made.key) == (3.0, "abc${X}", Secret(""))
 
 
+def test_references_in_arguments_are_what_they_stand_for() -> None:
+    """A number where it is written without quotes, text where it is in quotes."""
+    text = (
+        "models:\n- id: m\n  type: text-generation\n  clients:\n  - type: scripted\n    args:\n     {}: {}\n"
+    )
+    for name, value, wanted in (("seed", "${N}", 7), ("reply", '"${N}"', "7"), ("echo", "${B:-true}", True)):
+        args = parsed(text.format(name, value), {"N": "7"}).models[0].deployments[0].args
+        assert args == {name: wanted}
+
+
 def test_secrets_do_not_show_themselves() -> None:
     """Keys, headers, logins and arguments that are credentials, in whatever is printed."""
     text = with_deployment(
@@ -294,6 +309,16 @@ def test_secrets_do_not_show_themselves() -> None:
     assert "sk-secret" not in f"{config!r}{made!s}{made.args!r}{made.headers}"
     assert made.headers[0][1] == "sk-secret2"
     assert made.args["script"][0]["reply"] == "sk-secret3"
+
+
+def test_arguments_of_the_clients_are_known() -> None:
+    """Whatever a client reads out of ``args`` can be written there."""
+    source = "".join(path.read_text() for path in Path(clients.__file__).parent.glob("*.py"))
+    read = set(re.findall(r'(?:argument|_words)\([^()"]*, "(\w+)"|args\.get\("(\w+)"', source))
+    names = {one or other for one, other in read} | set(ModelTraits.__slots__)
+    assert len(names) > 10
+    assert names <= {name for known in ARGUMENTS.values() for name in known or ()}
+    assert set(ARGUMENTS) == {*CLIENT_TYPES, "mistral"}
 
 
 def test_versions() -> None:
@@ -318,7 +343,8 @@ def test_files_are_read(tmp_path: Path) -> None:
     """With what the environment says beside them, and their path in messages."""
     path = tmp_path / "gateway.yaml"
     path.write_text(SEED)
-    config = load_config(path, {"ENDPOINT_LIST": '{"1": {"endpoint_url": "https://c/x"}}'})
+    listed = '{"1": {"endpoint_url": "https://c/x", "endpoint_token": "t"}}'
+    config = load_config(path, {"ENDPOINT_LIST": listed})
     assert config.source == str(path)
     assert [each.id for each in config.models] == ["turbo"]
     assert [each.id for each in config.selector] == ["selector/1"]

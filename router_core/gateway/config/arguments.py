@@ -9,18 +9,21 @@ __all__ = ["ARGUMENTS"]
 
 _HTTP: Final = frozenset({"ca_file", "paths", "stream_usage"})
 _RERANK: Final = _HTTP | {"rerank_form"}
+_TRAITS: Final = frozenset({"adaptive", "budget", "effort", "one_sampler", "sampling", "schema"})
+"""What a model of Anthropic takes, where its name does not tell."""
+_ANTHROPIC: Final = _TRAITS | {"beta", "max_tokens", "pass_fields", "version"}
 
 ARGUMENTS: Final[Mapping[str, frozenset[str] | None]] = {
     "openai": _HTTP | {"organization", "project"},
     "azure": _HTTP | {"api_version", "auth"},
-    "anthropic": _HTTP,
+    "anthropic": _HTTP | _ANTHROPIC,
     "vllm": _RERANK,
     "tei": _RERANK,
     "albert": _RERANK,
     "huggingface": _RERANK | {"scale_up_timeout"},
     "runpod": _HTTP,
     "bedrock": _HTTP,
-    "craftai": _HTTP,
+    "craftai": _HTTP | {"input_field", "output_field"},
     "generic": _RERANK,
     "mistral": _RERANK,
     "scripted": None,

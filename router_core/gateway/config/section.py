@@ -289,9 +289,11 @@ class Section:
             return {name: self._free(name, each) for name, (_, each) in node.entries.items()}
         if key.lower().endswith(_SECRET_ENDS):
             return None if node.empty else MaskedText(self._scalar(key, node))
-        if "${" in node.text:
-            return MaskedText(self._expanded(key, node))
-        return plain(node)
+        if "${" not in node.text:
+            return plain(node)
+        # As if it stood there: a number, unless it is in quotes.
+        value = plain(Scalar(self._expanded(key, node), node.plain, node.line))
+        return MaskedText(value) if isinstance(value, str) else value
 
     def _scalar(self, key: str, node: Node) -> str:
         if not isinstance(node, Scalar):
