@@ -205,7 +205,7 @@ def test_prices_decide_where_they_are_known() -> None:
     """The registry hands the prices to strategies."""
     two = "strategy: cheapest, clients: [{type: scripted, id: s}, "
     text = rows(a="url: 'http://a'").replace("clients: [", two)
-    place = Place(price_of=lambda deployment: Price(9**9 if deployment.id == "s" else 9**8))
+    place = Place(price_of=lambda deployment: Price(output=9**9 if deployment.id == "s" else 9**8))
     assert place.apply(text).models["a"].get_client().deployment.id == "a-1"
 
 
