@@ -70,12 +70,29 @@ class DirectCycle(Watched, Mapping[str, Any]):
         self.response_started = False
         self.response_complete = False
         self.task: asyncio.Task[None] | None = None
-        self.on_gone = None
+        self.interrupts = False
+        self.happened = False
         self._scope: dict[str, Any] | None = None
 
     async def gone(self) -> None:
         """Return when the peer has gone."""
         await self.protocol.gone()
+
+    def forget(self) -> None:
+        """Leave the task alone, whoever goes."""
+        self.interrupts = False
+
+    def acquit(self) -> None:
+        """Take the cancellation back."""
+        if self.task is not None:
+            self.task.uncancel()
+
+    def interrupt(self) -> None:
+        """Cancel the task, where that was asked for."""
+        if self.interrupts and self.task is not None:
+            self.interrupts = False
+            self.happened = True
+            self.task.cancel()
 
     @property
     def scope(self) -> dict[str, Any]:
@@ -341,9 +358,8 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             self._gone.set()
         super().connection_lost(exc)  # marks the cycle as disconnected
         cycle = self.cycle
-        if type(cycle) is DirectCycle and cycle.on_gone is not None:
-            tell, cycle.on_gone = cycle.on_gone, None
-            tell()
+        if type(cycle) is DirectCycle:
+            cycle.interrupt()
 
 
 _NO_PARAMS: Final[Mapping[str, str]] = {}

@@ -26,10 +26,10 @@ async def stream(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response
     if head is None:
         return False
     chunks: Any = response.body
-    transport, flow, task = protocol.transport, protocol.flow, cycle.task
+    transport, flow = protocol.transport, protocol.flow
     cycle.response_started = True
     transport.write(head)
-    cycle.on_gone = None if task is None else task.cancel
+    cycle.interrupts = True
     try:
         async for chunk in chunks:
             if chunk:
@@ -46,7 +46,7 @@ async def stream(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response
         protocol.door.events.emit(Note("stream_failed", "error", str(error), fields, error))
         cycle.keep_alive = False
     finally:
-        cycle.on_gone = None
+        cycle.interrupts = False
         await protocol.door.close(chunks, cycle.head.request_id)
     cycle.response_complete = True
     if not cycle.keep_alive:

@@ -72,7 +72,7 @@ class Plan:
         "_adapter", "_copied", "_fast", "_floats", "_lone_key", "_simple", "_stopping", "_validator",
         "_whole", "body_params", "depends", "direct", "file_param", "form_only", "func", "has_files",
         "injected", "is_async", "is_generator", "lone", "own", "params", "reads_headers", "reads_query",
-        "result", "returns", "slots", "where",
+        "request_only", "result", "returns", "slots", "where",
     )  # fmt: skip
 
     def __init__(self, func: Callable[..., Any], signature: Signature, where: str) -> None:
@@ -93,6 +93,11 @@ class Plan:
         self.is_async = async_generator or inspect.iscoroutinefunction(inner)
         self.direct = not self.is_generator and not self.injected and not self.depends
         """The function can be called with the validated values as they are; ``call`` does nothing more."""
+        self.request_only = (
+            self.is_async and not self.is_generator and not self.params and not self.depends
+            and list(self.injected.values()) == ["request"]
+        )  # fmt: skip
+        """The function takes the request as it is, and nothing else."""
         self.result = compile_returns(signature.returns, streams=self.is_generator, where=where)
         """Encodes what the function returns, or each item that it yields."""
         self.body_params = tuple(param for param in self.params if param.source in ("body", "form"))

@@ -1,56 +1,64 @@
-"""Hear of a peer that goes away while its request is being answered."""
+"""Be interrupted when the peer goes away while its request is being answered."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 from router_core.http.message import Request
 
-__all__ = ["Watched", "when_gone"]
+__all__ = ["Interruption", "Watched", "interrupt_when_gone"]
 
 
-class Watched:
-    """Base of an adapter's object whose method ``gone`` is ``Request.disconnected``, and that can call back.
+class Interruption:
+    """Cancels a task when the peer has gone."""
+
+    __slots__ = ("_task", "_watch", "happened")
+
+    def __init__(self, gone: Callable[[], Awaitable[None]] | None) -> None:
+        """Without ``gone`` nobody can tell, and it never happens."""
+        self.happened = False
+        self._task = asyncio.current_task()
+        self._watch = None if gone is None else asyncio.ensure_future(self._wait(gone))
+
+    def forget(self) -> None:
+        """End the watch."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def acquit(self) -> None:
+        """Take the cancellation back, once it has done what it was for."""
+        if self._task is not None:
+            self._task.uncancel()
+
+    async def _wait(self, gone: Callable[[], Awaitable[None]]) -> None:
+        await gone()
+        self.happened = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Watched(Interruption):
+    """Base of an adapter's object whose method ``gone`` is ``Request.disconnected``, and which cancels the
+    task of its request itself.
 
     That costs a request nothing, where a task that waits would cost as much as a small answer.
     """
 
-    __slots__ = ("on_gone",)
+    __slots__ = ("interrupts",)
 
-    on_gone: Callable[[], object] | None
-    """Called once, from the event loop, when the peer has gone; None: nobody wants to know."""
+    interrupts: bool
+    """Whether the task is to be cancelled when the peer goes."""
 
 
-def when_gone(request: Request, callback: Callable[[], object]) -> Callable[[], None]:
-    """Call ``callback`` once if the peer goes away; returns what ends the watch.
+def interrupt_when_gone(request: Request) -> Interruption:
+    """Have the current task cancelled if the peer goes away, until ``forget`` is called.
 
-    Where the adapter has no way to call back, a task waits for the end of the connection.
+    Whoever catches the cancellation looks at ``happened``, and calls ``acquit`` when it was this one.
     """
     gone = request.disconnected
-    if gone is None:
-        return _nothing
     watched = getattr(gone, "__self__", None)
     if isinstance(watched, Watched):
-        watched.on_gone = callback
-        return partial(_forget, watched)
-    task = asyncio.ensure_future(_call_when(gone, callback))
-    return partial(_cancel, task)
-
-
-def _forget(watched: Watched) -> None:
-    watched.on_gone = None
-
-
-async def _call_when(gone: Callable[[], Awaitable[None]], callback: Callable[[], object]) -> None:
-    await gone()
-    callback()
-
-
-def _cancel(task: asyncio.Future[None]) -> None:
-    task.cancel()
-
-
-def _nothing() -> None:
-    return None
+        watched.interrupts = True
+        return watched
+    return Interruption(gone)

@@ -49,6 +49,9 @@ class Dispatch:
         if route.kind == "job" or ("prefer" in request.headers and _wants_job(route, request)):
             return await self._accept(request, route)
         plan = route.plan
+        if plan.request_only:
+            value = await self._whole(route, request)
+            return value if type(value) is Response else to_response(route, value, request)
         bound = plan.bind(request, self._intake)
         values = bound if isinstance(bound, dict) else await bound
         injected = _injected(plan.slots, request) if plan.slots else _NOTHING
@@ -70,6 +73,15 @@ class Dispatch:
         if is_stream(value):
             return await self._stream(route, value, request)
         return to_response(route, value, request)
+
+    async def _whole(self, route: Route, request: Request) -> Any:
+        """Call a function of nothing but the request."""
+        plan = route.plan
+        try:
+            for name in plan.injected:
+                return await plan.func(**{name: request})
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
 
     async def _with_dependencies(
         self, request: Request, route: Route, values: dict[str, Any], injected: Mapping[str, Any]

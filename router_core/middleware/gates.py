@@ -153,6 +153,8 @@ def authenticate_gate(
     async def ask(exchange: Exchange, asked: Authenticator) -> None:
         exchange.principal = await asked.authenticate(exchange.request)
 
+    identify = getattr(authenticator, "identify", None)
+
     def authenticate(exchange: Exchange) -> Awaitable[None] | None:
         match = exchange.match
         if match is not None and match.route.realm:
@@ -161,6 +163,9 @@ def authenticate_gate(
             return None
         if match is not None and match.route.public:
             exchange.principal = STRANGER
+            return None
+        if identify is not None:  # nothing to wait for
+            exchange.principal = identify(exchange.request)
             return None
         return ask(exchange, authenticator)
 

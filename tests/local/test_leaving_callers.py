@@ -15,7 +15,7 @@ from handlers.local.protocol_h11 import StrictH11Protocol
 from handlers.local.server import ServeOptions
 from router_core import JobContext, Router, Settings, build_app
 from router_core.app import App
-from router_core.http.disconnect import when_gone
+from router_core.http.disconnect import interrupt_when_gone
 from router_core.http.message import Headers, Request, Response
 from router_core.jobs.job import Job, State
 from tests.local.tiny_app import TinyApp, drain, one_answer, served
@@ -172,11 +172,15 @@ class Streams(TinyApp):
     async def handle(self, request: Request) -> Response:
         """Answer as the path says."""
         if request.path == "/wait":
-            gone = asyncio.Event()
-            forget = when_gone(request, gone.set)
-            await gone.wait()
-            forget()
-            self.told.set()
+            interruption = interrupt_when_gone(request)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                assert interruption.happened
+                interruption.acquit()
+                self.told.set()
+            finally:
+                interruption.forget()
         return Response(200, (("content-type", "text/plain"), ("x-request-id", request.id)), self._endless())
 
     async def _endless(self) -> AsyncIterator[bytes]:
@@ -201,7 +205,7 @@ def test_a_stream_is_closed_when_its_reader_has_gone(way: dict[str, Any]) -> Non
 
 @door
 def test_a_waiting_call_is_told_that_its_caller_has_gone(way: dict[str, Any]) -> None:
-    """``when_gone`` calls back through each door."""
+    """Its task is cancelled, through each door, and may go on."""
     app = Streams()
     with served(app, **way) as port:
         sock = post(port, "/wait")

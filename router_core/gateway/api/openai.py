@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import monotonic
 from typing import Any, Final
 
 from router_core.errors import BadRequest, UnsupportedMedia
 from router_core.gateway.accounting.tokens import estimate_input
 from router_core.gateway.api.errors import OPENAI_ERRORS
-from router_core.gateway.api.wishes import has_wishes, read_wishes
+from router_core.gateway.api.wishes import PASSED_ON, read_wishes, says_more
 from router_core.gateway.call import Call
 from router_core.gateway.clients.multipart import read_form
 from router_core.gateway.json import (
@@ -25,7 +26,7 @@ from router_core.gateway.json import (
 from router_core.gateway.pipeline import Pipeline, Served
 from router_core.gateway.registry import Registry
 from router_core.gateway.values import ENDPOINTS
-from router_core.http.disconnect import when_gone
+from router_core.http.disconnect import interrupt_when_gone
 from router_core.http.message import Request, Response
 from router_core.routing.router import Router
 
@@ -35,7 +36,6 @@ CLIENT_GONE: Final = 499
 """Status in the log of a call whose caller did not wait for its answer."""
 _STREAMS: Final = frozenset({"chat/completions", "completions", "responses", "audio/transcriptions"})
 _UPLOADS: Final = frozenset({"audio/transcriptions"})
-_PASSED_ON: Final = ("idempotency-key", "openai-beta", "traceparent")
 _SUMMARIES: Final = {
     "chat/completions": "Answer a conversation",
     "completions": "Continue a text",
@@ -86,24 +86,23 @@ class OpenAIRoutes:
     async def serve(self, endpoint: str, request: Request) -> Response:
         """Answer one call of a model."""
         call = self.read(endpoint, request)
-        gone = _Gone()
-        forget = when_gone(request, gone)
+        interruption = interrupt_when_gone(request)
         try:
             served = await self._pipeline.serve(call)
         except asyncio.CancelledError:
-            if not gone.happened:
+            if not interruption.happened:
                 raise
-            gone.acquit()
+            interruption.acquit()
             return Response(CLIENT_GONE, (("content-type", "text/plain"),), b"")
         finally:
-            forget()
+            interruption.forget()
         return answer(served)
 
     def read(self, endpoint: str, request: Request) -> Call:
         """Return the call that a request asks for. Raises BadRequest for what cannot be one."""
         body, headers = request.body, request.headers
         content_type = headers.get("content-type") or "application/json"
-        started = asyncio.get_running_loop().time()
+        started = monotonic()
         if endpoint in _UPLOADS:
             call = _upload(endpoint, body, content_type, started)
         else:
@@ -111,10 +110,8 @@ class OpenAIRoutes:
         call.request_id = request.id
         call.principal = request.principal
         estimate_input(call)
-        passed = {name: value for name in _PASSED_ON if (value := headers.get(name)) is not None}
-        if passed:
-            call.headers = passed
-        if has_wishes(headers):
+        if says_more(headers):
+            call.headers = {name: value for name in PASSED_ON if (value := headers.get(name)) is not None}
             read_wishes(headers, call)
         return call
 
@@ -162,23 +159,3 @@ def _upload(endpoint: str, body: bytes, content_type: str, started: float) -> Ca
     call.stream = form.get("stream") == "true"
     call.sticky = form.get("user", "")
     return call
-
-
-class _Gone:
-    """Cancels the task of a call whose caller has gone."""
-
-    __slots__ = ("_task", "happened")
-
-    def __init__(self) -> None:
-        self._task = asyncio.current_task()
-        self.happened = False
-
-    def __call__(self) -> None:
-        self.happened = True
-        if self._task is not None:
-            self._task.cancel()
-
-    def acquit(self) -> None:
-        """Take the cancellation back: it was ours, and has done what it was for."""
-        if self._task is not None:
-            self._task.uncancel()

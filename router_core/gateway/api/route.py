@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -177,7 +176,7 @@ def _call(body: RouteRequest, principal: Principal, request_id: str) -> Call:
     call = Call(
         "chat/completions", body.model_id or AUTO, body=encoded,
         fields=msgspec.json.decode(encoded, type=dict[str, msgspec.Raw]), request_id=request_id,
-        principal=principal, started=asyncio.get_running_loop().time(),
+        principal=principal, started=time.monotonic(),
     )  # fmt: skip
     metadata = body.metadata
     call.max_tokens = body.parameters.max_tokens

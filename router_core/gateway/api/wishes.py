@@ -19,20 +19,32 @@ from router_core.gateway.call import Attributes, Call
 from router_core.gateway.json import invalid
 from router_core.http.message import Headers
 
-__all__ = ["has_wishes", "read_wishes"]
+__all__ = ["PASSED_ON", "read_wishes", "says_more"]
+
+PASSED_ON: Final = ("idempotency-key", "openai-beta", "traceparent")
+"""Headers that go to the upstream as they came."""
+_PASSED_ON: Final = frozenset(name.encode() for name in PASSED_ON)
+_COMMON: Final = frozenset(
+    {b"host", b"content-type", b"content-length", b"authorization", b"accept", b"user-agent", b"connection"}
+)
 
 _PREFIX: Final = b"x-router-"
 _MAX_SECONDS: Final = 3600.0
 _MAX_DOLLARS: Final = 1_000_000
 
 
-def has_wishes(headers: Headers) -> bool:
-    """Return whether there is any such header; cheap, because most calls have none."""
+def says_more(headers: Headers) -> bool:
+    """Return whether there is any such header, or one that is passed on; most calls have none."""
     raw = getattr(headers, "raw", None)
     if raw is None:
-        return any(name.lower().startswith("x-router-") for name, _ in headers.items_list())
+        return any(
+            name.lower().startswith("x-router-") or name.lower() in PASSED_ON
+            for name, _ in headers.items_list()
+        )
     for name, _ in raw:
-        if name.startswith(_PREFIX):
+        if name in _COMMON:
+            continue
+        if name.startswith(_PREFIX) or name in _PASSED_ON:
             return True
     return False
 

@@ -39,7 +39,7 @@ class Ended:
 NOT_ADMITTED: Final = Ended(Outcome("overloaded", "retry", message="no permit was left"), None)
 """Another call took the last permit meanwhile. Nothing was sent."""
 ASLEEP: Final = Outcome("overloaded", "retry", status=503, message="the endpoint was asleep")
-"""A 503 of an endpoint that sleeps: no failure of the deployment, and it may be asked again when it is awake."""
+"""A 503 of an endpoint that sleeps: no failure of the deployment, which may be asked again once it is awake."""
 
 
 class Attempts:
@@ -51,8 +51,8 @@ class Attempts:
         self, ledger: Ledger, time: Callable[[], float], *,
         touch: Callable[[str], None], saw_asleep: Callable[[str], bool],
     ) -> None:  # fmt: skip
-        """``touch`` is told the names of endpoints that are called, ``saw_asleep`` of those that answered 503:
-        it returns whether they are to be woken."""
+        """``touch`` is told the names of endpoints that are called, ``saw_asleep`` of those that answered
+        503: it returns whether they are to be woken."""
         self._ledger = ledger
         self._time = time
         self._touch = touch

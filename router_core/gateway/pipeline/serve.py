@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from router_core.errors import HTTPError
 from router_core.gateway.call import Call
-from router_core.gateway.lifecycle.waking import WakeFailed
 from router_core.gateway.outcome import Outcome
 from router_core.gateway.pipeline.attempt import Ended
 from router_core.gateway.pipeline.failure import failed, nobody
+from router_core.gateway.pipeline.fallback import ENDS, Fallback
 from router_core.gateway.pipeline.retry import Retry
 from router_core.gateway.registry import ModelRouter, Registry, Snapshot
 from router_core.gateway.reply import Reply
@@ -50,7 +50,7 @@ class Resolved:
 class Pipeline:
     """Serves calls by the snapshot of the moment: a call keeps the one that it began with."""
 
-    __slots__ = ("_on_call", "_on_rule", "_registry", "_retry", "_time")
+    __slots__ = ("_fallback", "_on_call", "_on_rule", "_registry", "_time")
 
     def __init__(
         self, registry: Registry, retry: Retry, time: Callable[[], float],
@@ -59,7 +59,7 @@ class Pipeline:
         """``on_call`` is told of every call that has ended or begun to stream: the call, the id of the
         model, and the outcome (None: it was cancelled); ``on_rule`` of the rule that decided, by name."""
         self._registry = registry
-        self._retry = retry
+        self._fallback = Fallback(retry, time)
         self._time = time
         self._on_call = on_call
         self._on_rule = on_rule
@@ -72,12 +72,12 @@ class Pipeline:
         call.deadline = min(call.deadline, call.started + first.model.total_timeout)
         ended: Ended | None = None
         try:
-            ended = await self._fallback(call, resolved.routers, snapshot)
+            ended = await self._fallback.serve(call, resolved.routers, snapshot.models)
         finally:
             outcome = None if ended is None else ended.outcome
             self._on_call(call, first.id, outcome)
         reply = ended.reply
-        if reply is None or ended.candidate is None or ended.outcome.move not in ("done", "stop"):
+        if reply is None or ended.candidate is None or ended.outcome.move not in ENDS:
             raise failed(call, ended.outcome)
         return Served(reply, ended.body, self._explain(call, first, ended, resolved.rule))
 
@@ -128,43 +128,6 @@ class Pipeline:
             self._on_rule(rule)
         return Resolved(tuple(routers), rule)
 
-    async def _fallback(self, call: Call, routers: tuple[ModelRouter, ...], snapshot: Snapshot) -> Ended:
-        """Ask one model after the other until one has an answer, or the answer is that there is none."""
-        chain = list(routers)
-        asked: set[str] = set()
-        asleep: list[ModelRouter] = []
-        last: Ended | None = None
-        unwoken: WakeFailed | None = None
-        while chain:
-            router = chain.pop(0)
-            if router.id in asked:
-                continue
-            asked.add(router.id)
-            model = router.model
-            waits = bool(model.wake_fallback) and model.wake_fallback not in asked
-            ended = None
-            try:
-                ended = await self._retry.serve(call, router, patient=not waits)
-            except WakeFailed as error:
-                unwoken = error
-            if ended is None and waits:
-                asleep.append(router)
-                chain[:0] = _known(snapshot, (model.wake_fallback,))
-            elif ended is not None:
-                last = ended
-                if ended.outcome.move in ("done", "stop"):
-                    return ended
-            chain += _known(snapshot, _next(router, None if ended is None else ended.outcome))
-            if self._time() >= call.deadline:
-                break
-        for router in asleep:  # nobody stood in for it: the call waits after all
-            ended = await self._retry.serve(call, router)
-            if ended is not None:
-                return ended
-        if last is None:
-            raise unwoken or nobody(call, False)
-        return last
-
     def _explain(
         self, call: Call, first: ModelRouter, ended: Ended, rule: str
     ) -> tuple[tuple[str, str], ...]:
@@ -183,19 +146,3 @@ class Pipeline:
         if rule:
             headers += (("x-router-rule", rule),)
         return headers
-
-
-def _next(router: ModelRouter, outcome: Outcome | None) -> tuple[str, ...]:
-    """Return the fallback chain that fits how a model failed."""
-    model = router.model
-    if outcome is None:
-        return (*model.fallbacks, *model.context_fallbacks)
-    if outcome.move == "context":
-        return model.context_fallbacks
-    if outcome.move == "policy":
-        return model.policy_fallbacks
-    return model.fallbacks
-
-
-def _known(snapshot: Snapshot, names: tuple[str, ...]) -> list[ModelRouter]:
-    return [snapshot.models[name] for name in names if name in snapshot.models]

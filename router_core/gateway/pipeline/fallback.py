@@ -1,0 +1,107 @@
+"""One model after the other, until one has an answer or the answer is that there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from router_core.gateway.call import Call
+from router_core.gateway.lifecycle.waking import WakeFailed
+from router_core.gateway.outcome import Outcome
+from router_core.gateway.pipeline.attempt import Ended
+from router_core.gateway.pipeline.failure import nobody
+from router_core.gateway.pipeline.retry import Retry
+from router_core.gateway.registry import ModelRouter, ModelTable
+
+__all__ = ["ENDS", "Fallback"]
+
+ENDS: Final = ("done", "stop")
+"""Moves after which nobody else is asked."""
+
+
+class Fallback:
+    """Follows the chains of a model: general, for calls that do not fit its context, for calls that its
+    content filter refuses, and the model that stands in while it wakes."""
+
+    __slots__ = ("_retry", "_time")
+
+    def __init__(self, retry: Retry, time: Callable[[], float]) -> None:
+        self._retry = retry
+        self._time = time
+
+    async def serve(self, call: Call, routers: tuple[ModelRouter, ...], models: ModelTable) -> Ended:
+        """Return how the last attempt ended. Raises a RouterError when nobody could be asked at all."""
+        first = routers[0]
+        if len(routers) == 1 and not first.sleepers:  # what most calls are
+            ended = await self._retry.serve(call, first)
+            if ended is not None and ended.outcome.move in ENDS:
+                return ended
+            return await _Chain(self._retry, call, models, ended).follow(
+                _next(first, ended), {first.id}, self._time
+            )
+        names = tuple([router.id for router in routers])
+        return await _Chain(self._retry, call, models).follow(names, set(), self._time)
+
+
+class _Chain:
+    """One call on its way from model to model."""
+
+    __slots__ = ("_asleep", "_call", "_last", "_models", "_retry", "_unwoken")
+
+    def __init__(self, retry: Retry, call: Call, models: ModelTable, last: Ended | None = None) -> None:
+        self._retry = retry
+        self._call = call
+        self._models = models
+        self._last = last
+        self._asleep: list[ModelRouter] = []
+        """Models for which others were to stand in while they wake."""
+        self._unwoken: WakeFailed | None = None
+
+    async def follow(self, names: tuple[str, ...], asked: set[str], time: Callable[[], float]) -> Ended:
+        """Ask the models of these names, and those that they fall back to, each once."""
+        chain = list(names)
+        while chain:
+            router = self._models.get(chain.pop(0))
+            if router is None or router.id in asked:
+                continue
+            asked.add(router.id)
+            stands_in = router.model.wake_fallback
+            waits = bool(stands_in) and stands_in not in asked
+            ended = await self._ask(router, patient=not waits)
+            if ended is not None and ended.outcome.move in ENDS:
+                return ended
+            if ended is None and waits:
+                self._asleep.append(router)
+                chain.insert(0, stands_in)
+            chain += _next(router, ended)
+            if time() >= self._call.deadline:
+                break
+        for router in self._asleep:  # nobody stood in for it: the call waits after all
+            ended = await self._ask(router, patient=True)
+            if ended is not None:
+                return ended
+        if self._last is None:
+            raise self._unwoken or nobody(self._call, False)
+        return self._last
+
+    async def _ask(self, router: ModelRouter, *, patient: bool) -> Ended | None:
+        ended = None
+        try:
+            ended = await self._retry.serve(self._call, router, patient=patient)
+        except WakeFailed as error:
+            self._unwoken = error
+        self._last = ended or self._last
+        return ended
+
+
+def _next(router: ModelRouter, ended: Ended | None) -> tuple[str, ...]:
+    """Return the chain that fits how a model failed."""
+    model = router.model
+    outcome: Outcome | None = None if ended is None else ended.outcome
+    if outcome is None:
+        return (*model.fallbacks, *model.context_fallbacks)
+    if outcome.move == "context":
+        return model.context_fallbacks
+    if outcome.move == "policy":
+        return model.policy_fallbacks
+    return model.fallbacks
