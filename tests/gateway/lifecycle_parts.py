@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+from router_core.clock import Clock
 from router_core.gateway.lifecycle.drivers import Drivers
 from router_core.gateway.lifecycle.endpoints import Lifecycle
 from router_core.gateway.lifecycle.upkeep import EndpointUpkeep
 from router_core.gateway.reply import Reply, UpstreamFailure
+from router_core.gateway.transport.pool import ConnectionPool
 from router_core.gateway.transport.protocol import Origin, Transport
 from router_core.gateway.values import EndpointSpec, Secret, Timeouts
 from router_core.state import StateStore
@@ -63,7 +65,7 @@ class Gateway:
 
     lifecycle: Lifecycle
     upkeep: EndpointUpkeep
-    clock: FakeClock
+    clock: Clock
     notes: list[Note]
     busy: dict[str, int] = field(default_factory=dict)
 
@@ -78,13 +80,13 @@ class Gateway:
 
 @asynccontextmanager
 async def gateway(
-    specs: Sequence[EndpointSpec], clock: FakeClock, state: StateStore | None = None,
+    specs: Sequence[EndpointSpec], clock: Clock, state: StateStore | None = None,
     *, transport: Transport | None = None, drivers: Callable[[EndpointSpec], Any] | None = None,
 ) -> AsyncIterator[Gateway]:  # fmt: skip
     """Run one process of a gateway; several share a ``state``."""
     notes: list[Note] = []
     events = Events(lambda event: notes.append(event) if isinstance(event, Note) else None)
-    transport = transport or PlainTransport()
+    transport = transport or ConnectionPool()
     busy: dict[str, int] = {}
     lifecycle = Lifecycle(
         specs, drivers or Drivers(transport, clock), state or MemoryStateStore(clock), clock, events,

@@ -215,6 +215,13 @@ def test_names_in_addresses(url: str, names: tuple[str, str]) -> None:
     assert inference_url(url) == ("" if names[1] else url)
 
 
+def test_a_configured_address_gets_no_key_in_the_clear() -> None:
+    """What is configured is held to the same."""
+    spec = EndpointSpec("big", "huggingface", "http://big.example", "ann", "big", Secret("k"))
+    with pytest.raises(Misconfigured, match="https"):
+        HuggingFaceDriver(spec, PlainTransport(), FakeClock())
+
+
 def test_an_endpoint_that_nobody_names() -> None:
     """Without a name at the provider it is told what to write."""
     spec = EndpointSpec("big", "huggingface", "https://abc.endpoints.huggingface.cloud")

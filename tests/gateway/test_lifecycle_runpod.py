@@ -167,6 +167,14 @@ async def test_refusals(runpod: RunpodRest, clock: FakeClock) -> None:
     assert "canary" not in str(caught.value)
 
 
+async def test_an_id_alone_says_where_inference_goes(clock: FakeClock) -> None:
+    """Nobody has to be asked for the address."""
+    spec = EndpointSpec("big", "runpod", "", "", "abc123", Secret("k"))
+    async with gateway([spec], clock) as one:
+        assert one.lifecycle.url_of("big") == "https://api.runpod.ai/v2/abc123"
+        assert one.lifecycle.ready("big")
+
+
 @pytest.mark.parametrize("url", ["", "https://x.example", "https://api.runpod.ai/v2/", "https://["])
 def test_an_endpoint_that_nobody_names(url: str) -> None:
     """Without an id it is told what to write."""

@@ -35,11 +35,13 @@ def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
 
 async def ticked(one: Gateway, seconds: float, step: float = 10.0) -> None:
     """Let time pass with a tick now and then."""
+    clock = one.clock
+    assert isinstance(clock, FakeClock)
     while seconds > 0:
-        await passing(one.clock, one.upkeep.tick())
-        one.clock.advance(step)
+        await passing(clock, one.upkeep.tick())
+        clock.advance(step)
         seconds -= step
-    await passing(one.clock, one.upkeep.tick())
+    await passing(clock, one.upkeep.tick())
 
 
 def stubborn(hub: HuggingFaceApi) -> None:
@@ -148,11 +150,15 @@ async def test_what_is_set_there_already_is_left(hub: HuggingFaceApi, clock: Fak
 
 
 async def test_what_somebody_changed_there_is_left(hub: HuggingFaceApi, clock: FakeClock) -> None:
-    """A timer that an operator lengthened later is not fought over: ours sleeps it in time."""
+    """A timer that an operator lengthened later is not fought over, not after a restart either: ours sleeps
+    the endpoint in time."""
     hub.add("ann", "big")
-    async with gateway([spec_of(hub, "big", auto_sleep=900.0)], clock) as one:
+    state = MemoryStateStore(clock)
+    async with gateway([spec_of(hub, "big", auto_sleep=900.0)], clock, state) as one:
         await ticked(one, 60.0)
         hub._named("big").scaling["scaleToZeroTimeout"] = 600
+        await ticked(one, 60.0)
+    async with gateway([spec_of(hub, "big", auto_sleep=900.0)], clock, state) as one:
         await ticked(one, 1000.0, 100.0)
     assert len(hub.actions("update")) == 1
     assert hub.state("big") == "scaledToZero"
@@ -225,7 +231,7 @@ async def test_without_a_loop_ticks_do_it(hub: HuggingFaceApi, clock: FakeClock)
     for _ in range(3):
         async with gateway([spec_of(hub, "big", auto_sleep=900.0)], clock, state) as one:
             assert hub.state("big") == "running"
-            one.clock.advance(31.0)
+            clock.advance(31.0)
             await passing(clock, one.upkeep.tick())
             await passing(clock, one.upkeep.tick())
             clock.advance(31.0)
@@ -290,7 +296,7 @@ async def test_one_that_fails_keeps_no_other_from_its_turn(hub: HuggingFaceApi, 
     hub.add("ann", "big")
     broken = EndpointSpec("broken", "none", "https://x.example")
     async with gateway([broken, spec_of(hub, "big")], clock) as one:
-        one.lifecycle._endpoints["broken"].driver = Broken()
+        one.lifecycle._endpoints["broken"].driver = Broken("https://x.example")
         await passing(clock, one.upkeep.tick())
         assert one.lifecycle.state_of("big") is State.RUNNING
         assert one.lifecycle.state_of("broken") is State.UNKNOWN

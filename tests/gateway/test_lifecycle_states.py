@@ -24,7 +24,8 @@ class Sleeper(AlwaysAwake):
 
 
 def endpoint(auto_sleep: float = 900.0) -> Endpoint:
-    return Endpoint(EndpointSpec("big", "huggingface", "https://x.example", auto_sleep=auto_sleep), Sleeper())
+    url = "https://x.example"
+    return Endpoint(EndpointSpec("big", "huggingface", url, auto_sleep=auto_sleep), Sleeper(url))
 
 
 def running(timer: float | None = None) -> Seen:
@@ -82,6 +83,7 @@ def test_a_life() -> None:
         State.RUNNING, int(WALL) + 50, None, None, 850,
     )  # fmt: skip
     one.stops(100.0, WALL + 100)
+    assert not one.ready, "from the order on, not only once the provider speaks of it"
     one.seen(running(), 110.0, WALL + 110)
     assert (one.state, one.ready) == (State.STOPPING, False)
     one.seen(SLEEPING, 120.0, WALL + 120)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from router_core.clock import SystemClock
 from router_core.errors import NotFound, StoreError
 from router_core.gateway.lifecycle.endpoints import WakeFailed
 from router_core.gateway.lifecycle.states import State
@@ -278,6 +279,46 @@ async def test_without_the_store_each_process_goes_on_alone(hub: HuggingFaceApi,
         told = [note for note in one.notes if note.name == "endpoint_store_down"]
     assert knocks(hub) == 1
     assert len(told) == 1
+
+
+async def test_with_neither_store_nor_api_it_is_woken_once(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """Nobody says that the order was taken, and it is not given again at every look."""
+    hub.add("ann", "big", state="scaledToZero")
+    hub.habits.lag = 40.0
+    hub.down()
+    async with gateway([spec_of(hub, "big")], clock, BrokenStore(clock)) as one:
+        await found_asleep(one)
+        await passing(clock, one.lifecycle.wake("big", never()))
+        assert one.lifecycle.ready("big")
+    assert knocks(hub) == 1
+
+
+async def test_nobody_waits_so_nothing_is_woken_again(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """What sleeps when the wake has timed out stays asleep until the next call."""
+    hub.add("ann", "big", state="paused")
+    hub.habits.lag = 1e6
+    async with gateway([spec_of(hub, "big", wake_timeout=100.0)], clock) as one:
+        await found_asleep(one)
+        with pytest.raises(WakeFailed):
+            await passing(clock, one.lifecycle.wake("big", never()), step=2.0)
+        orders = len(hub.actions("resume"))
+        await passing(clock, clock.sleep(300.0), step=5.0)
+        assert len(hub.actions("resume")) == orders
+        assert not one.lifecycle.ready("big")
+
+
+async def test_on_the_machine_s_own_clock() -> None:
+    """The same without a clock of the test's: deadlines and looks go by real time."""
+    with HuggingFaceApi() as hub:
+        hub.habits.pending, hub.habits.initializing = 0.01, 0.1
+        hub.add("ann", "big", state="paused")
+        async with gateway([spec_of(hub, "big")], SystemClock()) as one:
+            await found_asleep(one)
+            with pytest.raises(WakeFailed):
+                await one.lifecycle.wake("big", asyncio.get_running_loop().time() + 0.02)
+            await asyncio.gather(*(one.lifecycle.wake("big", never()) for _ in range(20)))
+            assert one.lifecycle.ready("big")
+        assert len(hub.actions("resume")) == 1
 
 
 async def test_a_busy_endpoint_is_not_asleep(hub: HuggingFaceApi, clock: FakeClock) -> None:

@@ -13,6 +13,9 @@ class AlwaysAwake:
 
     provider = "none"
 
+    def __init__(self, url: str = "") -> None:
+        self.url = url
+
     async def look(self) -> Seen:
         """Return running."""
         return Seen(State.RUNNING, serving=True)

@@ -40,6 +40,8 @@ class EndpointDriver(Protocol):
     """One endpoint at its provider. Every method but ``doubt`` raises ManagementError."""
 
     provider: str
+    url: str
+    """Where inference goes, as far as it is known without asking; else empty."""
 
     async def look(self) -> Seen:
         """Return how it stands."""

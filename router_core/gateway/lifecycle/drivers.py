@@ -26,4 +26,4 @@ class Drivers:
             return HuggingFaceDriver(spec, self._transport, self._clock)
         if spec.driver == "runpod":
             return RunpodDriver(spec, self._transport, self._clock)
-        return AlwaysAwake()
+        return AlwaysAwake(spec.url)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from router_core.gateway.lifecycle.driver import EndpointDriver, Seen
-from router_core.gateway.lifecycle.huggingface import inference_url
 from router_core.gateway.lifecycle.shared import Record
 from router_core.gateway.lifecycle.states import TRANSITIONS, Event, State, after
 from router_core.gateway.values import EndpointSpec
@@ -56,7 +55,7 @@ class Endpoint:
         """The state before it became unknown."""
         self.sub = ""
         self.message = ""
-        self.url = inference_url(spec.url)
+        self.url = driver.url
         """Where inference goes; empty until the provider has said so."""
         self.serving = True
         """Whether calls may be sent, whatever the state is called. Hopeful at first: a process that has

@@ -34,6 +34,8 @@ _FRESH: Final = 5.0
 """Seconds for which a look is good enough for who asks for the status."""
 _LOOK_PATIENCE: Final = 5.0
 """Seconds that who asks for the status waits for a provider that is slow to answer."""
+_ORDER_PATIENCE: Final = 15.0
+"""Seconds that who orders a wake waits until the provider has taken it."""
 _SLEEP_LEASE: Final = 60.0
 
 
@@ -173,7 +175,8 @@ class Lifecycle:
     async def order_wake(self, name: str, *, who: str) -> Done:
         """Wake an endpoint and return as soon as its provider has taken the order, or refused it.
 
-        Raises NotFound. What the provider calls failed is tried, too.
+        A provider that is slow is not waited for: the order goes on. What the provider calls failed is tried,
+        too. Raises NotFound.
         """
         endpoint = self._named(name)
         await self._looked(endpoint, 0.0)
@@ -182,7 +185,8 @@ class Lifecycle:
             return Done(State.RUNNING)
         began = endpoint.waking is None or endpoint.waking.ended
         waking = self._waking(endpoint, who, force=True)
-        error = await asyncio.shield(waking.ordered)
+        await asyncio.wait((waking.ordered,), timeout=_ORDER_PATIENCE)
+        error = waking.ordered.result() if waking.ordered.done() else ""
         if not began:
             self._audit.operation("wake", name, who, error, detail="woken already")
         return Done(endpoint.state, error)
@@ -301,7 +305,7 @@ class Lifecycle:
 
     def _is_idle(self, endpoint: Endpoint) -> bool:
         in_flight = self._in_flight(endpoint.spec.name)
-        return not in_flight and endpoint.idle_left(self.clock.now(), in_flight) == 0
+        return endpoint.idle_left(self.clock.now(), in_flight) == 0
 
     # -- looking and sharing -----------------------------------------------------------------------------
 

@@ -77,7 +77,7 @@ class HuggingFaceDriver:
         self._api = ManagementApi(transport, spec.api_url or API_URL, spec.token, clock)
         self._transport = transport
         self._token = spec.token
-        self._url = inference_url(spec.url)
+        self.url = safe_url(inference_url(spec.url)) if inference_url(spec.url) else ""
         self._health = "/health"
         self._confirmed = False
 
@@ -88,7 +88,7 @@ class HuggingFaceDriver:
     async def wake(self, sub: str, attempt: int) -> None:
         """Resume what is paused or failed; knock at what is scaled to zero, and resume it at a second try."""
         self._confirmed = False
-        if sub in ("paused", "failed", "updateFailed") or not self._url:
+        if sub in ("paused", "failed", "updateFailed") or not self.url:
             await self._resume()
         elif attempt > 1:
             # not documented for what is scaled to zero: a refusal means nothing
@@ -142,9 +142,9 @@ class HuggingFaceDriver:
         return status != 0 and status not in _REFUSED
 
     async def _ask_health(self, headers: Mapping[str, str] | None = None) -> int:
-        if not self._url:
+        if not self.url:
             return 0
-        url = f"{self._url.rstrip('/')}/{self._health.lstrip('/')}"
+        url = f"{self.url.rstrip('/')}/{self._health.lstrip('/')}"
         try:
             reply = await fetch(
                 self._transport, "GET", url, self._token, headers=headers, timeout=_KNOCK_TIMEOUT
@@ -172,13 +172,13 @@ class HuggingFaceDriver:
         else:
             self._confirmed = False
         message = str(status.get("message", ""))[:200]
-        return Seen(state, word, self._url, message, serving, _timer(answer.value))
+        return Seen(state, word, self.url, message, serving, _timer(answer.value))
 
     def _learn(self, value: Mapping[str, Any], status: Mapping[str, Any]) -> None:
         url, route = status.get("url"), value.get("healthRoute")
         if isinstance(url, str) and url:
             try:
-                self._url = safe_url(url).rstrip("/")
+                self.url = safe_url(url).rstrip("/")
             except Misconfigured as error:
                 raise ManagementError(f"the address that the API gave cannot be used: {error}") from None
         if isinstance(route, str) and route.isascii() and route.isprintable() and " " not in route:

@@ -36,7 +36,7 @@ class RunpodDriver:
         self._id = spec.remote or found
         if not self._id:
             raise Misconfigured(f"endpoint {spec.name}: give remote, the id of the endpoint at RunPod")
-        self._url = spec.url or f"{_JOBS_URL}/{quote(self._id, safe='')}"
+        self.url = spec.url or f"{_JOBS_URL}/{quote(self._id, safe='')}"
         self._rest = ManagementApi(transport, spec.api_url or REST_URL, spec.token, clock)
         self._jobs = ManagementApi(transport, base or _JOBS_URL, spec.token, clock)
         self._path = f"/serverless/{quote(self._id, safe='')}"
@@ -51,7 +51,7 @@ class RunpodDriver:
         # RunPod itself ends the workers that are not kept
         timer = None if fixed else float(_number(limits.get("idleTimeout")))
         if any(counts.get(word) for word in _AWAKE):
-            return Seen(State.RUNNING, sub, self._url, "", True, timer)
+            return Seen(State.RUNNING, sub, self.url, "", True, timer)
         queues = most > 0 and fields.get("type") != "LOAD_BALANCER"
         state, message = State.SLEEPING, ""
         if counts.get("throttled"):
@@ -59,10 +59,10 @@ class RunpodDriver:
         elif counts.get("initializing"):
             state = State.STARTING
         elif counts.get("unhealthy"):
-            return Seen(State.ERROR, sub, self._url, "the workers are unhealthy", False)
+            return Seen(State.ERROR, sub, self.url, "the workers are unhealthy", False)
         elif fixed:
             state = State.STARTING
-        return Seen(state, sub, self._url, message, queues, timer)
+        return Seen(state, sub, self.url, message, queues, timer)
 
     async def wake(self, sub: str, attempt: int) -> None:
         """Keep one worker at least, and allow one at least."""
