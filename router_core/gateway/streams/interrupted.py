@@ -28,7 +28,7 @@ def error_event(outcome: Outcome, named: bool) -> bytes:
         "code": "stream_interrupted",
     }
     if named:
-        body = msgspec.json.encode({"type": "error", **error, "error": error})
+        body = msgspec.json.encode({**error, "type": "error", "error": error})
         return b"event: error\ndata: " + body + b"\n\n"
     return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
