@@ -39,7 +39,7 @@ class Ended:
 NOT_ADMITTED: Final = Ended(Outcome("overloaded", "retry", message="no permit was left"), None)
 """Another call took the last permit meanwhile. Nothing was sent."""
 ASLEEP: Final = Outcome("overloaded", "retry", status=503, message="the endpoint was asleep")
-"""A 503 of an endpoint that sleeps: no failure of the deployment, which may be asked again once it is awake."""
+"""A 503 of an endpoint that sleeps: no failure of the deployment, which is asked again once it is awake."""
 
 
 class Attempts:
