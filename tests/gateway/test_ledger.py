@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from router_core.gateway.accounting.ledger import Ledger
+from router_core.gateway.accounting.prices import Prices
 from router_core.gateway.accounting.records import MAX_NAME
 from router_core.gateway.call import Attributes, Usage
 from router_core.gateway.outcome import KINDS
@@ -297,7 +299,7 @@ async def test_prices_that_fail_to_refresh_stop_nothing() -> None:
 
     ledger.prices = Broken()  # type: ignore[assignment]
     await ledger.tick()
-    assert [note.name for note in notes] == ["price_refresh_failed"]
+    assert [note.name for note in notes] == ["price_lookup_failed"]
 
 
 async def test_the_clock_may_be_set() -> None:
@@ -310,14 +312,36 @@ async def test_the_clock_may_be_set() -> None:
     assert ledger.recent()[0].at == pytest.approx(5100.5)
 
 
-def test_removed_deployments_are_forgotten() -> None:
-    """So that years of reloads do not add up; the sums stay."""
+async def test_a_new_configuration_is_followed() -> None:
+    """Who is gone is forgotten, so that years of reloads do not add up; the sums stay."""
     ledger = make_ledger()
     settle(ledger, 1)
-    ledger.keep(["another"])
+    ledger.follow([UNPRICED])
     assert ledger._accounts == {}
     settle(ledger, 2)
     assert ledger.metrics.attempts.value(("turbo-1", "ok")) == 2
+
+
+async def test_prices_are_looked_up_before_they_are_needed() -> None:
+    """Beside the calls, once, and only those that have to be."""
+    asked: list[tuple[str, str]] = []
+
+    class Book:
+        def find(self, provider: str, url: str, model: str) -> None:
+            asked.append((model, threading.current_thread().name))
+
+    ledger = make_ledger()
+    ledger.prices = Prices(Book())
+    listed = Deployment("new", "m", "openai", "gpt-4o")
+    ledger.follow([DEPLOYMENT, UNPRICED, listed])
+    assert asked == []
+    await ledger.tick()
+    await ledger.tick()
+    ledger.follow([DEPLOYMENT, UNPRICED, listed])
+    await ledger.tick()
+    ledger.settle(make_call(), make_attempt(deployment=listed), listed, None)
+    assert [model for model, _ in asked] == ["gpt-4o"]
+    assert asked[0][1] != threading.current_thread().name
 
 
 def test_it_is_always_ready() -> None:

@@ -69,6 +69,7 @@ class Ledger:
         self._clock = clock or SystemClock()
         self._time = time
         self._accounts: dict[str, _Account] = {}
+        self._to_learn: list[Deployment] = []
         self._pending: deque[AttemptRecord] = deque()
         self._recent: deque[AttemptRecord] = deque(maxlen=max(0, recent))
         self._batch = min(BATCH, self._maxsize)
@@ -147,11 +148,14 @@ class Ledger:
         """How many records the sink has not got yet."""
         return len(self._pending)
 
-    def keep(self, deployment_ids: Iterable[str]) -> None:
-        """Let go of what was looked up for other deployments, after a configuration was replaced."""
-        ids = set(deployment_ids)
-        self._accounts = {name: account for name, account in self._accounts.items() if name in ids}
+    def follow(self, deployments: Iterable[Deployment]) -> None:
+        """Go by a new configuration: let go of what was looked up for deployments that are gone, and have the
+        prices of new ones looked up beside the calls. Without this the first call of each has to wait for
+        the list of prices to load (0.2 s, once)."""
+        known = {each.id: each for each in deployments}
+        self._accounts = {name: account for name, account in self._accounts.items() if name in known}
         self.metrics.forget()
+        self._to_learn = self.prices.missing(known.values())
 
     # -- beside the calls ----------------------------------------------------------------------------
 
@@ -171,15 +175,18 @@ class Ledger:
             await self.aclose()
 
     async def tick(self) -> None:
-        """Begin to write what waits, unless that is under way; look at prices that change with time."""
+        """Begin to write what waits, unless that is under way; look up prices that are new or changed."""
         self._synchronise()
         self._begin()
         try:
+            if self._to_learn:
+                missing, self._to_learn = self._to_learn, []
+                await asyncio.to_thread(self.prices.learn, missing)
             if self.prices.refresh():
                 self._accounts = {}
         except Exception as error:
-            text = "prices could not be looked at again; those of before hold"
-            self._events.emit(Note("price_refresh_failed", "error", text, error=error))
+            text = "prices could not be looked up; those of before hold"
+            self._events.emit(Note("price_lookup_failed", "error", text, error=error))
 
     async def idle(self) -> None:
         """Wait until what a tick has begun is written, or has failed."""

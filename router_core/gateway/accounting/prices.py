@@ -126,7 +126,7 @@ class Prices:
             return Tariff(deployment.price)
         if deployment.type not in _PROVIDERS:
             return None
-        key = (deployment.type, deployment.base_url, deployment.model)
+        key = _key(deployment)
         if key not in self._known:
             self._known[key] = self._look_up(key)
         return self._known[key]
@@ -135,6 +135,14 @@ class Prices:
         """Look all of them up, so that no call has to. May run in a thread: the list takes time to load."""
         for deployment in deployments:
             self.tariff(deployment)
+
+    def missing(self, deployments: Iterable[Deployment]) -> list[Deployment]:
+        """Return those that would have to be looked up."""
+        return [
+            each
+            for each in deployments
+            if each.price is None and each.type in _PROVIDERS and _key(each) not in self._known
+        ]
 
     def refresh(self) -> bool:
         """Look again at prices that change with time; returns whether one has. Quick when called often."""
@@ -165,3 +173,7 @@ class Prices:
         if found.changes:
             self._changing[key] = found
         return found.tariff(self._now())
+
+
+def _key(deployment: Deployment) -> tuple[str, str, str]:
+    return (deployment.type, deployment.base_url, deployment.model)
