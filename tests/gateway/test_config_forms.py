@@ -321,6 +321,27 @@ def test_arguments_of_the_clients_are_known() -> None:
     assert set(ARGUMENTS) == {*CLIENT_TYPES, "mistral"}
 
 
+def test_bedrock_has_credentials_of_its_own() -> None:
+    """They are arguments, and do not show either."""
+    text = """
+models:
+- id: m
+  type: text-generation
+  clients:
+  - type: bedrock
+    model: eu.anthropic.claude-sonnet-4-5-20250929-v1:0
+    args:
+      region: eu-central-1
+      access_key_id: AKIA
+      secret_access_key: ${AWS}
+      guardrail: {guardrailIdentifier: g, guardrailVersion: "1"}
+"""
+    made = parsed(text, {"AWS": "aws-secret"}).models[0].deployments[0]
+    assert made.args["secret_access_key"] == "aws-secret"
+    assert made.args["guardrail"] == {"guardrailIdentifier": "g", "guardrailVersion": "1"}
+    assert "aws-secret" not in repr(made)
+
+
 def test_versions() -> None:
     """Equal text, equal version; another text, another one."""
     assert parsed(SEED).version == parsed(SEED).version != ""

@@ -12,6 +12,10 @@ _RERANK: Final = _HTTP | {"rerank_form"}
 _TRAITS: Final = frozenset({"adaptive", "budget", "effort", "one_sampler", "sampling", "schema"})
 """What a model of Anthropic takes, where its name does not tell."""
 _ANTHROPIC: Final = _TRAITS | {"beta", "max_tokens", "pass_fields", "version"}
+_BEDROCK: Final = frozenset(
+    {"access_key_id", "ca_file", "credentials", "family", "guardrail", "max_tokens", "region", "request_fields",
+     "secret_access_key", "session_token"}
+)  # fmt: skip
 
 ARGUMENTS: Final[Mapping[str, frozenset[str] | None]] = {
     "openai": _HTTP | {"organization", "project"},
@@ -22,7 +26,7 @@ ARGUMENTS: Final[Mapping[str, frozenset[str] | None]] = {
     "albert": _RERANK,
     "huggingface": _RERANK | {"scale_up_timeout"},
     "runpod": _HTTP,
-    "bedrock": _HTTP,
+    "bedrock": _TRAITS | _BEDROCK,
     "craftai": _HTTP | {"input_field", "output_field"},
     "generic": _RERANK,
     "mistral": _RERANK,
