@@ -184,6 +184,7 @@ async def test_a_provider_that_hangs(hub: HuggingFaceApi, clock: FakeClock, slow
         await asyncio.sleep(0.02)
         held.released.set()
         found = await asyncio.gather(*asked)
+        found.append(await client.get("/api/endpoints/status"))
     assert {each.value["endpoints"]["120b"]["status"] for each in found} == {"running"}
     assert len(hub.actions("get")) == 1
 

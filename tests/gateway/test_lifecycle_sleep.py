@@ -223,6 +223,22 @@ async def test_activity_of_other_processes_counts(hub: HuggingFaceApi, clock: Fa
     assert hub.state("big") == "scaledToZero"
 
 
+async def test_a_call_elsewhere_at_the_last_moment_counts(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """Before it is put to sleep, what the others have written is read once more."""
+    hub.add("ann", "big")
+    stubborn(hub)
+    state = MemoryStateStore(clock)
+    specs = [spec_of(hub, "big", auto_sleep=885.0)]
+    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+        await ticked(one, 870.0)
+        two.lifecycle.touch("big")
+        await asyncio.sleep(0.01)
+        # less than half a minute after it has last read what the others say
+        clock.advance(20.0)
+        await passing(clock, one.upkeep.tick())
+    assert not hub.actions("scale-to-zero")
+
+
 async def test_without_a_loop_ticks_do_it(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Each tick is a new process, as a function on a schedule may be: it sleeps all the same."""
     hub.add("ann", "big")
@@ -284,6 +300,7 @@ async def test_the_loop(hub: HuggingFaceApi, clock: FakeClock) -> None:
             hub.down()
             await until(clock, lambda: one.lifecycle.state_of("big") is State.UNKNOWN, step=5.0)
             assert not one.lifecycle.ready("big")
+            await passing(clock, clock.sleep(400.0), step=5.0)
             assert one.upkeep.ready(clock.now())
         finally:
             loop.cancel()

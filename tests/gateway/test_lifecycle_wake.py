@@ -374,6 +374,41 @@ async def test_a_console_address_is_resolved_first(hub: HuggingFaceApi, clock: F
         assert hub.actions("get")[0].name == "big"
 
 
+async def test_an_address_learnt_by_another_process(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """A process that begins while the API is down calls where another was told that the endpoint is."""
+    hub.add("ann", "big")
+    url = "https://endpoints.huggingface.co/ann/endpoints/big"
+    state = MemoryStateStore(clock)
+    specs = [spec_of(hub, "big", url=url, namespace="", remote="")]
+    async with gateway(specs, clock, state) as one:
+        for _ in range(2):
+            clock.advance(31.0)
+            await passing(clock, one.upkeep.tick())
+    hub.down()
+    async with gateway(specs, clock, state) as two:
+        assert not two.lifecycle.ready("big")
+        await passing(clock, two.lifecycle.wake("big", never()))
+        assert two.lifecycle.url_of("big") == hub.url("big")
+        assert two.lifecycle.ready("big")
+
+
+async def test_a_process_that_stops_gives_its_lease_back(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """Stopped while the order is on its way: another need not wait for the lease to end."""
+    hub.add("ann", "big", state="paused")
+    state = MemoryStateStore(clock)
+    held = hub.fault("resume", "hold")
+    async with gateway([spec_of(hub, "big")], clock, state) as one:
+        await found_asleep(one)
+        waiting = asyncio.ensure_future(one.lifecycle.wake("big", never()))
+        await until(clock, lambda: held.times == 0, step=0.0)
+        assert await state.get("endpoints/wake:big") is not None
+        await one.lifecycle.aclose()
+        with pytest.raises(WakeFailed, match="stops"):
+            await waiting
+        assert await state.get("endpoints/wake:big") is None
+        held.released.set()
+
+
 async def test_a_new_configuration_keeps_what_has_not_changed(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """After a reload an endpoint is known as before; one that changed begins anew, its waiters are let go."""
     for name in ("big", "small"):

@@ -334,6 +334,8 @@ class Lifecycle:
         try:
             seen = await endpoint.driver.look()
         except ManagementError as error:
+            if not endpoint.url:
+                await self._read_shared(endpoint)  # another process may have been told where it is
             before = endpoint.lost(str(error), self.clock.monotonic(), self.clock.now())
         except Exception as error:
             self._audit.fault(endpoint.spec.name, error)
