@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import pytest
 
-from router_core.gateway.accounting.genai_prices import open_list
+from router_core.gateway.accounting.genai_prices import GenaiModel, open_list
 from router_core.gateway.accounting.prices import Prices, cost
 from router_core.gateway.call import Usage
 from router_core.gateway.values import Deployment, Price
@@ -93,6 +93,24 @@ def test_a_price_by_hand(prices: Prices) -> None:
     assert tiered.tiers == ((272_000, Price(5_000_000, 22_500_000, 500_000)),)
     assert cost(tiered.price, Usage(272_000, 0)) == 680_000
     assert tiered.cost(Usage(272_001, 0)) == 1_360_005
+
+
+def test_several_tiers() -> None:
+    """The highest that is reached holds, for each kind of token; they need not begin at the same number."""
+    from genai_prices.types import ClauseEquals, ModelInfo, ModelPrice, Provider, Tier, TieredPrices
+
+    def tiers(base: int, *steps: tuple[int, int]) -> TieredPrices:
+        return TieredPrices(base=Decimal(base), tiers=[Tier(start, Decimal(price)) for start, price in steps])
+
+    price = ModelPrice(input_mtok=tiers(1, (1000, 2), (5000, 4)), output_mtok=tiers(10, (3000, 20)))
+    model = ModelInfo(id="m", match=ClauseEquals("m"), prices=price)
+    provider = Provider(id="p", name="p", api_pattern="p", models=[model])
+    tariff = GenaiModel(model).tariff(AT.timestamp())
+    assert tariff is not None
+    for given in (1, 1000, 1001, 3000, 3001, 5000, 5001):
+        usage = genai_prices.Usage(input_tokens=given, output_tokens=100)
+        oracle = model.calc_price(usage, provider)
+        assert tariff.cost(Usage(given, 100)) == math.ceil(oracle.total_price * 1_000_000)
 
 
 def test_speech_is_billed_by_the_hour(prices: Prices) -> None:
