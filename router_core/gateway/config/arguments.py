@@ -13,8 +13,8 @@ _TRAITS: Final = frozenset({"adaptive", "budget", "effort", "one_sampler", "samp
 """What a model of Anthropic takes, where its name does not tell."""
 _ANTHROPIC: Final = _TRAITS | {"beta", "max_tokens", "pass_fields", "version"}
 _BEDROCK: Final = frozenset(
-    {"access_key_id", "ca_file", "credentials", "family", "guardrail", "max_tokens", "region", "request_fields",
-     "secret_access_key", "session_token"}
+    {"access_key_id", "ca_file", "credentials", "family", "guardrail", "max_tokens", "region",
+     "request_fields", "secret_access_key", "session_token"}
 )  # fmt: skip
 
 ARGUMENTS: Final[Mapping[str, frozenset[str] | None]] = {
