@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -201,3 +203,11 @@ def test_series_are_bounded() -> None:
     values = [float(line.rpartition(" ")[2]) for line in gateway.metrics.attempts.lines()]
     assert len(values) <= MAX_SERIES + 1
     assert sum(values) == MAX_SERIES + 50
+
+
+def test_the_page_of_the_documents_names_every_metric() -> None:
+    """With its labels, and no other."""
+    page = (Path(__file__).parents[2] / "docs" / "gateway-accounting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(model_router_\w+)` \|([^|]*)\|", page, re.MULTILINE)
+    named = {name: tuple(filter(None, labels.strip().split(", "))) for name, labels in rows}
+    assert named == {metric.name: metric.labels for metric in GatewayMetrics()._all}

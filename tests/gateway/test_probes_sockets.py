@@ -54,7 +54,7 @@ class World:
 
 def place(name: str, url: str, kind: str = "vllm", **more: Any) -> Deployment:
     """Return a deployment that gives a probe little time."""
-    health = HealthPolicy(timeout=0.2)
+    health = HealthPolicy(timeout=0.1)
     return Deployment(
         name, "turbo", kind, "llama", base_url=f"{url}/v1", key=Secret(CANARY), health=health, **more
     )
