@@ -55,8 +55,8 @@ class Answer:
 
     __slots__ = (
         "_blocks", "_duplicates", "_feed", "_fields", "_head_size", "_interim", "_known", "_max_body",
-        "_names", "_overhead", "_parser", "_received", "_size", "_stream_wanted", "complete", "decoder",
-        "ends_by_close", "headers", "on_body", "pieces", "reusable", "status", "streams",
+        "_names", "_overhead", "_parser", "_received", "_seen", "_size", "_stream_wanted", "complete",
+        "decoder", "ends_by_close", "headers", "on_body", "pieces", "reusable", "status", "streams",
     )  # fmt: skip
 
     def __init__(self, names: Names, max_body: int) -> None:
@@ -93,6 +93,7 @@ class Answer:
         self._head_size = 0
         self._overhead = 0
         self._received = 0
+        self._seen = 0
 
     def release(self) -> None:
         """Let go of the parser: it and this refer to each other."""
@@ -210,7 +211,7 @@ class Answer:
         """Hold the bounds of an answer that is still coming."""
         if not self.status:
             self._head_size += size
-        elif not self.pieces:
+        elif len(self.pieces) == self._seen:
             # Sizes of chunks and what may be written beside them, or fields after the last one.
             self._overhead += size
             if self._overhead > MAX_HEAD:
@@ -223,6 +224,7 @@ class Answer:
                     raise Unusable(f"an answer of more than {self._max_body} bytes", "too_large")
                 if self.decoder is not None or len(self.pieces) > _PIECES:
                     self._settle()
+                self._seen = len(self.pieces)
 
     def _settle(self) -> None:
         """Put the pieces of a whole body together, decoded."""

@@ -133,7 +133,7 @@ class Chunks:
         self._waiter = self._loop.create_future()
         try:
             await self._waiter
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             self.cut()
             raise
         finally:

@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol
 from router_core.gateway.reply import FailureKind, Phase, Reply, UpstreamFailure
 from router_core.gateway.transport.answer import Answer, Names, Unusable
 from router_core.gateway.transport.chunks import Chunks
-from router_core.gateway.transport.tcp import nothing_received
+from router_core.gateway.transport.tcp import never_read
 from router_core.gateway.values import Timeouts
 
 __all__ = ["Connection", "Owner", "StaleConnection"]
@@ -47,10 +47,12 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answer", "_chunks", "_deadline", "_eof", "_loop", "_owner", "_paused", "_phase", "_reply",
         "_reused", "_size", "_sock", "_started", "_state", "_timeouts", "_tls", "_transport", "_unsent",
-        "born", "due",
+        "_written", "due", "retires",
     )  # fmt: skip
 
-    def __init__(self, owner: Owner, names: Names, max_body: int, sock: socket.socket, *, tls: bool) -> None:
+    def __init__(
+        self, owner: Owner, names: Names, max_body: int, sock: socket.socket, *, tls: bool, max_age: float
+    ) -> None:  # fmt: skip
         self._owner = owner
         self._sock = sock
         self._tls = tls
@@ -61,17 +63,21 @@ class Connection(asyncio.Protocol):
         self._reused = False
         self._eof = False
         self._unsent = 0
+        self._size = 0
+        self._written = 0
         self._paused = False
         self._chunks: Chunks | None = None
         self._reply: asyncio.Future[Reply] | None = None
-        self.born = self._loop.time()
         self.due = _NEVER
         """When ``expire`` is to be called."""
+        self.retires = self._loop.time() + max_age
+        """When ``retire`` is to be called."""
 
     @property
     def usable(self) -> bool:
         """Whether a request can be sent now."""
-        return self._state == _IDLE
+        # Between an error and the news of it, the event loop may run others.
+        return self._state == _IDLE and not self._transport.is_closing()
 
     def ask(
         self, head: bytes, body: bytes, timeouts: Timeouts, deadline: float, stream: bool, now: float
@@ -86,6 +92,7 @@ class Connection(asyncio.Protocol):
         self.due = due if due < deadline else deadline
         self._answer.begin(stream)
         self._reply = reply = self._loop.create_future()
+        self._written += self._size
         self._size = size = len(head) + len(body)
         if size > _JOINED:
             self._unsent = size
@@ -117,6 +124,12 @@ class Connection(asyncio.Protocol):
         if self._state == _BUSY:
             self._fail("reset", self._phase, message)
         else:
+            self.drop()
+
+    def retire(self) -> None:
+        """Carry no request after this one."""
+        self._answer.reusable = False
+        if self._state == _IDLE:
             self.drop()
 
     def expire(self, now: float) -> None:
@@ -184,10 +197,14 @@ class Connection(asyncio.Protocol):
             elif answer.status:
                 self._hand_over(answer)
         except Unusable as error:
+            if answer.streams and answer.pieces:
+                self._hand_over(answer)
             self._fail(error.kind, "body" if answer.status else "first_byte", str(error))
 
     def eof_received(self) -> None:
         self._eof = True
+        if self._state == _IDLE:
+            self.drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._state == _BUSY and exc is not None and not self._started and not self._tls:
@@ -247,8 +264,8 @@ class Connection(asyncio.Protocol):
             self._release()
             chunks.end(ended_by)
             return
-        if answer.status == 408 and self._reused and nothing_received(self._sock, self._size):
-            # Some say so when they close a connection on which nobody asks for long.
+        if self._reused and (not answer.reusable or answer.status == 408) and self._never_read(closed=True):
+            # Not meant for this request: some say 408, or 503, as they close a connection that is idle.
             self._stale()
             return
         body = answer.body()
@@ -286,12 +303,15 @@ class Connection(asyncio.Protocol):
                 self._fail(error.kind, "body", str(error))
             return
         closed = self._eof or isinstance(exc, BrokenPipeError)
-        unread = closed and not self._started and nothing_received(self._sock, self._size)
+        unread = not self._started and self._never_read(closed=closed)
         if unread and self._reused:
             self._stale()
         else:
             message = "the connection was closed" if closed else f"the connection broke: {exc}"
             self._fail("reset", self._phase, message, sent=not unread)
+
+    def _never_read(self, *, closed: bool) -> bool:
+        return never_read(self._sock, self._size, None if self._tls else self._written, closed=closed)
 
     def _stale(self) -> None:
         reply = self._reply

@@ -40,7 +40,6 @@ class Decoder:
 
     def feed(self, data: bytes) -> None:
         """Take compressed bytes; nothing is decompressed yet."""
-        self._taken += len(data)
         view = memoryview(data)
         self._waiting.extend(view[at : at + _SLICE] for at in range(0, len(view), _SLICE))
 
@@ -74,6 +73,7 @@ class Decoder:
             raise BadCoding("the body is not what its content-encoding says") from error
         self._withheld = len(piece) == size and not unpack.eof
         rest = unpack.unused_data or unpack.unconsumed_tail
+        self._taken += len(data) - len(rest)
         if rest:
             self._waiting.appendleft(memoryview(rest))
         return piece

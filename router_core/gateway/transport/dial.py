@@ -51,6 +51,8 @@ class Dialer:
         if origin.scheme == "https":
             attempt.phase = "tls"
             context = await self._contexts.get(origin.ca_file)
+        if not 0 < origin.port < 65536:
+            raise ValueError("no such port")
         attempt.phase = "dns"
         addresses = await self._resolver.addresses(origin.host, origin.port)
         attempt.phase = "connect"

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -19,6 +20,7 @@ from router_core.gateway.values import Timeouts
 __all__ = ["Lane", "LaneStats", "Limits"]
 
 _NEVER: Final = float("inf")
+_GOLDEN: Final = 0.6180339887498949
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Lane:
         self._connections: set[Connection] = set()
         self._closing: set[Connection] = set()
         self._waiters: deque[_Waiter] = deque()
+        self._opened = 0
         self._shut = False
 
     @property
@@ -85,7 +88,7 @@ class Lane:
         idle = self.idle
         while idle:
             connection = idle.pop()
-            if connection.due > now:
+            if connection.due > now and connection.usable:
                 return connection
             # This process was asleep, and so the sweep was.
             connection.drop()
@@ -117,11 +120,13 @@ class Lane:
         for connection in list(self._connections):
             if connection.due <= now:
                 connection.expire(now)
+            elif connection.retires <= now:
+                connection.retire()
         surplus = len(self.idle) - limits.max_idle
         for place, connection in enumerate(list(self.idle)):
             if connection.due == _NEVER:
                 connection.due = now + limits.idle_timeout
-            elif place < surplus or now - connection.born > limits.max_age:
+            elif place < surplus:
                 # Idle since the last time already, so that a burst closes none that the next one needs.
                 connection.drop()
         while self._waiters and self._overdue(self._waiters[0], now):
@@ -173,9 +178,11 @@ class Lane:
         self._size -= 1
 
     def _make(self, sock: socket.socket) -> Connection:
-        return Connection(
-            self, self._names, self._limits.max_body, sock, tls=self.origin.scheme == "https"
-        )  # fmt: skip
+        # Spread evenly, so that those opened together are not replaced together.
+        self._opened += 1
+        age = self._limits.max_age * (0.75 + self._opened * _GOLDEN % 1 / 2)
+        tls = self.origin.scheme == "https"
+        return Connection(self, self._names, self._limits.max_body, sock, tls=tls, max_age=age)
 
     async def _open(self, due: float, deadline: float) -> Connection:
         try:
@@ -197,9 +204,10 @@ class Lane:
         granted = waiter.granted
         try:
             return await granted
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             if granted.cancelled():
-                self._waiters.remove(waiter)
+                with suppress(ValueError):  # passed over in the meantime
+                    self._waiters.remove(waiter)
             elif granted.exception() is None:
                 self._give_back(granted.result())
             raise

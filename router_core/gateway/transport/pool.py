@@ -18,8 +18,6 @@ from router_core.gateway.values import Timeouts
 
 __all__ = ["ConnectionPool"]
 
-_TICK: Final = 0.05
-"""Seconds between two looks at what is due. No request has a timer of its own."""
 
 _ROUNDS: Final = 100
 
@@ -30,8 +28,10 @@ class ConnectionPool(Transport):
     def __init__(
         self, *, max_per_origin: int = 512, max_idle: int = 64, idle_timeout: float = 15.0,
         max_age: float = 120.0, max_body: int = MAX_BODY, resolver: Resolver | None = None,
+        tick: float = 0.05,
     ) -> None:  # fmt: skip
-        """``max_age``: seconds until a connection is replaced, so that a name that moves is followed."""
+        """``tick``: seconds between two looks at what is due; no request has a timer of its own.
+        ``max_age``: seconds until a connection is replaced, so that a name that moves is followed."""
         self._limits = Limits(max_per_origin, max_idle, idle_timeout, max_age, max_body)
         self._resolver = resolver or Resolver()
         self._dialer = Dialer(self._resolver, Contexts())
@@ -39,6 +39,7 @@ class ConnectionPool(Transport):
         self._lanes: dict[Origin, Lane] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._tick = tick
         self._closed = False
 
     async def send(
@@ -48,12 +49,14 @@ class ConnectionPool(Transport):
         """Send one request and return its answer."""
         loop = self._loop or self._begin()
         now = loop.time()
+        if now >= deadline:
+            raise UpstreamFailure("timeout", "total", "no time was left for this attempt")
         lane = self._lanes.get(origin) or self._lane(origin)
         connection = lane.take(now) or await lane.acquire(timeouts, deadline)
         reply = connection.ask(head, body, timeouts, deadline, stream, now)
         try:
             return await reply
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             connection.forsake(reply)
             raise
         except StaleConnection:
@@ -64,7 +67,7 @@ class ConnectionPool(Transport):
         reply = connection.ask(head, body, timeouts, deadline, stream, loop.time())
         try:
             return await reply
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             connection.forsake(reply)
             raise
 
@@ -102,7 +105,7 @@ class ConnectionPool(Transport):
     def _look_after(self) -> None:
         """See to it that the sweep runs while there is anything to sweep."""
         if self._timer is None and self._loop is not None and not self._closed:
-            self._timer = self._loop.call_later(_TICK, self._sweep)
+            self._timer = self._loop.call_later(self._tick, self._sweep)
 
     def _sweep(self) -> None:
         self._timer = None

@@ -7,7 +7,7 @@ import struct
 import sys
 from typing import Final
 
-__all__ = ["nothing_received", "open_socket"]
+__all__ = ["never_read", "open_socket"]
 
 _TCP_INFO: Final = 11
 _UNTIL_RETRANSMITTED: Final = 216
@@ -27,12 +27,14 @@ def open_socket(family: int) -> socket.socket:
     return sock
 
 
-def nothing_received(sock: socket.socket, size: int) -> bool:
-    """Return whether it is certain that not one of the last ``size`` bytes written reached the other side.
+def never_read(sock: socket.socket, size: int, before: int | None, *, closed: bool) -> bool:
+    """Return whether it is certain that nobody has read the last ``size`` bytes that were written.
 
-    To be asked only of a connection that the other side has closed (its end of stream was seen): that
-    message acknowledges everything which had arrived before it, so what is unacknowledged then came too
-    late to be read by anybody. After a bare reset nothing is certain. Systems that do not tell: False.
+    That is so when none of them left this machine: no more was ever sent than what had been written
+    ``before`` them (None: unknown, as under TLS). And it is so when the other side has closed (its end of
+    stream was seen: ``closed``) and has acknowledged none of them: the end acknowledges all that had arrived
+    until then, and what arrives later is thrown away. After a bare reset nothing else is certain. Systems
+    that do not tell: False.
     """
     if sys.platform != "linux":
         return False
@@ -44,5 +46,7 @@ def nothing_received(sock: socket.socket, size: int) -> bool:
         return False
     (acknowledged,) = struct.unpack_from("=Q", info, 120)
     sent, again = struct.unpack_from("=QQ", info, 200)
+    if before is not None and sent - again <= before:
+        return True
     # The first byte acknowledged is that of the handshake, which is not among those sent.
-    return bool(sent - again - max(acknowledged - 1, 0) >= size)
+    return closed and bool(sent - again - max(acknowledged - 1, 0) >= size)
