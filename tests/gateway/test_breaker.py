@@ -173,6 +173,21 @@ def test_a_late_failure_does_not_count_after_the_closing() -> None:
     assert bench.circuit() == "closed"
 
 
+@pytest.mark.parametrize("cooling", [False, True])
+def test_a_late_success_does_not_break_a_new_row(cooling: bool) -> None:
+    """Two failures in a row are two, whatever from another time ends between them."""
+    bench = _Bench(replace(_POLICY, in_a_row=2, minimum=1000, successes=1))
+    late = bench.begin()
+    bench.break_it()
+    bench.now = bench.standing.back_at(bench.now)
+    bench.call(OK)
+    running = bench.begin()
+    bench.call(Outcome("server_error", "retry", failure=True, cooldown=60.0 if cooling else 0.0))
+    bench.standing.end(late, OK, bench.now, 9.0)
+    bench.standing.end(running, _BAD, bench.now, 0.1)
+    assert bench.circuit() == "open"
+
+
 def test_an_early_probe_is_one_of_the_permits() -> None:
     """When every deployment is out, one may be tried before its time, by as many as there are permits."""
     bench = _Bench()

@@ -190,6 +190,17 @@ def test_a_call_from_before_the_probe_proves_nothing(board: _Board) -> None:
     assert standing.out(_NOW + 2) == "unhealthy"
 
 
+def test_a_call_begun_while_it_was_out_proves_it_well(board: _Board) -> None:
+    """Probes that went on failing meanwhile do not matter."""
+    standing = board.get()
+    standing.probed(False, "refused", _NOW)
+    permit = standing.begin(_NOW + 1)
+    assert permit is not None
+    standing.probed(False, "refused", _NOW + 2)
+    standing.end(permit, OK, _NOW + 3, 2.0)
+    assert standing.out(_NOW + 3) == ""
+
+
 def test_an_opinion_that_nobody_renews_is_dropped(board: _Board) -> None:
     """The prober was switched off by a reload: the deployment must not stay out for ever."""
     standing = board.get(health=HealthPolicy(interval=10.0, timeout=3.0))

@@ -130,14 +130,14 @@ class _Clock:
 
 
 def test_retries_are_a_share_of_the_calls() -> None:
-    """A thousand calls that all fail three times over make two hundred retries, and the floor's few."""
+    """A thousand calls that all fail three times over make two hundred retries, the floor's in advance."""
     clock = _Clock()
     budget = RetryBudget(0.2, 10.0, clock)
     made = 0
     for _ in range(1000):
         budget.call()
         made += sum(budget.allowed() for _ in range(3))
-    assert 200 <= made <= 210
+    assert 198 <= made <= 201
     assert (budget.spent, budget.denied) == (made, 3000 - made)
 
 
@@ -161,7 +161,7 @@ def test_the_larger_allowance_counts_not_the_sum() -> None:
         clock.now += 0.01
         budget.call()
         made += budget.allowed()
-    assert 1190 <= made <= 1215
+    assert 1195 <= made <= 1201
 
 
 def test_what_calls_save_up_is_bounded() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from router_core.gateway.call import Usage
 from router_core.gateway.reply import UpstreamFailure
 from router_core.gateway.streams.scan import MAX_EVENT
+from router_core.gateway.streams.watch import Watch
 from tests.gateway.stream_parts import (
     DONE,
     FINISH,
@@ -162,13 +163,25 @@ async def test_named_events_get_a_named_error() -> None:
         [FINISH, USAGE],
         [FINISH + USAGE],
         [FINISH, b": ping\n\n"],
+        [FINISH, USAGE, b": ping\n\n", b": ping\n\n"],
         [chunk({"content": "!"}, "length")],
         [data({"choices": [{"text": "!", "finish_reason": "stop"}]})],
         [FINISH[:-2]],
         [FINISH, DONE[:-2]],
         [FINISH, DONE[:-1]],
     ],
-    ids=["finish", "usage", "both", "ping", "length", "completion", "unended", "done unended", "one newline"],
+    ids=[
+        "finish",
+        "usage",
+        "both",
+        "ping",
+        "pings",
+        "length",
+        "completion",
+        "unended",
+        "done unended",
+        "one newline",
+    ],
 )
 async def test_a_reason_for_the_end_is_an_end(last: list[bytes]) -> None:
     """Not every upstream sends [DONE], and none is made up for it."""
@@ -224,7 +237,10 @@ async def test_an_error_inside_is_passed_on_once_and_ends_the_stream() -> None:
     error = data({"error": {"message": "boom", "type": "server_error", "code": 503}})
     source = Source([text("a"), text("b") + error + text("c"), text("d")], "hang")
     stream = await held(source)
-    assert await drain(stream) == text("a") + text("b") + error
+    assert await anext(stream.chunks) == text("a")
+    assert await anext(stream.chunks) == text("b") + error
+    assert source.closed == 1
+    assert await drain(stream) == b""
     assert stream.failure is not None
     assert (stream.failure.kind, stream.failure.move) == ("overloaded", "stop")
     assert not stream.complete
@@ -237,6 +253,7 @@ async def test_an_error_in_the_same_piece_as_the_first_content() -> None:
     source = Source([ROLE + text("a") + error], "hang")
     stream = await held(source)
     assert stream.first_failure is None
+    assert source.closed == 1
     assert await drain(stream) == ROLE + text("a") + error
     assert stream.failure is not None
     assert stream.failure.failure
@@ -309,6 +326,7 @@ async def test_null_usage_is_none() -> None:
         ([chunk({}, "stop", x_groq={"usage": {"prompt_tokens": 10, "completion_tokens": 5}})], Usage(10, 5)),
         ([chunk({"content": "x"}, usage={"prompt_tokens": 10, "completion_tokens": n}) for n in (1, 2, 3)],
          Usage(10, 3)),
+        ([chunk({}, usage={"completion_tokens": 5}), chunk({}, usage={"prompt_tokens": 10})], Usage(10, 5)),
         ([data({"choices": [], "usage": {"prompt_tokens": -1, "completion_tokens": "5"}})], None),
         ([data({"choices": [], "usage": {"prompt_tokens": 1e30, "completion_tokens": True}})], None),
         ([data({"choices": [], "usage": {"prompt_tokens": 10**15, "completion_tokens": 1}})], Usage(0, 1)),
@@ -332,6 +350,17 @@ async def test_the_text_of_a_cut_stream_is_estimated() -> None:
     wrote = sum(map(len, words))
     assert stream.usage() is None
     assert 0.9 * wrote <= stream.text_bytes <= 1.2 * wrote
+
+
+async def test_what_is_announced_is_not_counted_as_text() -> None:
+    """The first events of responses repeat the whole request."""
+    created = data({"type": "response.created", "response": {"instructions": "x" * 5000}})
+    delta = data({"type": "response.output_text.delta", "delta": "hello"})
+    stream = await held(Source([created, delta, delta], "hang"))
+    await anext(stream.chunks)
+    await anext(stream.chunks)
+    assert stream.text_bytes == 10
+    await stream.aclose()
 
 
 @pytest.mark.parametrize("burst", [1, 7, 50])
@@ -383,21 +412,31 @@ async def test_a_slow_reader_is_not_taken_for_a_silent_upstream() -> None:
     assert stream.complete
 
 
-async def test_lively_streams_pass_under_the_watch() -> None:
-    """Many short waits with one timer."""
+async def test_one_timer_serves_many_waits() -> None:
+    """It fires in the middle of a later wait, finds that this one is not over its time, and lets it be."""
+    watch = Watch()
+    now = asyncio.get_running_loop().time()
+    with watch.until(now + 0.01):
+        await asyncio.sleep(0)
+    with watch.until(now + 60.0):
+        await asyncio.sleep(0.03)
+    with pytest.raises(TimeoutError), watch.until(now + 0.04):
+        await asyncio.sleep(60.0)
+    watch.close()
 
-    async def lively() -> Any:
-        for number in range(30):
-            await asyncio.sleep(0.001)
-            yield text(str(number))
-        yield DONE
 
-    source = Source([])
-    chunks = lively()
-    source.__class__ = type("Lively", (Source,), {"__anext__": lambda _: chunks.__anext__()})
-    stream = await held(source, idle=1.0)
-    assert (await drain(stream)).endswith(text("29") + DONE)
-    assert stream.complete
+async def test_a_timer_that_fires_while_nobody_waits_does_nothing() -> None:
+    """The next wait sets it anew."""
+    troubles: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: troubles.append(context))
+    watch = Watch()
+    with watch.until(loop.time() + 0.01):
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.02)
+    with pytest.raises(TimeoutError), watch.until(loop.time() + 0.01):
+        await asyncio.sleep(60.0)
+    assert troubles == []
 
 
 @pytest.mark.parametrize("after", [0, 1, 2])
