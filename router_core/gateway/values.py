@@ -79,7 +79,8 @@ class Timeouts:
     idle: float = 30.0
     """Between two pieces of an answer."""
     total: float = 600.0
-    """For the whole call with all its attempts."""
+    """From the beginning of the attempt to the end of its answer. A call with all its attempts has
+    ``Model.total_timeout``."""
 
 
 @dataclass(frozen=True, slots=True)

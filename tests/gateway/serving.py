@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from handlers.local.server import ServeOptions
 from router_core import Router, Settings, build_app
 from router_core.app import App
 from router_core.gateway.config.load import parse_config
@@ -69,7 +70,7 @@ class House:
         found = answer.body
         if not isinstance(found, bytes):
             found = b"".join([chunk async for chunk in found])
-        return Reply(answer.status, dict(answer.headers), found)
+        return Reply(answer.status, {name.lower(): value for name, value in answer.headers}, found)
 
     def standing(self, deployment_id: str) -> Any:
         """Return how a deployment stands."""
@@ -97,10 +98,16 @@ async def house(
 
 
 @contextmanager
-def on_socket(text: str, environ: Mapping[str, str] | None = None, **more: Any) -> Iterator[tuple[House, str]]:
+def on_socket(
+    text: str,
+    environ: Mapping[str, str] | None = None,
+    *,
+    options: ServeOptions | None = None,
+    **settings: Any,
+) -> Iterator[tuple[House, str]]:
     """Serve a gateway in a thread, as ``router-core serve`` does; yields it and its address."""
-    made = House(text, environ, port=0, log_level="error")
-    with served(made.app, **more) as port:
+    made = House(text, environ, port=0, log_level="error", **settings)
+    with served(made.app, options=options) as port:
         yield made, f"http://127.0.0.1:{port}"
 
 
@@ -109,13 +116,19 @@ def chat(model: str = "m", **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "Hello!"}], **more}
 
 
-def models_yaml(*urls: str, more: str = "", client: str = "", kind: str = "openai") -> str:
-    """Return a configuration with one model ``m`` whose deployments are at these addresses."""
-    clients = "".join(
-        f"\n      - {{model: up, type: {kind}, args: {{base_url: '{url}/v1', api_key: key{client and ', '}{client}}}}}"
-        for url in urls
-    )
-    return f"models:\n  - id: m\n    type: text-generation\n    clients:{clients}\n{more}"
+def models_yaml(*urls: str, more: str = "", args: str = "", kind: str = "openai", model: str = "") -> str:
+    """Return a configuration with one model ``m`` whose deployments ``d1``, ``d2``, ... are at these
+    addresses and asked in this order."""
+    lines = ["models:", "  - id: m", "    type: text-generation"]
+    if "routing_strategy" not in model:
+        lines.append("    routing_strategy: priority")
+    lines += [f"    {line}" for line in model.splitlines()] + ["    clients:"]
+    for number, url in enumerate(urls, 1):
+        given = f"base_url: '{url}/v1', api_key: key" + (f", {args}" if args else "")
+        lines.append(
+            f"      - {{id: d{number}, priority: {number}, model: up, type: {kind}, args: {{{given}}}}}"
+        )
+    return "\n".join([*lines, more, ""])
 
 
 def text_of(reply: Reply) -> str:

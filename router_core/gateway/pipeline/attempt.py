@@ -72,13 +72,16 @@ class Attempts:
             return NOT_ADMITTED
         attempt = Attempt(len(call.attempts) + 1, deployment.model_id, deployment.id, now, hedge=hedge)
         call.attempts.append(attempt)
+        deadline = now + deployment.timeouts.total
+        if deadline > call.deadline:
+            deadline = call.deadline
         if deployment.endpoint:
             self._touch(deployment.endpoint)
         ended: Ended | None = None
         usage: Usage | None = None
         relayed = False
         try:
-            reply = await candidate.client.send(call, call.deadline)
+            reply = await candidate.client.send(call, deadline)
             attempt.status = reply.status
             if reply.chunks is None:
                 outcome = classify(reply)
