@@ -337,6 +337,18 @@ async def test_a_busy_endpoint_is_not_asleep(hub: HuggingFaceApi, clock: FakeClo
     assert len(hub.actions("health")) == 2, "and its health is asked again"
 
 
+async def test_a_paused_endpoint_says_so(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """Paused behind our back: its own word counts at once, and another 400 is the caller's."""
+    hub.add("ann", "big")
+    async with gateway([spec_of(hub, "big")], clock) as one:
+        await passing(clock, one.lifecycle.status())
+        assert not one.lifecycle.found_asleep("big", 400, b'{"error":"bad prompt"}')
+        assert not one.lifecycle.found_asleep("big", 503, b"")
+        assert one.lifecycle.ready("big")
+        assert one.lifecycle.found_asleep("big", 400, b'{"error":"Bad Request: The endpoint is paused, ..."}')
+        assert not one.lifecycle.ready("big")
+
+
 async def test_begin_wake_holds_nobody_up(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """A big model wakes in the background while a small one serves."""
     hub.add("ann", "big", state="paused")

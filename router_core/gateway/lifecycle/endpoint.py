@@ -130,9 +130,9 @@ class Endpoint:
         self.state, self.last_known = before.state, before.last_known
         self.serving, self.sleep_time, self.since = before.serving, before.sleep_time, before.since
 
-    def asleep(self, now: float, wall: float) -> bool:
-        """Take the word of a call that was answered with 503; returns whether it was believed."""
-        if now < self._trusted and self.serving:
+    def asleep(self, now: float, wall: float, *, certain: bool = False) -> bool:
+        """Take the word of a call that was answered as if it slept; returns whether it was believed."""
+        if now < self._trusted and self.serving and not certain:
             return False
         self.serving = False
         self.driver.doubt()

@@ -22,6 +22,7 @@ from router_core.gateway.lifecycle.shared import Shared
 from router_core.gateway.lifecycle.states import State
 from router_core.gateway.lifecycle.status import EndpointDetail, EndpointStatus, detail_of, status_of
 from router_core.gateway.lifecycle.waking import WakeFailed, Waking
+from router_core.gateway.lifecycle.words import says_asleep
 from router_core.gateway.values import EndpointSpec
 from router_core.state import StateStore
 from router_core.telemetry.events import Events
@@ -36,6 +37,7 @@ _LOOK_PATIENCE: Final = 5.0
 """Seconds that who asks for the status waits for a provider that is slow to answer."""
 _ORDER_PATIENCE: Final = 15.0
 """Seconds that who orders a wake waits until the provider has taken it."""
+_MAY_BE_BUSY: Final = 503
 _SLEEP_LEASE: Final = 60.0
 
 
@@ -128,16 +130,20 @@ class Lifecycle:
             endpoint.shared_at = now
             self._spawn(self._share(endpoint))
 
-    def saw_asleep(self, name: str) -> bool:
+    def found_asleep(self, name: str, status: int, body: bytes) -> bool:
+        """Return whether an answer to a call is that of an endpoint which is to be woken, and not its own."""
+        return says_asleep(status, body) and self.saw_asleep(name, certain=status != _MAY_BE_BUSY)
+
+    def saw_asleep(self, name: str, *, certain: bool = False) -> bool:
         """Take the word of a call that got a 503 from an endpoint; returns whether it is to be woken.
 
-        False for one that was just seen to answer: then it is busy, not asleep.
+        False for one that was just seen to answer, unless it is ``certain``: then it is busy, not asleep.
         """
         endpoint = self._endpoints.get(name)
         if endpoint is None or endpoint.driver.provider == "none":
             return False
         before = endpoint.state
-        believed = endpoint.asleep(self.clock.monotonic(), self.clock.now())
+        believed = endpoint.asleep(self.clock.monotonic(), self.clock.now(), certain=certain)
         self._audit.change(endpoint, before)
         return believed
 
