@@ -14,6 +14,7 @@ from handlers.local.server import ServeOptions
 from router_core import Router, Settings, build_app
 from router_core.app import App
 from router_core.gateway.config.load import parse_config
+from router_core.gateway.environment import from_environment
 from router_core.gateway.gateway import Gateway
 from router_core.http.message import Headers, Request, Response
 from tests.local.tiny_app import served
@@ -43,9 +44,9 @@ class House:
     """A gateway inside an app."""
 
     def __init__(self, text: str, environ: Mapping[str, str] | None = None, **settings: Any) -> None:
-        self.gateway = Gateway(
-            parse_config(text, "gateway.yaml", environ or {}), environ=environ or {}, rng=random.Random(7)
-        )
+        given = environ or {}
+        config = parse_config(text, "gateway.yaml", given, beside=from_environment(given))
+        self.gateway = Gateway(config, environ=given, rng=random.Random(7))
         router = Router()
         router.include_router(self.gateway.router)
         self.app: App = build_app(router, Settings(jobs="memory://", blobs="memory://", **settings))
