@@ -305,7 +305,7 @@ class Registry:
         """Return the router of a model; the same one, with its turns, where nothing has changed."""
         own = tuple(candidates[each.id] for each in model.deployments)
         held = self.snapshot.models.get(model.id)
-        if held is not None and held.model == model and held.candidates == own:
+        if held is not None and held.model == model:
             return held
         created = model.created or (held.created if held is not None else int(self._wall()))
         return ModelRouter(model, Selector(model, own, price_of=self._price_of), created)

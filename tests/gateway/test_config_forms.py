@@ -333,13 +333,16 @@ models:
     args:
       region: eu-central-1
       access_key_id: AKIA
+      session_token: 12345
       secret_access_key: ${AWS}
       guardrail: {guardrailIdentifier: g, guardrailVersion: "1"}
 """
     made = parsed(text, {"AWS": "aws-secret"}).models[0].deployments[0]
     assert made.args["secret_access_key"] == "aws-secret"
     assert made.args["guardrail"] == {"guardrailIdentifier": "g", "guardrailVersion": "1"}
+    assert made.args["session_token"] == "12345"
     assert "aws-secret" not in repr(made)
+    assert "12345" not in repr(made)
 
 
 def test_versions() -> None:

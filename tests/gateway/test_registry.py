@@ -241,6 +241,7 @@ def test_what_has_not_changed_stays() -> None:
     assert [after.models[name].created for name in "abd"] == [1_700_000_000, 1_700_000_000, 1_700_000_500]
     assert "c" not in after.models
     assert "c" in before.models
+    assert {each.id for each in place.standings} == {"a-1", "b-1", "d-1"}
 
 
 def test_a_model_that_changed_keeps_the_clients_that_did_not() -> None:
