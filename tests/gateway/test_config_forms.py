@@ -314,7 +314,7 @@ def test_secrets_do_not_show_themselves() -> None:
 def test_arguments_of_the_clients_are_known() -> None:
     """Whatever a client reads out of ``args`` can be written there."""
     source = "".join(path.read_text() for path in Path(clients.__file__).parent.glob("*.py"))
-    read = set(re.findall(r'(?:argument|_words)\([^()"]*, "(\w+)"|args\.get\("(\w+)"', source))
+    read = set(re.findall(r'(?:argument|_words|_seconds)\([^()"]*, "(\w+)"|args\.get\("(\w+)"', source))
     names = {one or other for one, other in read} | set(ModelTraits.__slots__)
     assert len(names) > 10
     assert names <= {name for known in ARGUMENTS.values() for name in known or ()}

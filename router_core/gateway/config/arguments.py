@@ -16,6 +16,9 @@ _BEDROCK: Final = frozenset(
     {"access_key_id", "ca_file", "credentials", "family", "guardrail", "max_tokens", "region",
      "request_fields", "secret_access_key", "session_token"}
 )  # fmt: skip
+_RUNPOD: Final = frozenset(
+    {"endpoint_id", "execution_timeout", "input", "mode", "poll", "poll_max", "sync", "ttl"}
+)
 
 ARGUMENTS: Final[Mapping[str, frozenset[str] | None]] = {
     "openai": _HTTP | {"organization", "project"},
@@ -25,7 +28,7 @@ ARGUMENTS: Final[Mapping[str, frozenset[str] | None]] = {
     "tei": _RERANK,
     "albert": _RERANK,
     "huggingface": _RERANK | {"scale_up_timeout"},
-    "runpod": _HTTP,
+    "runpod": _HTTP | _RUNPOD,
     "bedrock": _TRAITS | _BEDROCK,
     "craftai": _HTTP | {"input_field", "output_field"},
     "generic": _RERANK,
