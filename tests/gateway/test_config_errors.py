@@ -172,6 +172,13 @@ def test_the_whole(text: str, told: str) -> None:
     assert any(told in each for each in said), said
 
 
+def test_one_mistake_is_told_once() -> None:
+    """A client is not asked about a deployment that could not be read."""
+    row = "models:\n- {{id: m, type: text-generation, clients: [{{type: vllm, {}}}]}}"
+    assert len(refused(row.format("url: 'ftp://h'"))) == 1
+    assert len(refused(row.format("url: '${NOPE}'"))) == 1
+
+
 def test_names_must_be_one_of_a_kind() -> None:
     """Ids, aliases, deployments and rules: two of a name are told with the line of the first."""
     model = "- {{id: {}, type: text-generation, aliases: [{}], clients: [{{type: scripted, id: {}}}]}}\n"
