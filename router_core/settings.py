@@ -199,6 +199,7 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
 _OTHERS: Final = (
     "ROUTER_URL", "ROUTER_API_KEY", "ROUTER_COORDINATOR", "ROUTER_WORKER_KEY", "ROUTER_FAILPOINT",
     "ROUTER_DEPLOYMENT", "ROUTER_LAMBDA_ROLE", "ROUTER_TRACER", "ROUTER_GATEWAY",
+    "ROUTER_GATEWAY_RECORDS",
 )  # fmt: skip
 """Variables that are read elsewhere: by the command line, deployments, functions, tests that break things."""
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -69,12 +69,15 @@ class Attempt:
     """Whether it was a half-open breaker's probe."""
 
 
+_NO_HEADERS: Final[Callable[[str], str | None]] = {}.get
+
+
 class Call:
     """One call. Mutable: the layers fill it in as it goes down, and the record is made of it at the end."""
 
     __slots__ = (
         "attempts", "attributes", "body", "compliance", "content_type", "deadline", "decision", "endpoint",
-        "fields", "headers", "input_tokens", "max_cost", "max_tokens", "model_name", "needs", "principal",
+        "fields", "header", "headers", "input_tokens", "max_cost", "max_tokens", "model_name", "needs", "principal",
         "region", "request_id", "started", "sticky", "stream", "tags", "wants_usage",
     )  # fmt: skip
 
@@ -100,6 +103,8 @@ class Call:
         """Whether the caller asked for usage in the stream; else it is taken out again."""
         self.headers: Mapping[str, str] = {}
         """Headers of the caller that are passed on (a short allow-list)."""
+        self.header: Callable[[str], str | None] = _NO_HEADERS
+        """Looks up any header of the caller, for whoever may need one; none of these is passed on."""
         self.max_tokens: int | None = None
         self.input_tokens = 0
         """Estimate, from the size of the body."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from router_core.app import Host, Upkeep
 from router_core.clock import Clock, SystemClock
 from router_core.gateway.accounting.ledger import Ledger
 from router_core.gateway.accounting.metrics import GatewayMetrics
 from router_core.gateway.accounting.prices import Prices
+from router_core.gateway.accounting.sinks import JsonLinesFile, Sink
 from router_core.gateway.api.endpoints import endpoints_router
 from router_core.gateway.api.openai import OpenAIRoutes
 from router_core.gateway.api.route import routing_router
@@ -38,7 +39,10 @@ from router_core.state import StateStore
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Events
 
-__all__ = ["Gateway"]
+__all__ = ["RECORDS", "Gateway"]
+
+RECORDS: Final = "ROUTER_GATEWAY_RECORDS"
+"""Names a file that gets a line of JSON for each attempt."""
 
 
 class Gateway:
@@ -49,12 +53,14 @@ class Gateway:
     """
 
     def __init__(
-        self, config: GatewayConfig | None = None, *, path: str = "", environ: Mapping[str, str] | None = None,
-        transport: Transport | None = None, state: StateStore | None = None, clock: Clock | None = None,
+        self, config: GatewayConfig | None = None, *, path: str = "",
+        environ: Mapping[str, str] | None = None, transport: Transport | None = None,
+        state: StateStore | None = None, sink: Sink | None = None, clock: Clock | None = None,
         rng: random.Random | None = None,
     ) -> None:  # fmt: skip
         """``path`` names the file that ``config`` came from, which is watched then; without ``config`` it is
-        read, together with what ``environ`` says. Raises Misconfigured.
+        read, together with what ``environ`` says. ``sink`` keeps the records of attempts, by default in the
+        file that ``ROUTER_GATEWAY_RECORDS`` names. Raises Misconfigured.
         """
         self.events = Events()
         self.clock: Clock = clock or SystemClock()
@@ -64,7 +70,10 @@ class Gateway:
         self.metrics = GatewayMetrics()
         self.standings = Standings(self.events)
         self.prices = Prices()
-        self.ledger = Ledger(self.prices, self.metrics, self.events, self.clock)
+        records = self._environ.get(RECORDS, "").strip()
+        if sink is None and records:
+            sink = JsonLinesFile(records)
+        self.ledger = Ledger(self.prices, self.metrics, self.events, self.clock, sink=sink)
         self.lifecycle = Lifecycle(
             (), Drivers(self.transport, self.clock), state or MemoryStateStore(self.clock), self.clock,
             self.events, in_flight=self._in_flight,
@@ -95,7 +104,7 @@ class Gateway:
         self.registry.check(config)
         self.lifecycle.apply(config.endpoints)
         self.registry.apply(config)
-        self.metrics.forget()
+        self.ledger.follow(each.deployment for each in self.registry.snapshot.candidates.values())
 
     # -- life --------------------------------------------------------------------------------------------
 

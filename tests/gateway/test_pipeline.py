@@ -289,3 +289,27 @@ async def test_a_deployment_takes_as_many_calls_as_it_may() -> None:
             assert sorted(found) == [200, 200, 503, 503, 503, 503]
             assert upstream.max_in_flight == 2
             assert limited.in_flight() == 0
+
+
+@pytest.mark.parametrize(
+    ("by", "more", "headers"),
+    [
+        ("user", {"user": "u-{}"}, {}),
+        ("header:x-chat", {}, {"x-chat": "c-{}"}),
+        ("user", {}, {"x-router-session": "s-{}"}),
+    ],
+    ids=["user", "header", "session"],
+)
+async def test_calls_of_one_kind_stay_together(
+    by: str, more: dict[str, str], headers: dict[str, str]
+) -> None:
+    """Whatever the model goes by: the same key, the same deployment; many keys, all of them."""
+    async with serving(3, model=f"routing_strategy: sticky\nsticky_by: {by}") as (made, _):
+        found: dict[int, set[str]] = {}
+        for key in [*range(12), *range(12)]:
+            body = chat(**{name: value.format(key) for name, value in more.items()})
+            fields = {name: value.format(key) for name, value in headers.items()}
+            reply = await made.ask("/v1/chat/completions", body, headers=fields)
+            found.setdefault(key, set()).add(reply.headers["x-router-deployment"])
+        assert all(len(deployments) == 1 for deployments in found.values())
+        assert set.union(*found.values()) == {"d1", "d2", "d3"}

@@ -109,6 +109,7 @@ class OpenAIRoutes:
             call = _json_call(endpoint, body, content_type, started)
         call.request_id = request.id
         call.principal = request.principal
+        call.header = headers.get
         estimate_input(call)
         if says_more(headers):
             call.headers = {name: value for name in PASSED_ON if (value := headers.get(name)) is not None}

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from router_core.gateway.accounting.ledger import Ledger
+from router_core.gateway.accounting.tokens import estimate_answer
 from router_core.gateway.accounting.usage import usage_of
 from router_core.gateway.call import Attempt, Call, Usage
 from router_core.gateway.outcome import CANCELLED, Outcome
@@ -90,7 +91,7 @@ class Attempts:
                     outcome = ASLEEP
                 elif outcome.move == "done":
                     attempt.first_byte = self._time() - now
-                    usage = usage_of(call.endpoint, body)
+                    usage = usage_of(call.endpoint, body) or estimate_answer(call, body)
                 ended = Ended(outcome, candidate, reply, body)
             else:
                 ended = await self._open(call, candidate, attempt, reply)
@@ -129,4 +130,4 @@ class Attempts:
         seconds = now - attempt.started
         attempt.outcome, attempt.seconds = outcome.kind, seconds
         candidate.standing.end(permit, outcome, now, seconds)
-        self._ledger.settle(call, attempt, candidate.deployment, usage)
+        self._ledger.settle(call, attempt, candidate.deployment, usage, undone=outcome.safe)

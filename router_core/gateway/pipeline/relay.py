@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from router_core.gateway.accounting.tokens import estimate_cut
 from router_core.gateway.call import Attempt, Call, Usage
 from router_core.gateway.outcome import CANCELLED, OK, Outcome
 from router_core.gateway.reply import Reply
@@ -67,7 +68,4 @@ class Relay:
         """Return what the upstream counted, or an estimate where the stream ended before it told."""
         held = self._held
         usage = held.usage()
-        if usage is None:
-            tokens = max(1, held.text_bytes // 4)
-            usage = Usage(self._call.input_tokens, tokens, estimated=True)
-        return usage
+        return estimate_cut(self._call, held.text_bytes) if usage is None else usage

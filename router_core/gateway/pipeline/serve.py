@@ -19,6 +19,7 @@ from router_core.gateway.reply import Reply
 
 __all__ = ["AUTO", "Pipeline", "Resolved", "Served"]
 
+_UNKNOWN: Final = Outcome("not_found", "stop", status=404)
 AUTO: Final = "auto"
 """The name of a model by which a caller leaves the choice to the rules."""
 
@@ -70,6 +71,8 @@ class Pipeline:
         resolved = self.resolve(call, snapshot)
         first = resolved.routers[0]
         call.deadline = min(call.deadline, call.started + first.model.total_timeout)
+        if first.model.strategy == "sticky":
+            _stick(call, first.model.sticky_by)
         ended: Ended | None = None
         try:
             ended = await self._fallback.serve(call, resolved.routers, snapshot.models)
@@ -108,7 +111,11 @@ class Pipeline:
         name = call.model_name
         if name == AUTO and name not in snapshot.models:
             return self._by_rules(call, snapshot, dry)
-        router = snapshot.models[name]
+        router = snapshot.models.get(name)
+        if router is None:
+            if not dry:
+                self._on_call(call, "", _UNKNOWN)
+            raise HTTPError(404, "Model not found", code="model_not_found")
         if not router.model.fits(call.endpoint):
             raise HTTPError(422, "Wrong model type", code="wrong_model_type")
         return Resolved((router,))
@@ -146,3 +153,11 @@ class Pipeline:
         if rule:
             headers += (("x-router-rule", rule),)
         return headers
+
+
+def _stick(call: Call, by: str) -> None:
+    """Set what keeps calls together, where the model says that it is not the ``user`` of the body."""
+    if by == "principal":
+        call.sticky = call.principal.id
+    elif by.startswith("header:"):
+        call.sticky = call.header(by.removeprefix("header:")) or ""
