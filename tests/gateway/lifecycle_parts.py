@@ -114,11 +114,11 @@ def spec_of(hub: HuggingFaceApi, name: str, **changes: Any) -> EndpointSpec:
     return replace(spec, **changes)
 
 
-async def passing(clock: FakeClock, work: Awaitable[T], *, step: float = 0.5) -> T:
-    """Return what is waited for, with time going on."""
+async def passing(clock: FakeClock, work: Awaitable[T], *, step: float = 0.25, always: bool = False) -> T:
+    """Return what is waited for, with time going on while somebody here sleeps, or ``always``."""
     task = asyncio.ensure_future(work)
     while not task.done():
-        if clock.sleepers:
+        if always or clock.sleepers:
             clock.advance(step)
         await asyncio.sleep(0.001)
     return await task

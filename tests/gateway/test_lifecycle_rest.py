@@ -111,6 +111,17 @@ async def test_waking_one(hub: HuggingFaceApi, clock: FakeClock) -> None:
     assert len(hub.actions("resume")) == 1
 
 
+async def test_waiting_in_vain(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """Still starting when the wait is over: 202. A start that fails meanwhile: 502, and why."""
+    async with served(two(hub, b120b="paused", b20b="paused"), clock) as (client, _):
+        late = await client.post("/api/endpoints/wake/120b", query={"wait": 0.02})
+        hub.habits.fails = "no capacity"
+        failed = await passing(clock, client.post("/api/endpoints/wake/20b", query={"wait": 60}))
+    assert (late.status, late.value["status"]) == (202, "starting")
+    assert failed.status == 502
+    assert failed.value["detail"] == "endpoint 20b: its provider says that it failed: no capacity"
+
+
 async def test_waking_all(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Each has a result of its own, and one that fails spoils no other."""
     specs = two(hub, b120b="paused", b20b="running", b7b="paused")
