@@ -362,7 +362,6 @@ _FAILURES: list[tuple[FailureKind, Phase, bool, bool, Kind, bool]] = [
     ("timeout", "send", True, False, "timeout", False),
     ("timeout", "first_byte", True, False, "timeout", False),
     ("timeout", "body", True, True, "timeout", False),
-    ("timeout", "total", True, True, "timeout", False),
     ("reset", "send", False, False, "connect", True),
     ("reset", "send", True, False, "unclear", False),
     ("reset", "first_byte", True, False, "unclear", False),
@@ -381,6 +380,14 @@ def test_failures(
     assert (outcome.kind, outcome.move, outcome.failure, outcome.safe) == (expected, "retry", True, safe)
     assert outcome.status == 0
     assert "10.0.0.7" not in outcome.message
+
+
+def test_a_caller_in_a_hurry_does_not_speak_against_the_deployment() -> None:
+    """The time of the whole call ran out; only the deployment's own total limit is its failure."""
+    over = UpstreamFailure("timeout", "total", sent=True)
+    outcome = classify_failure(over)
+    assert (outcome.kind, outcome.failure, outcome.safe) == ("timeout", False, False)
+    assert classify_failure(over, own_limit=True).failure
 
 
 def test_every_kind_of_failure_is_in_the_table() -> None:

@@ -221,6 +221,15 @@ async def test_the_deadline_is_for_content_not_for_pings() -> None:
     assert source.closed == 1
 
 
+async def test_a_call_out_of_time_does_not_speak_against_the_deployment() -> None:
+    """A caller may give a call a hundredth of a second, and must not open circuits with it."""
+    source = Source([ROLE], "hang")
+    stream = await held(source, total=asyncio.get_running_loop().time() + 0.02)
+    assert stream.first_failure is not None
+    assert (stream.first_failure.kind, stream.first_failure.failure) == ("timeout", False)
+    assert source.closed == 1
+
+
 async def test_a_deadline_that_is_over_fails_at_once() -> None:
     """Also where the deadline is in the past."""
     stream = await held(Source([], "hang"), patience=-5.0)

@@ -394,9 +394,11 @@ async def test_silence_between_two_pieces_is_noticed() -> None:
 async def test_the_total_deadline_ends_a_stream() -> None:
     """However lively it is; the task that read it is not left cancelled."""
     source = Source([text("a")], "hang")
-    stream = await held(source, total=asyncio.get_running_loop().time() + 0.02)
+    stream = await held(source, idle=30.0, total=asyncio.get_running_loop().time() + 0.02)
     [error] = errors_in(await drain(stream))
     assert error["type"] == "timeout_error"
+    assert stream.failure is not None
+    assert not stream.failure.failure  # the call was out of time, the deployment was not slow
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0

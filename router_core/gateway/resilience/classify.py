@@ -30,6 +30,8 @@ other 4xx              client_error        stop     no        yes
 refused, unreachable   connect             retry    yes       yes
 dns, tls, reset        connect             retry    yes       yes     before anything was sent
 timeout                timeout             retry    yes       unsent  by ``UpstreamFailure.sent``
+timeout (total)        timeout             retry    no        unsent  the call had no more time, and how much
+                                                                      it has is for the caller to say
 reset, sent or begun   unclear             retry    yes       no
 malformed              malformed           retry    yes       yes
 too_large              malformed           retry    yes       no      it has done the work
@@ -149,13 +151,18 @@ def classify_error(
     return _judge(said_status(error), error, headers, max_cooldown, now_epoch)
 
 
-def classify_failure(error: UpstreamFailure) -> Outcome:
-    """Judge an attempt that brought no usable answer."""
+def classify_failure(error: UpstreamFailure, *, own_limit: bool = False) -> Outcome:
+    """Judge an attempt that brought no usable answer.
+
+    ``own_limit``: the total time that ran out was the deployment's own, not what was left of the call's. Only
+    then it speaks against the deployment: else callers in a hurry could open the circuits of everybody.
+    """
     unclear = error.sent or error.started
     message = f"the upstream could not be used: {error.kind} ({error.phase})"
     match error.kind:
         case "timeout":
-            return Outcome("timeout", "retry", failure=True, safe=not unclear, message=message)
+            against = own_limit or error.phase != "total"
+            return Outcome("timeout", "retry", failure=against, safe=not unclear, message=message)
         case "reset":
             kind: Kind = "unclear" if unclear else "connect"
             return Outcome(kind, "retry", failure=True, safe=not unclear, message=message)

@@ -41,6 +41,8 @@ _EMPTY: Final = Outcome("malformed", "retry", True, message="the stream ended be
 _GARBAGE: Final = Outcome("malformed", "retry", True, message="the answer is no stream of events")
 _LONG: Final = Outcome("malformed", "retry", True, message=TOO_LONG)
 _LATE: Final = Outcome("timeout", "retry", True, message=TOO_LATE)
+_OVER: Final = Outcome("timeout", "retry", False, message="the time for the call is over")
+"""Says nothing about the deployment: how much time a call has is for the caller to say."""
 
 
 async def hold(
@@ -49,9 +51,10 @@ async def hold(
 ) -> Held:  # fmt: skip
     """Read a stream up to its first content and return it; ``first_failure`` says why there was none.
 
-    ``deadline`` (``loop.time()``) is for the first content. More than ``max_events`` or ``max_bytes`` of
-    events without content are not waited out: the stream begins with them. ``idle`` seconds between two
-    pieces and the ``total`` deadline are watched here only where they are given: transports do that too.
+    ``deadline`` (``loop.time()``) is the deployment's for its first content, ``total`` that of the call: that
+    it has run out does not speak against the deployment. More than ``max_events`` or ``max_bytes`` of events
+    without content are not waited out: the stream begins with them. After the first content the transport
+    watches the time; with ``idle`` (seconds between two pieces) it is watched here too.
     """
     held = Held(reply, strip_usage, idle, total, max_cooldown)
     try:
@@ -131,7 +134,7 @@ class Held:
             try:
                 chunk = await self._next() if self._watch is None else await self._watched()
             except (StopAsyncIteration, UpstreamFailure, TimeoutError) as end:
-                piece = await self._end(_why(end))
+                piece = await self._end(self._why(end))
             except BaseException:
                 await self.aclose()
                 raise
@@ -188,7 +191,7 @@ class Held:
                 if not decided and (len(silent) > max_events or size > max_bytes):
                     self._begin(silent)
         except (StopAsyncIteration, UpstreamFailure, TimeoutError) as end:
-            failure = _why(end)
+            failure = self._why(end)
             if failure is None:
                 self._close_empty(silent)
             else:
@@ -197,7 +200,7 @@ class Held:
             self.first_failure = _LONG
         if self.first_failure is not None or self.failure is not None:
             await self._drop()
-        elif self._idle == inf and self._total == inf:
+        elif self._idle == inf:
             watch.close()
             self._watch = None
 
@@ -348,9 +351,10 @@ class Held:
                     size += len(await self._next()) + 1
         await self._drop()
 
-
-def _why(end: BaseException) -> Outcome | None:
-    """Judge what ended a stream; None for an end in good order."""
-    if isinstance(end, UpstreamFailure):
-        return classify_failure(end)
-    return _LATE if isinstance(end, TimeoutError) else None
+    def _why(self, end: BaseException) -> Outcome | None:
+        """Judge what ended a stream; None for an end in good order."""
+        if isinstance(end, UpstreamFailure):
+            return classify_failure(end)
+        if not isinstance(end, TimeoutError):
+            return None
+        return _OVER if asyncio.get_running_loop().time() >= self._total else _LATE
