@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -69,7 +69,8 @@ class Attempt:
     """Whether it was a half-open breaker's probe."""
 
 
-_NO_HEADERS: Final[Callable[[str], str | None]] = {}.get
+def _no_header(name: str) -> str | None:
+    return None
 
 
 class Call:
@@ -77,8 +78,8 @@ class Call:
 
     __slots__ = (
         "attempts", "attributes", "body", "compliance", "content_type", "deadline", "decision", "endpoint",
-        "fields", "header", "headers", "input_tokens", "max_cost", "max_tokens", "model_name", "needs", "principal",
-        "region", "request_id", "started", "sticky", "stream", "tags", "wants_usage",
+        "fields", "header", "headers", "input_tokens", "max_cost", "max_tokens", "model_name", "needs",
+        "principal", "region", "request_id", "started", "sticky", "stream", "tags", "wants_usage",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +104,7 @@ class Call:
         """Whether the caller asked for usage in the stream; else it is taken out again."""
         self.headers: Mapping[str, str] = {}
         """Headers of the caller that are passed on (a short allow-list)."""
-        self.header: Callable[[str], str | None] = _NO_HEADERS
+        self.header: Callable[[str], str | None] = _no_header
         """Looks up any header of the caller, for whoever may need one; none of these is passed on."""
         self.max_tokens: int | None = None
         self.input_tokens = 0
