@@ -188,6 +188,14 @@ async def test_an_error_as_plain_json_is_judged() -> None:
     assert stream.first_failure.kind == "rate_limited"
 
 
+@pytest.mark.parametrize("before", [[], [ROLE]], ids=["first", "after a role"])
+async def test_an_error_whose_event_is_not_ended_is_judged(before: list[bytes]) -> None:
+    """Only the empty line after it is missing."""
+    stream = await held([*before, data({"error": {"message": "x", "code": 503}})[:-2]])
+    assert stream.first_failure is not None
+    assert stream.first_failure.kind == "overloaded"
+
+
 async def test_a_whole_answer_in_one_unended_event_is_content() -> None:
     """Only the empty line at its end is missing."""
     stream = await held([ROLE, FINISH[:-2]])
