@@ -53,6 +53,8 @@ class Upstream:
         self._wires: set[Wire] = set()
         self._server: asyncio.Server | None = None
         self._changed = asyncio.Event()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where it runs, once it was started."""
         self._tls: ssl.SSLContext | None = None
         if certificate:
             self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -76,9 +78,12 @@ class Upstream:
         """Listen; on the port it had before, if it was stopped."""
         if self._server is None:
             loop = asyncio.get_running_loop()
+            self.loop = loop
             self._server = await loop.create_server(
-                lambda: Wire(self), "127.0.0.1", self.port, ssl=self._tls, reuse_address=True, backlog=2048
-            )
+                lambda: Wire(self), "127.0.0.1", self.port, ssl=self._tls, reuse_address=True, backlog=2048,
+                # Nobody is waited for who does not answer to a farewell.
+                ssl_shutdown_timeout=0.05 if self._tls else None,
+            )  # fmt: skip
             self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -91,6 +96,11 @@ class Upstream:
         await self.until(lambda: not self._wires)
         # The tasks of the connections were cancelled, and end now.
         await asyncio.sleep(0)
+
+    def close_connections(self) -> None:
+        """Close every open connection properly, as servers do with those that are idle."""
+        for wire in list(self._wires):
+            wire.close()
 
     def hang_up(self) -> None:
         """Reset every open connection, and go on listening."""

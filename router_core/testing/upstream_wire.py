@@ -163,6 +163,11 @@ class Wire(asyncio.Protocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
+    def close(self) -> None:
+        """Hang up once everything written is out."""
+        if self._transport is not None:
+            self._transport.close()
+
     def kill(self) -> None:
         """Drop the connection as a killed process does."""
         self.reset()

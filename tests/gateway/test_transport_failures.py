@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import trustme
 
 from router_core.gateway.reply import UpstreamFailure
 from router_core.gateway.transport.protocol import Origin
-from router_core.testing.upstream import UNRESOLVABLE, Behaviour, Exchange, Upstream, closed_port
+from router_core.testing.upstream import UNRESOLVABLE, Behaviour, Exchange, Upstream, closed_port, in_thread
 from router_core.testing.upstream_faults import (
     after,
     close_delimited,
@@ -368,6 +369,32 @@ async def test_a_connection_closed_in_the_last_moment_is_replaced_once(kit: Kit)
         await task
         peers[1].close()
     await kit.pool.aclose()
+
+
+@both_loops
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_all_idle_connections_may_be_gone_in_one_moment(
+    kit: Kit, authority: tuple[trustme.CA, Path], scheme: str
+) -> None:
+    """Every call is served, under TLS too: those on a dead connection each over one of their own."""
+    certificate = issue(authority, "good.pem", "127.0.0.1") if scheme == "https" else ""
+    with in_thread(Upstream(certificate=certificate)) as upstream:
+        origin = Origin(scheme, "127.0.0.1", upstream.port, str(authority[1] / "ca.pem"))
+        for body in (b"x", b"x" * 400_000):
+            upstream.queue(*(after(0.05, ok()) for _ in range(8)))
+            await asyncio.gather(*(kit.send(origin=origin) for _ in range(8)))
+            before, idle = upstream.connections, kit.pool.stats()[origin].idle
+            assert idle > 1
+            assert upstream.loop is not None
+            upstream.loop.call_soon_threadsafe(upstream.close_connections)
+            # Our loop stands still until the upstream, in its thread, has closed what is idle.
+            while upstream.open:
+                threading.Event().wait(0.001)
+            replies = await asyncio.gather(*(kit.send(body, origin=origin) for _ in range(8)))
+            assert [each.status for each in replies] == [200] * 8
+            assert upstream.connections >= before + idle
+            assert len([each for each in upstream.requests if each.body == body]) == 8
+        await kit.pool.aclose()
 
 
 @both_loops

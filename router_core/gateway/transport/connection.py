@@ -10,7 +10,7 @@ from typing import Final, Literal, Protocol
 from router_core.gateway.reply import FailureKind, Phase, Reply, UpstreamFailure
 from router_core.gateway.transport.answer import Answer, Names, Unusable
 from router_core.gateway.transport.chunks import Chunks
-from router_core.gateway.transport.tcp import never_read
+from router_core.gateway.transport.tcp import bytes_sent, never_read
 from router_core.gateway.values import Timeouts
 
 __all__ = ["Connection", "Owner", "StaleConnection"]
@@ -45,9 +45,9 @@ class Connection(asyncio.Protocol):
     """Carries one exchange after the other, never two at once."""
 
     __slots__ = (
-        "_answer", "_chunks", "_deadline", "_eof", "_loop", "_owner", "_paused", "_phase", "_reply",
-        "_reused", "_size", "_sock", "_started", "_state", "_timeouts", "_tls", "_transport", "_unsent",
-        "_written", "due", "retires",
+        "_answer", "_before", "_chunks", "_deadline", "_eof", "_loop", "_owner", "_paused", "_phase",
+        "_reply", "_reused", "_size", "_sock", "_started", "_state", "_timeouts", "_tls", "_transport",
+        "_unread", "_unsent", "due", "retires",
     )  # fmt: skip
 
     def __init__(
@@ -62,9 +62,12 @@ class Connection(asyncio.Protocol):
         self._state = _IDLE
         self._reused = False
         self._eof = False
+        self._unread = False
+        """Whether it is certain that the request of now was not read."""
         self._unsent = 0
         self._size = 0
-        self._written = 0
+        self._before = 0
+        """Bytes sent before the request of now."""
         self._paused = False
         self._chunks: Chunks | None = None
         self._reply: asyncio.Future[Reply] | None = None
@@ -92,7 +95,7 @@ class Connection(asyncio.Protocol):
         self.due = due if due < deadline else deadline
         self._answer.begin(stream)
         self._reply = reply = self._loop.create_future()
-        self._written += self._size
+        self._before += self._size
         self._size = size = len(head) + len(body)
         if size > _JOINED:
             self._unsent = size
@@ -181,6 +184,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        self._count()
 
     def data_received(self, data: bytes) -> None:
         if self._state != _BUSY:
@@ -205,6 +209,9 @@ class Connection(asyncio.Protocol):
         self._eof = True
         if self._state == _IDLE:
             self.drop()
+        elif not self._started:
+            # Under TLS the socket is closed already when the connection is lost.
+            self._unread = self._never_read(closed=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._state == _BUSY and exc is not None and not self._started and not self._tls:
@@ -281,6 +288,7 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
+        self._count()
         self._state = _IDLE
         self._reused = True
         self.due = _NEVER
@@ -302,8 +310,8 @@ class Connection(asyncio.Protocol):
             except Unusable as error:
                 self._fail(error.kind, "body", str(error))
             return
-        closed = self._eof or isinstance(exc, BrokenPipeError)
-        unread = not self._started and self._never_read(closed=closed)
+        closed = exc is None or isinstance(exc, BrokenPipeError)
+        unread = self._unread or (not self._started and self._never_read(closed=closed))
         if unread and self._reused:
             self._stale()
         else:
@@ -311,7 +319,13 @@ class Connection(asyncio.Protocol):
             self._fail("reset", self._phase, message, sent=not unread)
 
     def _never_read(self, *, closed: bool) -> bool:
-        return never_read(self._sock, self._size, None if self._tls else self._written, closed=closed)
+        return never_read(self._sock, self._before, closed=closed)
+
+    def _count(self) -> None:
+        """Ask the kernel what was sent so far: TLS sends more than what it was given."""
+        if self._tls:
+            self._before = bytes_sent(self._sock)
+            self._size = 0
 
     def _stale(self) -> None:
         reply = self._reply

@@ -7,7 +7,7 @@ import struct
 import sys
 from typing import Final
 
-__all__ = ["never_read", "open_socket"]
+__all__ = ["bytes_sent", "never_read", "open_socket"]
 
 _TCP_INFO: Final = 11
 _UNTIL_RETRANSMITTED: Final = 216
@@ -27,26 +27,38 @@ def open_socket(family: int) -> socket.socket:
     return sock
 
 
-def never_read(sock: socket.socket, size: int, before: int | None, *, closed: bool) -> bool:
-    """Return whether it is certain that nobody has read the last ``size`` bytes that were written.
+def bytes_sent(sock: socket.socket) -> int:
+    """Return how many bytes have left this machine, retransmissions not counted; -1 where nobody knows."""
+    counts = _counts(sock)
+    return counts[0] if counts is not None else -1
 
-    That is so when none of them left this machine: no more was ever sent than what had been written
-    ``before`` them (None: unknown, as under TLS). And it is so when the other side has closed (its end of
-    stream was seen: ``closed``) and has acknowledged none of them: the end acknowledges all that had arrived
-    until then, and what arrives later is thrown away. After a bare reset nothing else is certain. Systems
-    that do not tell: False.
+
+def never_read(sock: socket.socket, before: int, *, closed: bool) -> bool:
+    """Return whether it is certain that nobody has read what was sent after the first ``before`` bytes.
+
+    That is so when nothing of it left this machine. And it is so when the other side has closed (its end of
+    stream was seen: ``closed``) and has acknowledged none of it: the end acknowledges all that had arrived
+    until then, and what arrives later is thrown away. After a bare reset nothing is certain of what was sent.
+    Systems that do not tell: False.
     """
-    if sys.platform != "linux":
+    counts = _counts(sock)
+    if counts is None or before < 0:
         return False
+    sent, acknowledged = counts
+    return sent <= before or (closed and acknowledged <= before)
+
+
+def _counts(sock: socket.socket) -> tuple[int, int] | None:
+    """Return bytes sent and bytes acknowledged."""
+    if sys.platform != "linux":
+        return None
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _UNTIL_RETRANSMITTED)
     except OSError:
-        return False
+        return None
     if len(info) < _UNTIL_RETRANSMITTED:
-        return False
+        return None
     (acknowledged,) = struct.unpack_from("=Q", info, 120)
     sent, again = struct.unpack_from("=QQ", info, 200)
-    if before is not None and sent - again <= before:
-        return True
     # The first byte acknowledged is that of the handshake, which is not among those sent.
-    return closed and bool(sent - again - max(acknowledged - 1, 0) >= size)
+    return sent - again, max(acknowledged - 1, 0)
