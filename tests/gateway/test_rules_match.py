@@ -397,7 +397,7 @@ def test_the_index_finds_what_looking_at_every_rule_finds(rules: list[Rule], cal
 
 @pytest.mark.parametrize("seed", range(8))
 def test_branches_keep_to_the_order_of_all_rules(seed: int) -> None:
-    """Many rules that hang on different fields, most of which nearly hold: the first one decides all the same."""
+    """Many rules on different fields, most of which nearly hold: the first one decides all the same."""
     rng = Random(seed)
 
     def some() -> tuple[str, ...]:

@@ -32,7 +32,7 @@ class Entry:
     """One rule, as one leaf of the tree holds it.
 
     It is made ready when it is first looked at: of ten thousand few ever are, and a new configuration has to
-    be there at once.
+    be there at once. Those that every call looks at are made ready at once.
     """
 
     __slots__ = ("_checks", "_compiler", "_told", "place", "route", "rule")
@@ -53,11 +53,16 @@ class Entry:
         """Return whether the rule's condition holds."""
         checks = self._checks
         if checks is None:
-            checks = self._checks = self._compiler.checks(self.rule.condition, self._told)
+            checks = self.ready()
         for check in checks:  # a loop: all() of a generator costs three times as much
             if not check(attributes, now):
                 return False
         return True
+
+    def ready(self) -> tuple[Check, ...]:
+        """Compile its checks and return them."""
+        checks = self._checks = self._compiler.checks(self.rule.condition, self._told)
+        return checks
 
     def under(self, told: frozenset[str]) -> Entry:
         """Return it as a leaf further down holds it."""
@@ -81,6 +86,9 @@ class Node:
         if len(entries) > _FEW and len(told) < _DEEP:
             entries = self._tell_apart(entries, told)
         self.rest = tuple([each.under(told) for each in entries] if told else entries)
+        if not told:
+            for each in self.rest:
+                each.ready()
 
     def _tell_apart(self, entries: list[Entry], told: frozenset[str]) -> list[Entry]:
         """Hang the entries on branches; returns the rest."""
