@@ -117,10 +117,8 @@ class Gateway:
             EndpointUpkeep(self.lifecycle, self.events),
             self.ledger,
         ]
-        if self._path:
-            loops.append(
-                ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain)
-            )
+        # without a file it only sees to clients that were replaced
+        loops.append(ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain))
         return loops
 
     async def stop(self) -> None:
@@ -135,7 +133,7 @@ class Gateway:
     def _pipeline(self) -> Pipeline:
         clock = time.monotonic
         attempts = Attempts(
-            self.ledger, clock, touch=self.lifecycle.touch, saw_asleep=self.lifecycle.saw_asleep
+            self.ledger, clock, touch=self.lifecycle.touch, found_asleep=self.lifecycle.found_asleep
         )
         hedger, waker = Hedger(attempts, clock), Waker(self.lifecycle, clock)
         return Pipeline(

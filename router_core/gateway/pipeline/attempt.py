@@ -10,13 +10,14 @@ from router_core.gateway.accounting.ledger import Ledger
 from router_core.gateway.accounting.tokens import estimate_answer
 from router_core.gateway.accounting.usage import usage_of
 from router_core.gateway.call import Attempt, Call, Usage
-from router_core.gateway.outcome import CANCELLED, Outcome
+from router_core.gateway.outcome import CANCELLED, OK, Outcome
 from router_core.gateway.pipeline.relay import Relay
 from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.resilience.breaker import Permit
 from router_core.gateway.resilience.classify import classify, classify_failure
 from router_core.gateway.select.candidate import Candidate
 from router_core.gateway.streams.gate import hold
+from router_core.gateway.values import Deployment
 
 __all__ = ["ASLEEP", "NOT_ADMITTED", "Attempts", "Ended"]
 
@@ -40,31 +41,33 @@ class Ended:
 NOT_ADMITTED: Final = Ended(Outcome("overloaded", "retry", message="no permit was left"), None)
 """Another call took the last permit meanwhile. Nothing was sent."""
 ASLEEP: Final = Outcome("overloaded", "retry", status=503, message="the endpoint was asleep")
-"""A 503 of an endpoint that sleeps: no failure of the deployment, which is asked again once it is awake."""
+"""What an endpoint that sleeps answered: no failure of the deployment, which is asked again when awake."""
 
 
 class Attempts:
     """Makes attempts."""
 
-    __slots__ = ("_ledger", "_saw_asleep", "_time", "_touch")
+    __slots__ = ("_found_asleep", "_ledger", "_time", "_touch")
 
     def __init__(
         self, ledger: Ledger, time: Callable[[], float], *,
-        touch: Callable[[str], None], saw_asleep: Callable[[str], bool],
+        touch: Callable[[str], None], found_asleep: Callable[[str, int, bytes], bool],
     ) -> None:  # fmt: skip
-        """``touch`` is told the names of endpoints that are called, ``saw_asleep`` of those that answered
-        503: it returns whether they are to be woken."""
+        """``touch`` is told the names of endpoints that are called, ``found_asleep`` of those that answered
+        with an error: it returns whether that means that they are asleep."""
         self._ledger = ledger
         self._time = time
         self._touch = touch
-        self._saw_asleep = saw_asleep
+        self._found_asleep = found_asleep
 
     async def make(
-        self, call: Call, candidate: Candidate, *, hedge: bool = False, early: bool = False
+        self, call: Call, candidate: Candidate, max_cooldown: float, *, hedge: bool = False,
+        early: bool = False,
     ) -> Ended:  # fmt: skip
         """Make one attempt. Never raises but for a cancellation, which ends it at the upstream too.
 
-        ``early`` asks for a probe of an open circuit before its time.
+        ``max_cooldown`` is the longest Retry-After that is believed, in seconds. ``early`` asks for a probe
+        of an open circuit before its time.
         """
         deployment = candidate.deployment
         now = self._time()
@@ -85,21 +88,21 @@ class Attempts:
             reply = await candidate.client.send(call, deadline)
             attempt.status = reply.status
             if reply.chunks is None:
-                outcome = classify(reply)
+                outcome = classify(reply, max_cooldown=max_cooldown)
                 body = reply.body or b""
-                if outcome.status == 503 and deployment.endpoint and self._saw_asleep(deployment.endpoint):
+                if outcome.move != "done" and self._is_asleep(deployment, reply.status, body):
                     outcome = ASLEEP
                 elif outcome.move == "done":
                     attempt.first_byte = self._time() - now
                     usage = usage_of(call.endpoint, body) or estimate_answer(call, body)
                 ended = Ended(outcome, candidate, reply, body)
             else:
-                ended = await self._open(call, candidate, attempt, reply)
+                ended = await self._open(call, candidate, attempt, reply, max_cooldown)
                 relayed = isinstance(ended.body, Relay)
                 if relayed:
                     ended.body.carry(permit, self._finish)  # type: ignore[union-attr]
         except UpstreamFailure as failure:
-            ended = Ended(classify_failure(failure), candidate)
+            ended = Ended(classify_failure(failure, own_limit=deadline == call.deadline), candidate)
         finally:
             if not relayed:
                 self._finish(
@@ -107,19 +110,29 @@ class Attempts:
                 )
         return ended
 
-    async def _open(self, call: Call, candidate: Candidate, attempt: Attempt, reply: Reply) -> Ended:
+    def _is_asleep(self, deployment: Deployment, status: int, body: bytes) -> bool:
+        return bool(deployment.endpoint) and self._found_asleep(deployment.endpoint, status, body)
+
+    async def _open(
+        self, call: Call, candidate: Candidate, attempt: Attempt, reply: Reply, max_cooldown: float
+    ) -> Ended:  # fmt: skip
         """Hold a stream until its first content; what fails before it has failed as a whole."""
         limit = attempt.started + candidate.deployment.timeouts.first_byte
         try:
-            held = await hold(reply, deadline=min(limit, call.deadline), strip_usage=not call.wants_usage)
+            held = await hold(
+                reply, deadline=limit, total=call.deadline, strip_usage=not call.wants_usage,
+                max_cooldown=max_cooldown,
+            )  # fmt: skip
         except asyncio.CancelledError:
             await reply.aclose()
             raise
-        if held.first_failure is not None:
+        failure = held.first_failure
+        if failure is not None:
             await reply.aclose()
-            return Ended(held.first_failure, candidate)
+            refusal = held.refusal  # the answer that should have come instead of an event
+            return Ended(failure, candidate, refusal, b"" if refusal is None else refusal.body or b"")
         attempt.first_byte = self._time() - attempt.started
-        return Ended(classify(reply), candidate, reply, Relay(call, candidate, attempt, reply, held))
+        return Ended(OK, candidate, reply, Relay(call, candidate, attempt, reply, held))
 
     def _finish(
         self, call: Call, candidate: Candidate, attempt: Attempt, permit: Permit, outcome: Outcome,
@@ -129,5 +142,6 @@ class Attempts:
         now = self._time()
         seconds = now - attempt.started
         attempt.outcome, attempt.seconds = outcome.kind, seconds
-        candidate.standing.end(permit, outcome, now, seconds)
+        # how long a stream is says nothing about how quick its upstream is
+        candidate.standing.end(permit, outcome, now, attempt.first_byte or seconds)
         self._ledger.settle(call, attempt, candidate.deployment, usage, undone=outcome.safe)

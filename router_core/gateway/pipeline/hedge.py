@@ -29,12 +29,12 @@ class Hedger:
         self, call: Call, router: ModelRouter, candidate: Candidate, tried: list[str], budget: RetryBudget
     ) -> Ended:  # fmt: skip
         """Make an attempt, and a second one elsewhere if the first takes longer than the model allows."""
-        policy = router.model.hedge
+        policy, most = router.model.hedge, router.model.retry.retry_after_max
         if policy is None:
-            return await self._attempts.make(call, candidate)
+            return await self._attempts.make(call, candidate, most)
         share = self._share(router.id, policy.max_share)
         share.call()
-        first = asyncio.create_task(self._attempts.make(call, candidate))
+        first = asyncio.create_task(self._attempts.make(call, candidate, most))
         running = {first}
         try:
             done, _ = await asyncio.wait(running, timeout=policy.after)
@@ -42,7 +42,7 @@ class Hedger:
                 second = self._second(call, router, [*tried, candidate.id], share, budget)
                 if second is not None:
                     tried.append(second.id)
-                    running.add(asyncio.create_task(self._attempts.make(call, second, hedge=True)))
+                    running.add(asyncio.create_task(self._attempts.make(call, second, most, hedge=True)))
             return await _first_good(running)
         finally:
             await _cancel(running)

@@ -16,6 +16,7 @@ from router_core.gateway.registry import ModelRouter
 from router_core.gateway.resilience.budget import RetryBudget
 from router_core.gateway.select.candidate import Candidate
 from router_core.gateway.values import RetryPolicy
+from router_core.http.taskless import own_task
 
 __all__ = ["Retry"]
 
@@ -64,7 +65,7 @@ class Retry:
             if made and not budget.allowed():
                 return last
             if model.hedge is None or call.stream or early:
-                ended = await self._attempts.make(call, candidate, early=early)
+                ended = await self._attempts.make(call, candidate, policy.retry_after_max, early=early)
             else:
                 ended = await self._hedger.make(call, router, candidate, tried, budget)
             if ended.outcome is not ASLEEP or turns > _TURNS:
@@ -100,6 +101,7 @@ class Retry:
         """
         now = self._time()
         if router.sleepers:
+            await own_task()
             candidate = await self._waker.pick(call, router, tried, patient=patient)
         else:
             candidate = router.selector.pick(call, now, tried)
