@@ -17,6 +17,8 @@ _ALL = {
     "runpod_jobs": "a RunPod worker",
     "lambda_cold": "start of a Lambda function",
     "lambda_call": "one call of a Lambda function",
+    "gateway_decision": "the gateway's decision",
+    "gateway_http": "the gateway over HTTP",
 }
 
 

@@ -189,3 +189,31 @@ async def test_tools_and_unknown_fields_pass_through_untouched() -> None:
         assert sent.count(b'"model"') == 1
         assert upstream.requests[0].json()["model"] == "up"
         assert upstream.requests[0].headers["authorization"] == "Bearer key"
+
+
+async def test_a_shadow_rule_is_counted_and_decides_nothing() -> None:
+    """The calls that it would have taken go where they went before."""
+    shadow = """
+  - name: Trial
+    condition: {}
+    targetModels: [{modelId: claude-3-sonnet, weight: 1, fallbackOrder: 1}]
+    priority: 500
+    enabled: true
+    shadow: true
+"""
+    async with house(CONFIG.rstrip() + shadow) as made:
+        assert text_of(await made.ask("/v1/chat/completions", chat("auto"))) == "from gpt-4"
+        metrics = (await made.ask("/metrics")).body.decode()
+        assert 'model_router_routing_rule_matches{rule="Trial (shadow)"} 1' in metrics
+
+
+async def test_shares_of_a_rule_are_drawn_by_user() -> None:
+    """A split sends the same user the same way every time, and some of many users each way."""
+    split = CONFIG.replace("weight: 1.0", "weight: 0.5").replace("weight: 0.0", "weight: 0.5")
+    async with house(split) as made:
+        found: dict[str, set[str]] = {}
+        for user in [f"user-{number}" for number in range(24)] * 2:
+            answer = (await made.ask("/api/route", {**REQUEST, "userId": user})).json()
+            found.setdefault(user, set()).add(answer["modelId"])
+        assert all(len(models) == 1 for models in found.values())
+        assert set.union(*found.values()) == {"gpt-4", "claude-3-sonnet"}

@@ -88,7 +88,7 @@ class Pipeline:
         """Say who would serve a call, and why, without asking anybody or changing anything."""
         snapshot = self._registry.snapshot
         named = call.model_name != AUTO or AUTO in snapshot.models
-        rules = None if named else snapshot.rules.explain(call.attributes, wall.time(), key=call.sticky)
+        rules = None if named else snapshot.rules.explain(call.attributes, wall.time(), key=_split_by(call))
         resolved = self.resolve(call, snapshot, dry=True)
         now = self._time()
         decisions = [router.selector.explain(call, now) for router in resolved.routers]
@@ -121,7 +121,11 @@ class Pipeline:
         return Resolved((router,))
 
     def _by_rules(self, call: Call, snapshot: Snapshot, dry: bool) -> Resolved:
-        match = snapshot.rules.match(call.attributes, wall.time(), key=call.sticky or call.request_id)
+        key, now = _split_by(call), wall.time()
+        match = snapshot.rules.match(call.attributes, now, key=key)
+        if snapshot.rules.has_shadows and not dry:
+            for shadow in snapshot.rules.shadows(call.attributes, now, key=key):
+                self._on_rule(f"{shadow.rule.name} (shadow)")
         names = [snapshot.default_model] if match is None else list(match.targets)
         routers = []
         for name in names:
@@ -153,6 +157,11 @@ class Pipeline:
         if rule:
             headers += (("x-router-rule", rule),)
         return headers
+
+
+def _split_by(call: Call) -> str:
+    """Return what shares of rules are drawn by: the same for all calls of one session or user."""
+    return call.sticky or call.attributes.user_id or call.request_id
 
 
 def _stick(call: Call, by: str) -> None:

@@ -22,7 +22,7 @@ class RuleTable:
     out; shadow rules are only asked by ``shadows`` and ``explain``.
     """
 
-    __slots__ = ("_clocks", "_live", "_places", "_rng", "_shadow", "rules")
+    __slots__ = ("_clocks", "_live", "_places", "_rng", "_shadow", "has_shadows", "rules")
 
     def __init__(self, rules: Iterable[Rule] = (), *, rng: random.Random | None = None) -> None:
         self.rules = tuple(sorted((rule for rule in rules if rule.enabled), key=lambda rule: -rule.priority))
@@ -34,7 +34,10 @@ class RuleTable:
             Entry(rule, place, compiler, frozenset(), Route(rule)) for place, rule in enumerate(self.rules)
         ]
         self._live = Node([each for each in entries if not each.rule.shadow])
-        self._shadow = Node([each for each in entries if each.rule.shadow])
+        shadows = [each for each in entries if each.rule.shadow]
+        self._shadow = Node(shadows)
+        self.has_shadows = bool(shadows)
+        """Whether there is any shadow rule to ask."""
         self._places = entries
         for name in {
             each.condition.time_of_day.timezone for each in self.rules if each.condition.time_of_day
