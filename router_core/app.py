@@ -122,6 +122,9 @@ class App:
         """``await app.handle(request)`` answers a request; errors are answers too."""
         self.admit = parts.stack.admit
         """Judges a request before its body is read."""
+        self.admission = parts.stack.admission
+        self.admitted = parts.stack.admitted
+        """``handle`` in two steps, for heads that come again and again."""
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
         self._drained = False

@@ -12,103 +12,30 @@ Both ways lead to the same ``app.handle``, and what can be seen from outside is 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
 from handlers.local.asgi import SMALL
+from handlers.local.direct_cycle import DirectCycle
 from handlers.local.direct_stream import stream
+from handlers.local.known_head import KnownHead, known_head
 from handlers.local.protocol_httptools import EXTENSIONS, StrictHttpToolsProtocol
 from router_core.errors import RouterError
-from router_core.http.disconnect import Watched
-from router_core.http.head import Head, read_fields
+from router_core.http.head import read_fields
 from router_core.http.message import Request, Response
 from router_core.http.problem import problem_response
+from router_core.middleware.headers import with_headers
 from router_core.telemetry.events import Note
 from router_core.types import ANONYMOUS
 
-__all__ = ["DirectCycle", "DirectHttpToolsProtocol"]
+__all__ = ["DirectHttpToolsProtocol"]
 
+_STRANGE: Final = 8
+"""Requests in a row after which no more heads are remembered: this peer never sends the same one twice."""
 _LARGEST: Final = 256 * 1024
 """A longer body goes out in pieces, so that a slow reader costs one piece of memory."""
-
-
-class _NoEvent:
-    """Nobody waits for the body of a request that is handed over whole."""
-
-    __slots__ = ()
-
-    def set(self) -> None:
-        """Do nothing."""
-
-
-class DirectCycle(Watched, Mapping[str, Any]):
-    """One request that came through the door; looks to uvicorn's protocol like a cycle of its own.
-
-    It is ``Request.native`` as well, the ASGI scope, which is only made when somebody looks into it.
-    """
-
-    __slots__ = ("_scope", "body", "disconnected", "head", "keep_alive", "method", "more_body", "protocol",
-                 "response_complete", "response_started", "task", "url", "version")  # fmt: skip
-
-    message_event = _NoEvent()
-
-    def __init__(
-        self, protocol: DirectHttpToolsProtocol, head: Head, method: str, url: bytes, version: str,
-        keep_alive: bool,
-    ) -> None:  # fmt: skip
-        self.protocol = protocol
-        self.head = head
-        self.method = method
-        self.url = url
-        self.version = version
-        self.keep_alive = keep_alive
-        self.body: bytes | bytearray = b""
-        self.more_body = True
-        self.disconnected = False
-        self.response_started = False
-        self.response_complete = False
-        self.task: asyncio.Task[None] | None = None
-        self.interrupts = False
-        self.happened = False
-        self._scope: dict[str, Any] | None = None
-
-    async def gone(self) -> None:
-        """Return when the peer has gone."""
-        await self.protocol.gone()
-
-    def forget(self) -> None:
-        """Leave the task alone, whoever goes."""
-        self.interrupts = False
-
-    def acquit(self) -> None:
-        """Take the cancellation back."""
-        if self.task is not None:
-            self.task.uncancel()
-
-    def interrupt(self) -> None:
-        """Cancel the task, where that was asked for."""
-        if self.interrupts and self.task is not None:
-            self.interrupts = False
-            self.happened = True
-            self.task.cancel()
-
-    @property
-    def scope(self) -> dict[str, Any]:
-        """The ASGI scope."""
-        if self._scope is None:
-            self._scope = self.protocol.scope_of(self)
-        return self._scope
-
-    def __getitem__(self, name: str) -> Any:
-        return self.scope[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.scope)
-
-    def __len__(self) -> int:
-        return len(self.scope)
 
 
 class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
@@ -126,8 +53,54 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
         self._gone: asyncio.Event | None = None
+        self._begun: DirectCycle | None = None
+        """A request that is complete, until all that came with it is parsed."""
+        self._known: KnownHead | None = None
+        self._strange = 0
+        """Requests in a row that had another head than the one before."""
 
     # --- requests --------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Take a request whose head is known as it is; parse everything else."""
+        fresh = self._phase == 0 and not self._fed
+        if fresh and self._known is not None and self._take_known(data, self._known):
+            return
+        super().data_received(data)
+        cycle, self._begun = self._begun, None
+        if cycle is not None:
+            self._begin_direct(cycle, data if fresh else b"")
+
+    def _take_known(self, data: bytes, known: KnownHead) -> bool:
+        """Begin the request that these bytes are, if they are one with the head of the last."""
+        door, last = self.door, self.cycle
+        if not last.response_complete or self._deaf or not door.is_open:
+            return False
+        if len(self.connections) > self._limits.max_connections:
+            return False
+        cycle = known.read(data, self)
+        if cycle is None or cycle.admission is None:
+            return False
+        if self._timer is not None:
+            self._disarm()
+        self._shared = self._strange = 0
+        self.cycle = cycle
+        cycle.begin(door.admitted(self._request(cycle), cycle.admission))
+        return True
+
+    def _begin_direct(self, cycle: DirectCycle, data: bytes) -> None:
+        """Begin to answer a request that was parsed; ``data``: it may be all of this."""
+        door = self.door
+        request = self._request(cycle)
+        admission = door.admission(request) if cycle.url in door.taskless else None
+        if admission is None:
+            cycle.begin_task(door.handle(request))
+            return
+        if self._strange < _STRANGE:
+            self._strange += 1
+            self._known = known_head(data, cycle, admission)
+        cycle.admission = admission
+        cycle.begin(door.admitted(self._request(cycle), admission))
 
     def _unset_keepalive_if_required(self) -> None:
         """Do nothing: the one timer here stays, and looks at the clock."""
@@ -190,9 +163,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             super()._end_request()
             return
         cycle.more_body = False
-        task = self.loop.create_task(self._answer(cycle))
-        cycle.task = task
-        self.tasks.add(task)
+        self._begun = cycle
 
     async def gone(self) -> None:
         """Return when the connection has ended."""
@@ -225,10 +196,10 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
 
     # --- answers ---------------------------------------------------------------------------------
 
-    async def _answer(self, cycle: DirectCycle) -> None:
-        door, head = self.door, cycle.head
-        client = self.client
-        request = Request(
+    def _request(self, cycle: DirectCycle) -> Request:
+        head, client, admission = cycle.head, self.client, cycle.admission
+        principal = None if admission is None else admission.principal
+        return Request(
             cycle.method,
             head.path,
             head.query,
@@ -237,24 +208,30 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             head.request_id,
             client[0] if client else "",
             self.scheme or "http",
-            ANONYMOUS,
+            principal or ANONYMOUS,
             _NO_PARAMS,
             cycle,
             "",
             cycle.gone,
         )
+
+    async def answer(self, cycle: DirectCycle, coming: Awaitable[Response]) -> None:
+        """Send an answer when it comes."""
+        door, request_id = self.door, cycle.head.request_id
         try:
             try:
-                response = await door.handle(request)
+                response = await coming
+                if cycle.admission is not None:
+                    response = with_headers(response, request_id)
             except Exception as error:
                 door.events.emit(Note("handle_failed", "error", "the app raised", error=error))
-                response = problem_response(RouterError(), instance=request.path, request_id=request.id)
+                response = problem_response(RouterError(), instance=cycle.head.path, request_id=request_id)
             if type(response.body) is not bytes:
                 if await stream(self, cycle, response):
                     return
-            elif self._write(cycle, response):
+            elif self._write_plain(cycle, response):
                 return
-            await door.send(self._uvicorn_cycle(cycle), response, request.id)
+            await door.send(self._uvicorn_cycle(cycle), response, request_id)
         except BaseException as error:
             if cycle.response_started:
                 raise
@@ -262,29 +239,34 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         finally:
             self.tasks.discard(cycle.task)
 
-    def _write(self, cycle: DirectCycle, response: Response) -> bool:
-        """Write an answer, if it is one of the plain ones."""
-        body, fields = response.body, response.headers
-        if not isinstance(body, bytes) or len(body) > _LARGEST or not fields or cycle.method == "HEAD":
+    def write(self, cycle: DirectCycle, response: Response) -> bool:
+        """Write an answer of ``door.admitted``, if it is one of the plain ones."""
+        if type(response.body) is not bytes:
             return False
-        if (
-            cycle.disconnected
-            or self.flow.write_paused
-            or fields[-1] != ("x-request-id", cycle.head.request_id)
-        ):
+        return self._write(cycle, response.body, response.status, self.door.full_block(response))
+
+    def _write_plain(self, cycle: DirectCycle, response: Response) -> bool:
+        """Write an answer with all its headers, if it is one of the plain ones."""
+        body, fields = response.body, response.headers
+        if not isinstance(body, bytes) or not fields or fields[-1] != ("x-request-id", cycle.head.request_id):
             return False
         try:
             block = self.door.block(response.status, fields[:-1])
         except ValueError:
             return False
-        if block is None:
+        return self._write(cycle, body, response.status, block)
+
+    def _write(self, cycle: DirectCycle, body: bytes, status: int, block: bytes | None) -> bool:
+        if block is None or cycle.disconnected or self.flow.write_paused:
+            return False
+        if len(body) > _LARGEST or cycle.method == "HEAD":
             return False
         keep_alive = cycle.keep_alive
         cycle.response_started = cycle.response_complete = True
         self.transport.write(
             b"%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n%b\r\n%b"
             % (
-                STATUS_LINE[response.status],
+                STATUS_LINE[status],
                 self.door.front(self.server_state.default_headers),
                 block,
                 cycle.head.request_id.encode("ascii"),

@@ -11,7 +11,8 @@ from router_core.http.message import Response
 from router_core.telemetry.events import Note
 
 if TYPE_CHECKING:
-    from handlers.local.direct import DirectCycle, DirectHttpToolsProtocol
+    from handlers.local.direct import DirectHttpToolsProtocol
+    from handlers.local.direct_cycle import DirectCycle
 
 __all__ = ["stream"]
 

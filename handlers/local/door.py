@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from router_core.http.head import MAX_TARGET
-from router_core.http.message import Response
+from router_core.http.message import Request, Response
+from router_core.http.taskless import TASKLESS
+from router_core.middleware.headers import with_headers
 from router_core.telemetry.events import Note
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
     from handlers.local.asgi import AsgiApp
+    from router_core.middleware.exchange import Admission
 
 __all__ = ["Door"]
 
@@ -27,7 +31,8 @@ _BODILESS: Final = frozenset({204, 304})
 class Door:
     """What the connections of one server share."""
 
-    __slots__ = ("_asgi", "_blocks", "_date", "_dates", "_targets", "events", "handle", "ids", "settings")
+    __slots__ = ("_asgi", "_blocks", "_date", "_dates", "_full", "_targets", "admission", "admitted",
+                 "events", "handle", "ids", "settings", "taskless")  # fmt: skip
 
     def __init__(self, asgi: AsgiApp) -> None:
         self._asgi = asgi
@@ -35,6 +40,15 @@ class Door:
         self.events = asgi.app.events
         self.settings = asgi.app.settings
         self.ids = asgi.ids
+        app: Any = asgi.app
+        self.admission: Callable[[Request], Admission | None] = getattr(app, "admission", None) or _nobody
+        self.admitted: Callable[[Request, Admission], Coroutine[Any, Any, Response]]
+        self.admitted = getattr(app, "admitted", None) or _never
+        self.taskless = frozenset(
+            route.path.encode() for route in getattr(app, "routes", ()) if route.meta.get(TASKLESS)
+        )
+        """Targets whose answers are begun without a task."""
+        self._full: dict[int, tuple[tuple[tuple[str, str], ...], int, bytes | None]] = {}
         self._targets: dict[bytes, str] = {}
         self._blocks: dict[tuple[int, tuple[tuple[str, str], ...]], bytes | None] = {}
         self._dates: list[tuple[bytes, bytes]] = []
@@ -80,6 +94,25 @@ class Door:
         self._blocks[status, fields] = block
         return block
 
+    def full_block(self, response: Response) -> bytes | None:
+        """Return the header fields of an answer together with those that every answer carries.
+
+        Most routes give the same tuple again and again: it is known by its identity, for to compare it takes
+        longer than to write it.
+        """
+        fields, status = response.headers, response.status
+        known = self._full.get(id(fields))
+        if known is not None and known[0] is fields and known[1] == status:
+            return known[2]
+        try:
+            block = self.block(status, with_headers(response, "").headers[:-1])
+        except ValueError:
+            return None
+        if len(self._full) >= _CACHE_SIZE:
+            self._full.clear()
+        self._full[id(fields)] = (fields, status, block)
+        return block
+
     def front(self, default_headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return the header fields of every answer; uvicorn makes a new list of them each second."""
         if default_headers is not self._dates:
@@ -105,3 +138,11 @@ class Door:
             await self._asgi.sender.send(scope, response, send, receive, request_id)
 
         await cycle.run_asgi(app)
+
+
+def _nobody(_request: Request) -> None:
+    """Admit nobody for good."""
+
+
+async def _never(_request: Request, _admission: Admission) -> Response:
+    raise RuntimeError("nobody was admitted")

@@ -11,7 +11,7 @@ from router_core.types import Principal
 if TYPE_CHECKING:
     from router_core.routing.route import Route
 
-__all__ = ["Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher"]
+__all__ = ["Admission", "Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher"]
 
 
 class Match(Protocol):
@@ -52,6 +52,16 @@ class Exchange:
         """Set when authentication is configured."""
         self.error: BaseException | None = None
         """What the answer was made from, if it is an error."""
+
+
+class Admission:
+    """What the gates say to every request with the same head: which route it leads to, and who asks."""
+
+    __slots__ = ("match", "principal")
+
+    def __init__(self, match: Match, principal: Principal | None) -> None:
+        self.match = match
+        self.principal = principal
 
 
 Dispatch = Callable[[Request, "Route"], Awaitable[Response]]

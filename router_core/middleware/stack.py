@@ -24,7 +24,15 @@ from time import perf_counter
 
 from router_core.http.message import Request, Response
 from router_core.middleware.errors import Errors, ExceptionHandler
-from router_core.middleware.exchange import Authenticator, Dispatch, Exchange, Gate, Match, Matcher
+from router_core.middleware.exchange import (
+    Admission,
+    Authenticator,
+    Dispatch,
+    Exchange,
+    Gate,
+    Match,
+    Matcher,
+)
 from router_core.middleware.gates import (
     allowed_hosts,
     authenticate_gate,
@@ -47,16 +55,19 @@ __all__ = ["Stack", "build_stack"]
 class Stack:
     """The compiled layers: ``handle`` answers a request, ``admit`` judges one whose body is still to come."""
 
-    __slots__ = ("_dispatch", "_errors", "_events", "_gates", "layers")
+    __slots__ = ("_dispatch", "_errors", "_events", "_gates", "_lasting", "layers")
 
     def __init__(
-        self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events
-    ) -> None:
+        self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events,
+        lasting: bool = False,
+    ) -> None:  # fmt: skip
+        """``lasting``: whoever is known now is known for as long as this lives."""
         self.layers = ("record", "headers", "errors", *[name for name, _ in gates], "dispatch")
         self._gates = tuple(gate for _, gate in gates)
         self._dispatch = dispatch
         self._errors = errors
         self._events = events
+        self._lasting = lasting
 
     async def handle(self, request: Request, match: Match | None = None) -> Response:
         """Answer; errors are answers too. Who has looked for the ``match`` already may bring it along."""
@@ -78,6 +89,40 @@ class Stack:
         except Exception as error:
             response = await self._errors.answer(error, exchange)
         return recorded(self._events, exchange, with_headers(response, request.id), started)
+
+    def admission(self, request: Request) -> Admission | None:
+        """Return what the gates say to this request and to every other with the same head.
+
+        None where it is refused, or where the gates have to be asked each time: ``handle`` does that.
+        """
+        exchange = Exchange(request)
+        try:
+            for gate in self._gates if self._lasting else ():
+                waiting = gate(exchange)
+                if waiting is not None:
+                    close = getattr(waiting, "close", None)
+                    if close is not None:
+                        close()
+                    return None
+        except Exception:
+            return None  # ``handle`` meets it again, and says so
+        match = exchange.match
+        return None if match is None or match.path_params else Admission(match, exchange.principal)
+
+    async def admitted(self, request: Request, admission: Admission) -> Response:
+        """Answer a request that has its ``admission``, and its principal from there.
+
+        As ``handle`` answers it, but without the headers that every answer carries: for an adapter that has
+        these at hand in the form in which it sends them.
+        """
+        started = perf_counter()
+        exchange = Exchange(request, admission.match)
+        exchange.principal = admission.principal
+        try:
+            response = await self._dispatch(request, admission.match.route)
+        except Exception as error:
+            response = await self._errors.answer(error, exchange)
+        return recorded(self._events, exchange, response, started)
 
     async def explain(self, error: Exception, request: Request, route: Route | None = None) -> Response:
         """Answer an error that an adapter met itself, the way ``handle`` answers it."""
@@ -119,7 +164,8 @@ def build_stack(
         ("scopes", scopes_gate() if authenticator is not None else None),
     ]
     configured = [(name, gate) for name, gate in gates if gate is not None]
-    return Stack(configured, dispatch, Errors(exception_handlers or {}, events), events)
+    lasting = authenticator is None or bool(getattr(authenticator, "lasting", False))
+    return Stack(configured, dispatch, Errors(exception_handlers or {}, events), events, lasting)
 
 
 def _informed(request: Request, principal: Principal | None, match: Match) -> Request:

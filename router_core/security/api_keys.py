@@ -97,6 +97,9 @@ class ApiKeys:
 
     __slots__ = ("_by_digest", "_by_id", "_words")
 
+    lasting = True
+    """A key that opens now opens for as long as this object lives."""
+
     def __init__(self, keys: Iterable[ApiKey], words: _Words | None = None) -> None:
         self._words = words or CALLERS
         self._by_digest: dict[bytes, ApiKey] = {}

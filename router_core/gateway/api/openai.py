@@ -28,6 +28,7 @@ from router_core.gateway.registry import Registry
 from router_core.gateway.values import ENDPOINTS
 from router_core.http.disconnect import interrupt_when_gone
 from router_core.http.message import Request, Response
+from router_core.http.taskless import TASKLESS, own_task
 from router_core.routing.router import Router
 
 __all__ = ["CLIENT_GONE", "OpenAIRoutes"]
@@ -68,9 +69,8 @@ class OpenAIRoutes:
         for endpoint in ENDPOINTS:
             name = endpoint.replace("/", "_")
             handler = _handler(self, endpoint, name)
-            router.post(f"/v1/{endpoint}", meta=dict(OPENAI_ERRORS), name=name, summary=_SUMMARIES[endpoint])(
-                handler
-            )
+            meta = {**OPENAI_ERRORS, TASKLESS: True}
+            router.post(f"/v1/{endpoint}", meta=meta, name=name, summary=_SUMMARIES[endpoint])(handler)
 
         @router.get("/v1/models", meta=dict(OPENAI_ERRORS), summary="List the models")
         async def list_models() -> dict[str, Any]:
@@ -86,6 +86,8 @@ class OpenAIRoutes:
     async def serve(self, endpoint: str, request: Request) -> Response:
         """Answer one call of a model."""
         call = self.read(endpoint, request)
+        if call.stream:
+            await own_task()
         interruption = interrupt_when_gone(request)
         try:
             served = await self._pipeline.serve(call)

@@ -12,6 +12,7 @@ from router_core.gateway.transport.answer import Answer, Names, Unusable
 from router_core.gateway.transport.chunks import Chunks
 from router_core.gateway.transport.tcp import bytes_sent, never_read
 from router_core.gateway.values import Timeouts
+from router_core.http.taskless import Prompt
 
 __all__ = ["Connection", "Owner", "StaleConnection"]
 
@@ -70,7 +71,7 @@ class Connection(asyncio.Protocol):
         """Bytes sent before the request of now."""
         self._paused = False
         self._chunks: Chunks | None = None
-        self._reply: asyncio.Future[Reply] | None = None
+        self._reply: Prompt[Reply] | None = None
         self.due = _NEVER
         """When ``expire`` is to be called."""
         self.retires = self._loop.time() + max_age
@@ -84,7 +85,7 @@ class Connection(asyncio.Protocol):
 
     def ask(
         self, head: bytes, body: bytes, timeouts: Timeouts, deadline: float, stream: bool, now: float
-    ) -> asyncio.Future[Reply]:
+    ) -> Prompt[Reply]:
         """Send a request; what becomes of it: a reply, UpstreamFailure, or StaleConnection."""
         self._state = _BUSY
         self._started = False
@@ -94,7 +95,8 @@ class Connection(asyncio.Protocol):
         due = now + timeouts.first_byte
         self.due = due if due < deadline else deadline
         self._answer.begin(stream)
-        self._reply = reply = self._loop.create_future()
+        reply: Prompt[Reply] = Prompt(self._loop)
+        self._reply = reply
         self._before += self._size
         self._size = size = len(head) + len(body)
         if size > _JOINED:
@@ -104,7 +106,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         return reply
 
-    def forsake(self, reply: asyncio.Future[Reply]) -> None:
+    def forsake(self, reply: Prompt[Reply]) -> None:
         """Hang up: whoever waited for this answer is gone."""
         if self._reply is reply:
             self.drop()

@@ -15,6 +15,7 @@ from router_core.gateway.transport.protocol import MAX_BODY, Origin, Transport
 from router_core.gateway.transport.resolve import Resolver
 from router_core.gateway.transport.tls import Contexts
 from router_core.gateway.values import Timeouts
+from router_core.http.taskless import own_task
 
 __all__ = ["ConnectionPool"]
 
@@ -52,7 +53,10 @@ class ConnectionPool(Transport):
         if now >= deadline:
             raise UpstreamFailure("timeout", "total", "no time was left for this attempt")
         lane = self._lanes.get(origin) or self._lane(origin)
-        connection = lane.take(now) or await lane.acquire(timeouts, deadline)
+        connection = lane.take(now)
+        if connection is None:
+            await own_task()
+            connection = await lane.acquire(timeouts, deadline)
         reply = connection.ask(head, body, timeouts, deadline, stream, now)
         try:
             return await reply
@@ -62,6 +66,7 @@ class ConnectionPool(Transport):
         except StaleConnection:
             pass
         # Once is enough: a connection that was never used cannot have been given up for being idle.
+        await own_task()
         lane = self._lanes.get(origin) or self._lane(origin)
         connection = await lane.acquire(timeouts, deadline, fresh=True)
         reply = connection.ask(head, body, timeouts, deadline, stream, loop.time())

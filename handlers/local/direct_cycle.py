@@ -1,0 +1,153 @@
+"""One request that came through the door below ASGI, and the steps of its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from router_core.http.disconnect import Watched
+from router_core.http.head import Head
+from router_core.http.message import Response
+from router_core.http.taskless import Prompt, Rest
+
+if TYPE_CHECKING:
+    from handlers.local.direct import DirectHttpToolsProtocol
+    from router_core.middleware.exchange import Admission
+
+__all__ = ["DirectCycle"]
+
+
+class _NoEvent:
+    """Nobody waits for the body of a request that is handed over whole."""
+
+    __slots__ = ()
+
+    def set(self) -> None:
+        """Do nothing."""
+
+
+class DirectCycle(Watched, Mapping[str, Any]):
+    """One request that came through the door; looks to uvicorn's protocol like a cycle of its own.
+
+    It is ``Request.native`` as well, the ASGI scope, which is only made when somebody looks into it.
+
+    The answer to a route that is ``TASKLESS`` is made step by step here (``begin``), from one ``Prompt`` to
+    the next. Whatever else it waits for, and an answer that is more than bytes, goes on in a task.
+    """
+
+    __slots__ = ("_coming", "_scope", "_waiting", "admission", "body", "disconnected", "head", "keep_alive",
+                 "method", "more_body", "protocol", "response_complete", "response_started", "task", "url",
+                 "version")  # fmt: skip
+
+    message_event = _NoEvent()
+
+    def __init__(
+        self, protocol: DirectHttpToolsProtocol, head: Head, method: str, url: bytes, version: str,
+        keep_alive: bool,
+    ) -> None:  # fmt: skip
+        self.protocol = protocol
+        self.head = head
+        self.method = method
+        self.url = url
+        self.version = version
+        self.keep_alive = keep_alive
+        self.body: bytes | bytearray = b""
+        self.more_body = True
+        self.disconnected = False
+        self.response_started = False
+        self.response_complete = False
+        self.task: asyncio.Task[None] | None = None
+        self.interrupts = False
+        self.happened = False
+        self._scope: dict[str, Any] | None = None
+        self._waiting: Prompt[Any] | None = None
+        self.admission: Admission | None = None
+        """What the gates have said, where they need not be asked: its answer is one of ``door.admitted``."""
+
+    # --- steps -----------------------------------------------------------------------------------
+
+    def begin(self, coming: Coroutine[Any, Any, Response]) -> None:
+        """Take the first step of an answer."""
+        self._coming = coming
+        self._step(None)
+
+    def begin_task(self, coming: Coroutine[Any, Any, Response]) -> None:
+        """Make an answer, or the rest of one, in a task."""
+        protocol = self.protocol
+        self.task = task = protocol.loop.create_task(protocol.answer(self, coming))
+        protocol.tasks.add(task)
+
+    def _step(self, _prompt: Prompt[Any] | None, error: BaseException | None = None) -> None:
+        coming = self._coming
+        try:
+            waiting = coming.send(None) if error is None else coming.throw(error)
+        except StopIteration as done:
+            self._waiting = None
+            if not self.protocol.write(self, done.value):
+                self.begin_task(_given(done.value))
+        except BaseException as failed:
+            self._waiting = None
+            self.begin_task(_failed(failed))
+        else:
+            if type(waiting) is Prompt:
+                waiting._asyncio_future_blocking = False
+                waiting.listener = self._step
+                self._waiting = waiting
+            else:
+                self._waiting = None
+                self.begin_task(Rest(coming, waiting))
+
+    # --- the peer goes away ----------------------------------------------------------------------
+
+    async def gone(self) -> None:
+        """Return when the peer has gone."""
+        await self.protocol.gone()
+
+    def forget(self) -> None:
+        """Leave the answer alone, whoever goes."""
+        self.interrupts = False
+
+    def acquit(self) -> None:
+        """Take the cancellation back."""
+        if self.task is not None:
+            self.task.uncancel()
+
+    def interrupt(self) -> None:
+        """Cancel the answer, where that was asked for."""
+        if self.interrupts:
+            self.interrupts = False
+            self.happened = True
+            if self.task is not None:
+                self.task.cancel()
+            elif self._waiting is not None:
+                self._waiting.listener = None
+                self._step(None, asyncio.CancelledError())
+
+    # --- the ASGI scope --------------------------------------------------------------------------
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """The ASGI scope."""
+        if self._scope is None:
+            self._scope = self.protocol.scope_of(self)
+        return self._scope
+
+    def __getitem__(self, name: str) -> Any:
+        return self.scope[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scope)
+
+    def __len__(self) -> int:
+        return len(self.scope)
+
+
+async def _given(response: Response) -> Response:
+    """Return an answer that is there already."""
+    return response
+
+
+async def _failed(error: BaseException) -> Response:
+    """Raise what an answer has come to already."""
+    raise error
