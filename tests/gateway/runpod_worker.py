@@ -14,7 +14,7 @@ from router_core.gateway.values import Secret, Timeouts
 from router_core.testing.runpod_api import RunpodApi
 from tests.gateway.calling import deployment
 
-__all__ = ["CHUNKS", "HELLO", "KEY", "cancelled", "make", "put_out", "submitted", "take", "working"]
+__all__ = ["CHUNKS", "HELLO", "KEY", "QUICK", "cancelled", "make", "put_out", "submitted", "take", "working"]
 
 HELLO: Any = {"messages": [{"role": "user", "content": "hello"}]}
 KEY = "rp-test-key"

@@ -13,7 +13,8 @@ from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel
 
-from router_core.errors import HTTPError, Misconfigured
+from router_core.errors import HTTPError
+from router_core.gateway.clients import chat_stream
 from router_core.gateway.clients.anthropic import AnthropicClient
 from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.transport.pool import ConnectionPool
@@ -270,6 +271,10 @@ async def _drain(reply: Reply) -> None:
     await read(reply)
 
 
+async def _forever(exchange: Any) -> None:
+    await exchange.forever().wait()
+
+
 @pytest.mark.parametrize(
     "piece",
     [
@@ -288,7 +293,7 @@ async def test_garbage_in_a_stream_is_malformed(
     async def run(exchange: Any) -> None:
         await exchange.head(200, SSE)
         await exchange.chunk(piece)
-        await exchange.forever().wait()
+        await _forever(exchange)
 
     api.upstream.queue(Behaviour("garbage", run))
     reply = await ask(client, "chat/completions", {"messages": HELLO, "stream": True})
@@ -335,17 +340,13 @@ async def test_closing_hangs_up(api: AnthropicApi, client: AnthropicClient) -> N
             assert b"assistant" in await anext(reply.chunks)
         await reply.aclose()
         await api.upstream.until(lambda: api.upstream.open == 0)
-    api.upstream.queue(Behaviour("hang", lambda exchange: _forever(exchange)))
+    api.upstream.queue(Behaviour("hang", _forever))
     task = asyncio.ensure_future(ask(client, "chat/completions", {"messages": HELLO}))
     await api.upstream.until(lambda: api.upstream.in_flight == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await api.upstream.until(lambda: api.upstream.open == 0)
-
-
-async def _forever(exchange: Any) -> None:
-    await exchange.forever().wait()
 
 
 async def test_connection_is_used_again_after_a_stream(api: AnthropicApi, client: AnthropicClient) -> None:
@@ -355,10 +356,28 @@ async def test_connection_is_used_again_after_a_stream(api: AnthropicApi, client
     assert api.upstream.connections == 1
 
 
+async def test_upstream_that_does_not_end_is_left(
+    api: AnthropicApi, client: AnthropicClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last event the answer has to end soon: a stream is not held open for nothing."""
+    monkeypatch.setattr(chat_stream, "_END", 0.01)
+
+    async def run(exchange: Any) -> None:
+        await exchange.head(200, SSE)
+        await exchange.chunk(b'data: {"type": "message_start", "message": {}}\n\n')
+        await exchange.chunk(b'data: {"type": "message_stop"}\n\n')
+        await exchange.forever().wait()
+
+    api.upstream.queue(Behaviour("endless", run))
+    got = await events(await ask(client, "chat/completions", {"messages": HELLO, "stream": True}))
+    assert got[-1] == "[DONE]"
+    await api.upstream.until(lambda: api.upstream.open == 0)
+
+
 async def test_silence_is_a_timeout(api: AnthropicApi, pool: ConnectionPool) -> None:
     """An upstream that says nothing is given up after the patience of the deployment."""
     client = make(api, pool, timeouts=Timeouts(first_byte=0.05))
-    api.upstream.queue(Behaviour("hang", lambda exchange: _forever(exchange)))
+    api.upstream.queue(Behaviour("hang", _forever))
     with pytest.raises(UpstreamFailure) as caught:
         await ask(client, "chat/completions", {"messages": HELLO})
     assert caught.value.kind == "timeout"
@@ -379,14 +398,3 @@ async def test_what_is_not_there(client: AnthropicClient) -> None:
         with pytest.raises(HTTPError) as caught:
             await ask(client, endpoint, {"prompt": "x"})
         assert caught.value.status == 422
-
-
-@pytest.mark.parametrize(
-    "args", [{"max_tokens": 0}, {"max_tokens": "x"}, {"beta": 5}, {"pass_fields": [5]}, {"version": 5}]
-)
-def test_wrong_arguments_are_refused(args: dict[str, Any]) -> None:
-    """A wrong argument is told when the client is made, and so is a key that is missing."""
-    with pytest.raises(Misconfigured):
-        AnthropicClient(deployment("anthropic", key=Secret("sk-ant-1"), args=args), ConnectionPool())
-    with pytest.raises(Misconfigured, match="key"):
-        AnthropicClient(deployment("anthropic"), ConnectionPool())

@@ -66,7 +66,7 @@ KINDS = ("messageStart contentBlockStart contentBlockDelta contentBlockStop mess
 USER = [{"role": "user", "content": "x"}]
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(st.dictionaries(st.sampled_from(FIELDS), ASKED, max_size=5), st.booleans())
 def test_requests(fields: dict[str, Any], talk: bool) -> None:
     """A request is written, or refused with a 400."""
@@ -79,7 +79,7 @@ def test_requests(fields: dict[str, Any], talk: bool) -> None:
             ConverseWriter(model, traits).write(request)
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(TOLD)
 def test_whole_answers(value: Any) -> None:
     """An answer is read, or the upstream has failed."""
@@ -90,7 +90,7 @@ def test_whole_answers(value: Any) -> None:
         json.loads(read_converse(body, "i", "m", 7, "x"))
 
 
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(st.lists(TOLD, max_size=8), st.lists(st.sampled_from(KINDS), max_size=8))
 def test_streams(values: list[Any], kinds: list[str]) -> None:
     """Events are translated, or the upstream has failed."""

@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from router_core.errors import Misconfigured
+from router_core.gateway.clients.anthropic import AnthropicClient
 from router_core.gateway.clients.anthropic_models import traits_of
 from router_core.gateway.clients.anthropic_request import RequestWriter
 from router_core.gateway.clients.chat_request import read_chat, read_wanted
+from router_core.gateway.transport.pool import ConnectionPool
+from router_core.gateway.values import Secret
 from router_core.testing.anthropic_checks import check_message
-from tests.gateway.calling import make_call
+from tests.gateway.calling import deployment, make_call
 
 USER = {"role": "user", "content": "hello"}
 ADD = {"type": "function", "function": {"name": "add", "description": "Add.", "parameters": {
@@ -250,3 +254,14 @@ def test_tool_for_json_does_not_take_the_name_of_another() -> None:
     call = make_call("chat/completions", {"model": "m", "response_format": form, "tools": [ADD]})
     writer = RequestWriter(MIDDLE, traits_of(MIDDLE, {}), max_tokens=1)
     assert writer.json_tool(*read_wanted(call)) == "add_answer"
+
+
+@pytest.mark.parametrize(
+    "args", [{"max_tokens": 0}, {"max_tokens": "x"}, {"beta": 5}, {"pass_fields": [5]}, {"version": 5}]
+)
+def test_wrong_arguments_are_refused(args: dict[str, Any]) -> None:
+    """A wrong argument is told when the client is made, and so is a key that is missing."""
+    with pytest.raises(Misconfigured):
+        AnthropicClient(deployment("anthropic", key=Secret("sk-ant-1"), args=args), ConnectionPool())
+    with pytest.raises(Misconfigured, match="key"):
+        AnthropicClient(deployment("anthropic"), ConnectionPool())

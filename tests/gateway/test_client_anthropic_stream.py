@@ -90,6 +90,15 @@ def test_chunks() -> None:
     assert ": ping" in out
 
 
+def test_tool_calls_are_the_reason_whatever_is_said() -> None:
+    """Some who speak this API end a turn of tool calls with another reason; callers have to know."""
+    ended = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}
+    assert b'"finish_reason":"tool_calls"' in translator().feed(sse(*EVENTS[:11], ended))
+    call = {"type": "tool_use", "id": "t", "name": "add", "input": {}}
+    whole = read_message(json.dumps({"content": [call], "stop_reason": "end_turn"}).encode(), "m", 7)
+    assert json.loads(whole)["choices"][0]["finish_reason"] == "tool_calls"
+
+
 def test_nothing_follows_an_error() -> None:
     """After an error event nothing is translated any more."""
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "x"}}

@@ -202,7 +202,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=40)
 @given(JSON, st.sampled_from(["chat/completions", "completions", "embeddings"]))
 def test_no_output_does_harm(output: Any, endpoint: str) -> None:
     """Whatever a worker puts out is an answer, an error, or unknown: whole and streamed."""

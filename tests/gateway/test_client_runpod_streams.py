@@ -10,12 +10,26 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 
+from router_core.gateway.clients.runpod import RunPodClient
 from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.transport.pool import ConnectionPool
-from router_core.gateway.values import Timeouts
+from router_core.gateway.values import Secret, Timeouts
 from router_core.testing.runpod_api import RunpodApi
-from tests.gateway.calling import ask, events, read, serving
-from tests.gateway.runpod_worker import CHUNKS, HELLO, KEY, cancelled, make, put_out, submitted, take, working
+from router_core.testing.upstream import Upstream
+from router_core.testing.upstream_faults import ok
+from tests.gateway.calling import ask, deployment, events, read, serving
+from tests.gateway.runpod_worker import (
+    CHUNKS,
+    HELLO,
+    KEY,
+    QUICK,
+    cancelled,
+    make,
+    put_out,
+    submitted,
+    take,
+    working,
+)
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +171,15 @@ async def test_output_that_was_lost_ends_the_stream(api: RunpodApi, pool: Connec
     await client.aclose()
     await cancelled(api, job)
     assert (caught.value.sent, caught.value.started) == (True, True)
+
+
+async def test_stream_is_read_until_nothing_is_left(pool: ConnectionPool) -> None:
+    """A job that has ended may still have outputs to be read: an empty answer is the end, not the status."""
+    told: list[dict[str, Any]] = [{"id": "j", "status": "IN_QUEUE"}]
+    told += [{"id": "j", "status": "COMPLETED", "stream": [{"output": each}]} for each in ("Hel", "lo")]
+    async with Upstream() as upstream:
+        upstream.queue(*(ok(each) for each in [*told, {"id": "j", "status": "COMPLETED", "stream": []}]))
+        made = deployment("runpod", base_url=f"{upstream.url}/v2/x", key=Secret(KEY), args=QUICK)
+        got = await events(await ask(RunPodClient(made, pool), "chat/completions", HELLO | {"stream": True}))
+    assert "".join(each["choices"][0]["delta"].get("content") or "" for each in got[:-1]) == "Hello"
+    assert got[-1] == "[DONE]"
