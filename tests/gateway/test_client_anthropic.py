@@ -99,8 +99,7 @@ async def test_chat(api: AnthropicApi, sdk: AsyncOpenAI) -> None:
 async def test_newer_version_and_betas(api: AnthropicApi, pool: ConnectionPool) -> None:
     """A version and betas can be asked for; the newer version takes a bearer token and no temperature."""
     client = make(api, pool, args={"version": "2026-10-21", "beta": ["a-1", "b-2"]})
-    reply = await ask(client, "chat/completions", {"messages": HELLO, "temperature": 1})
-    assert reply.status == 200
+    assert (await ask(client, "chat/completions", {"messages": HELLO, "temperature": 1})).status == 200
     headers = api.upstream.requests[0].headers
     assert headers["authorization"] == f"Bearer {api.key}"
     assert headers["anthropic-beta"] == "a-1,b-2"

@@ -197,6 +197,8 @@ async def test_usage_as_told_or_not_at_all() -> None:
 async def test_asleep_until_it_was_called_and_has_woken() -> None:
     """It sleeps until the first call, which finds it waking; a probe does not wake it."""
     client = scripted(asleep_for=0.05, retry_after=1)
+    assert client.probe is None
+    assert scripted().probe is not None
     assert (await client.probe_once(1)).status == 503
     await asyncio.sleep(0.06)
     first = await ask(client, "chat/completions", HELLO)

@@ -56,12 +56,14 @@ class ScriptedClient:
     def __init__(self, deployment: Deployment, transport: Transport | None = None) -> None:
         """Raises Misconfigured for a script that cannot be played. The transport is not used."""
         self.deployment = deployment
-        self.probe: Probe | None = MODELS
+        self._script = parse_script(deployment)
+        asleep = any(step.asleep_for for step in self._script.steps)
+        self.probe: Probe | None = None if asleep else MODELS
+        """None for one that sleeps: it would be found ill, and nobody would ever wake it."""
         self.calls = 0
         """Calls taken so far."""
         self.running = 0
         """Calls that are being answered now, streams to their end."""
-        self._script = parse_script(deployment)
         self._random = random.Random(self._script.seed)  # noqa: S311  # the same seed plays the same
         self._woken: float | None = None
 
