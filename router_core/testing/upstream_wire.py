@@ -85,6 +85,10 @@ class Exchange:
         self.request.body = await self._wire.body(self.request.headers)
         return self.request.body
 
+    async def read_some(self, size: int) -> None:
+        """Read that much of the body, for behaviours that began before it was read."""
+        await self._wire.read_some(size)
+
     def reset(self) -> None:
         """Tear the connection down so that the caller sees it reset."""
         self.keep = False
@@ -224,6 +228,10 @@ class Wire(asyncio.Protocol):
             if size == 0:
                 return bytes(whole)
             whole += piece[:-2]
+
+    async def read_some(self, size: int) -> None:
+        """Read bytes of a body."""
+        await self._exactly(size)
 
     async def _until(self, end: bytes) -> bytes | None:
         while (at := self._buffer.find(end)) < 0:

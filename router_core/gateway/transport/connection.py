@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import suppress
 from typing import Final, Literal, Protocol
 
 from router_core.gateway.reply import FailureKind, Phase, Reply, UpstreamFailure
 from router_core.gateway.transport.answer import Answer, Names, Unusable
 from router_core.gateway.transport.chunks import Chunks
-from router_core.gateway.transport.tcp import bytes_sent, never_read
+from router_core.gateway.transport.tcp import KNOWS, bytes_sent, never_read, predates
 from router_core.gateway.values import Timeouts
 from router_core.http.taskless import Prompt
 
@@ -48,7 +47,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answer", "_before", "_chunks", "_deadline", "_eof", "_loop", "_owner", "_paused", "_phase",
         "_reply", "_reused", "_size", "_sock", "_started", "_state", "_timeouts", "_tls", "_transport",
-        "_unread", "_unsent", "due", "retires",
+        "_unasked", "_unread", "_unsent", "due", "retires",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +64,8 @@ class Connection(asyncio.Protocol):
         self._eof = False
         self._unread = False
         """Whether it is certain that the request of now was not read."""
+        self._unasked = False
+        """Whether the answer of now was sent before the request had arrived."""
         self._unsent = 0
         self._size = 0
         self._before = 0
@@ -193,12 +194,14 @@ class Connection(asyncio.Protocol):
             # Nobody has asked: were it kept, the next request would get it for an answer.
             self.drop()
             return
-        if not self._started and not self._begins(data):
-            return
+        if not self._started:
+            self._begin(data)
         answer = self._answer
         try:
             answer.feed(data)
-            if answer.complete:
+            if self._unasked and answer.status:
+                self._refuse(answer)
+            elif answer.complete:
                 self._finish(answer, "framing")
             elif answer.status:
                 self._hand_over(answer)
@@ -216,8 +219,6 @@ class Connection(asyncio.Protocol):
             self._unread = self._never_read(closed=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._state == _BUSY and exc is not None and not self._started and not self._tls:
-            self._rescue()
         if self._state == _IDLE:
             self.drop()
         elif self._state == _BUSY:
@@ -225,19 +226,21 @@ class Connection(asyncio.Protocol):
         self._answer.release()
         self._owner.closed(self)
 
-    def _begins(self, data: bytes) -> bool:
-        """Look at the first bytes of an answer; returns whether it is one to this request."""
+    def _begin(self, data: bytes) -> None:
+        """Look at the first bytes of an answer."""
         self._started = True
-        unsent = self._transport.get_write_buffer_size()
-        if unsent:
+        if self._reused and KNOWS and predates(self._sock, self._before):
+            self._unasked = True
+        if self._transport.get_write_buffer_size() or not data.startswith(b"HTTP/1.1 "):
             self._answer.reusable = False
-            if self._reused and unsent >= self._size and not self._tls:
-                # It was on its way before we had asked for anything.
-                self._stale()
-                return False
-        if not data.startswith(b"HTTP/1.1 "):
-            self._answer.reusable = False
-        return True
+
+    def _refuse(self, answer: Answer) -> None:
+        """Take nothing that was on its way before we had asked: it may be meant for somebody else."""
+        if answer.status == 408 or not answer.reusable:
+            # Some say so as they close a connection that is idle: they read nothing any more.
+            self._stale()
+        else:
+            self._fail("malformed", "first_byte", "an answer came before the request was there")
 
     def _hand_over(self, answer: Answer) -> None:
         """Pass on what there is of an answer that is still coming."""
@@ -273,10 +276,6 @@ class Connection(asyncio.Protocol):
             self._release()
             chunks.end(ended_by)
             return
-        if self._reused and (not answer.reusable or answer.status == 408) and self._never_read(closed=True):
-            # Not meant for this request: some say 408, or 503, as they close a connection that is idle.
-            self._stale()
-            return
         body = answer.body()
         reply, self._reply = self._reply, None
         self._release()
@@ -295,12 +294,6 @@ class Connection(asyncio.Protocol):
         self._reused = True
         self.due = _NEVER
         self._owner.released(self)
-
-    def _rescue(self) -> None:
-        """Read the answer that came before the connection broke under a request that nobody read."""
-        with suppress(OSError):
-            while self._state == _BUSY and (data := self._sock.recv(65536)):
-                self.data_received(data)
 
     def _lost(self, exc: Exception | None) -> None:
         """Judge what the end of the connection means for the answer."""

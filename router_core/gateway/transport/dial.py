@@ -20,6 +20,8 @@ __all__ = ["Dialer"]
 
 _LEAST: Final = 0.5
 """Seconds that an address gets at least, where several share the time there is."""
+_DOUBT: Final = 30.0
+"""Seconds for which an address that did not answer is tried after the others."""
 
 
 class Dialer:
@@ -28,6 +30,9 @@ class Dialer:
     def __init__(self, resolver: Resolver, contexts: Contexts) -> None:
         self._resolver = resolver
         self._contexts = contexts
+        self._turn = -1
+        self._doubtful: dict[Address, float] = {}
+        """Addresses that did not answer, and until when that is remembered."""
 
     async def dial(
         self, origin: Origin, make: Callable[[socket.socket], Connection], due: float, deadline: float
@@ -56,7 +61,11 @@ class Dialer:
         attempt.phase = "dns"
         addresses = await self._resolver.addresses(origin.host, origin.port)
         attempt.phase = "connect"
-        sock = await _connect(addresses, due)
+        try:
+            sock = await self._connect(addresses, due)
+        except BaseException:
+            self._resolver.doubt(origin.host, origin.port)
+            raise
         attempt.phase = "connect" if context is None else "tls"
         connection: Connection | None = None
         try:
@@ -69,6 +78,33 @@ class Dialer:
             sock.close()
             raise
         return connection
+
+    async def _connect(self, addresses: tuple[Address, ...], due: float) -> socket.socket:
+        """Connect to the first address that answers; the time there is, is shared among those left."""
+        loop = asyncio.get_running_loop()
+        last: OSError | None = None
+        for number, address in enumerate(self._in_turn(addresses, loop.time())):
+            now = loop.time()
+            share = max((due - now) / (len(addresses) - number), _LEAST)
+            try:
+                async with asyncio.timeout_at(now + share):
+                    return await _connect_one(address)
+            except OSError as error:  # TimeoutError is one
+                last = error
+                self._doubtful[address] = loop.time() + _DOUBT
+        raise last or OSError("no address")
+
+    def _in_turn(self, addresses: tuple[Address, ...], now: float) -> list[Address]:
+        """Return the addresses of the preferred family in turn, then the others; the doubtful last."""
+        if len(addresses) == 1:
+            return list(addresses)
+        family = addresses[0].family
+        preferred = [each for each in addresses if each.family == family]
+        self._turn = (self._turn + 1) % len(preferred)
+        others = [each for each in addresses if each.family != family]
+        ordered = preferred[self._turn :] + preferred[: self._turn] + others
+        self._doubtful = {each: until for each, until in self._doubtful.items() if until > now}
+        return sorted(ordered, key=self._doubtful.__contains__)
 
 
 class _Attempt:
@@ -94,21 +130,6 @@ class _Attempt:
                 return UpstreamFailure("tls", "tls", f"{where}: {error}")
             case _:
                 return UpstreamFailure("unreachable", self.phase, f"{where}: {error}")
-
-
-async def _connect(addresses: tuple[Address, ...], due: float) -> socket.socket:
-    """Connect to the first address that answers; the time there is, is shared among those left."""
-    loop = asyncio.get_running_loop()
-    last: OSError | None = None
-    for number, address in enumerate(addresses):
-        now = loop.time()
-        share = max((due - now) / (len(addresses) - number), _LEAST)
-        try:
-            async with asyncio.timeout_at(now + share):
-                return await _connect_one(address)
-        except OSError as error:  # TimeoutError is one
-            last = error
-    raise last or OSError("no address")
 
 
 async def _connect_one(address: Address) -> socket.socket:

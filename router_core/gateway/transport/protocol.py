@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from router_core.gateway.reply import Reply
 from router_core.gateway.values import Timeouts
@@ -14,8 +13,7 @@ MAX_BODY = 64 * 1024 * 1024
 """Bytes that a whole (not streamed) answer may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where connections go. Equal origins share a pool."""
 
     scheme: str

@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 __all__ = ["Address", "Resolver"]
 
-_PARALLEL: Final = 4
+_PARALLEL: Final = 3
+"""Fewer than the threads that event loops have for this and other work."""
 _STALE: Final = 600.0
 """Seconds for which old addresses serve while the resolver itself is ill."""
 
@@ -51,6 +52,14 @@ class Resolver:
             # A new one: a traceback grows on an exception each time it is raised.
             raise socket.gaierror(*known.error.args)
         return known.addresses
+
+    def doubt(self, host: str, port: int) -> None:
+        """Ask again soon: none of the addresses could be connected to."""
+        known = self._known.get((host, port))
+        if known is not None and known.error is None:
+            self._known[host, port] = known._replace(
+                until=min(known.until, known.learnt + self._negative_ttl)
+            )
 
     async def aclose(self) -> None:
         """Wait for nobody any more."""
