@@ -147,9 +147,9 @@ async def test_caller_that_goes_away_cancels_the_job(
 
 async def test_deadline_cancels_the_job(api: RunpodApi, pool: ConnectionPool) -> None:
     """A job that is not taken in time is given up, and so is one that is taken and not done."""
-    client = make(api, pool, Timeouts(first_byte=0.05))
+    client = make(api, pool, Timeouts(first_byte=0.4))
     with pytest.raises(UpstreamFailure, match="IN_QUEUE") as caught:
-        await ask(client, "chat/completions", HELLO, seconds=0.1)
+        await ask(client, "chat/completions", HELLO, seconds=0.4)
     assert caught.value.kind == "timeout"
     await client.aclose()
     await cancelled(api, api.seen("status")[0].job)

@@ -132,7 +132,7 @@ async def test_stream_that_is_left_cancels_the_job(api: RunpodApi, pool: Connect
 
 async def test_silence_inside_a_stream(api: RunpodApi, pool: ConnectionPool) -> None:
     """A stream that stops saying anything is a timeout, and its job is cancelled."""
-    client = make(api, pool, Timeouts(idle=0.05))
+    client = make(api, pool, Timeouts(idle=0.2))
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
     job = await submitted(api)
     await take(api)
