@@ -70,7 +70,7 @@ class _Chain:
             ended = await self._ask(router, patient=not waits)
             if ended is not None and ended.outcome.move in ENDS:
                 return ended
-            if ended is None and waits:
+            if waits and self._may_come(router, ended):
                 self._asleep.append(router)
                 chain.insert(0, stands_in)
             chain += _next(router, ended)
@@ -83,6 +83,10 @@ class _Chain:
         if self._last is None:
             raise self._unwoken or nobody(self._call, False)
         return self._last
+
+    def _may_come(self, router: ModelRouter, ended: Ended | None) -> bool:
+        """Return whether a model that did not serve may do so once its endpoint has woken."""
+        return ended is None or (ended.outcome.move == "retry" and self._retry.is_asleep(router))
 
     async def _ask(self, router: ModelRouter, *, patient: bool) -> Ended | None:
         ended = None

@@ -42,6 +42,10 @@ class Retry:
         self._time = time
         self._random = rng
 
+    def is_asleep(self, router: ModelRouter) -> bool:
+        """Return whether a deployment of the model could serve if somebody waited for its endpoint."""
+        return self._waker.is_asleep(router)
+
     async def serve(self, call: Call, router: ModelRouter, *, patient: bool = True) -> Ended | None:
         """Return how the last attempt ended; None when no deployment could be asked at all.
 
@@ -58,9 +62,8 @@ class Retry:
             turns += 1
             candidate, early = await self._pick(call, router, tried, patient, made)
             if candidate is None:
-                if last is None or not await self._again(call, policy, made, last.outcome):
+                if not await self._again(call, policy, made, last, tried):
                     return last
-                tried.clear()  # everybody had a turn: the same ones may be asked once more
                 continue
             if made and not budget.allowed():
                 return last
@@ -112,16 +115,20 @@ class Retry:
             return None, False
         return closest, True
 
-    async def _again(self, call: Call, policy: RetryPolicy, made: int, outcome: Outcome) -> bool:
+    async def _again(
+        self, call: Call, policy: RetryPolicy, made: int, last: Ended | None, tried: list[str]
+    ) -> bool:
         """Wait before asking the same deployments again; False where there is no point in it.
 
-        A deployment that asked to be left alone, or whose circuit has opened, is not among the candidates.
+        There is none where something else than having been tried keeps them all away: then they have asked to
+        be left alone, their circuits have opened, or they sleep and this call does not wait for that.
         """
-        if outcome.cooldown or made >= policy.max_attempts:
+        if last is None or not tried or last.outcome.cooldown or not 0 < made < policy.max_attempts:
             return False
         ceiling = min(policy.backoff_max, policy.backoff * 2 ** max(0, made - 1))
         pause = self._random.uniform(0, ceiling)
         if self._time() + pause + _MIN_LEFT > call.deadline:
             return False
         await asyncio.sleep(pause)
+        tried.clear()  # everybody had a turn: the same ones may be asked once more
         return True

@@ -38,6 +38,10 @@ class Waker:
         self._sleepers = sleepers
         self._time = time
 
+    def is_asleep(self, router: ModelRouter) -> bool:
+        """Return whether a deployment of the model has to be woken before it can be called."""
+        return any(not self._sleepers.ready(endpoint) for _, endpoint in router.sleepers)
+
     async def pick(
         self, call: Call, router: ModelRouter, tried: list[str], *, patient: bool
     ) -> Candidate | None:  # fmt: skip
