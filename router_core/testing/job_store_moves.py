@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
@@ -30,6 +31,9 @@ def _all_moves(job: Job, now: float) -> list[Move]:
 
 class MoveContract:
     """Tests of ``move`` and of the outbox."""
+
+    zombies: ClassVar[int] = 100
+    """Replaced workers that try each kind of write; fewer for a store that answers over a network."""
 
     async def test_a_move_writes_what_it_says(self, store: Store, clock: FakeClock) -> None:
         """The answer is the record as it now is, and so is the next look at it."""
@@ -82,9 +86,9 @@ class MoveContract:
 
     @pytest.mark.parametrize("kind", range(7))
     async def test_a_zombie_writes_nothing(self, store: Store, clock: FakeClock, kind: int) -> None:
-        """C2: 100 of 100 writes of a worker that was replaced are refused, for every kind of write."""
+        """C2: all writes of workers that were replaced are refused, for every kind of write."""
         refused = 0
-        for _ in range(100):
+        for _ in range(self.zombies):
             zombie = await running(store, clock)
             clock.advance(LEASE + 1)
             rescue = moves.rescue(
@@ -103,7 +107,7 @@ class MoveContract:
             refused += not moved.applied and moved.job == second
             end = moves.fail(second.fence, now=clock.now(), retention=1, attempts=b"", error=b"")
             assert (await store.move(second.id, end)).applied
-        assert refused == 100
+        assert refused == self.zombies > 0
 
     @pytest.mark.parametrize("kind", range(7))
     async def test_half_a_fence_is_none(self, store: Store, clock: FakeClock, kind: int) -> None:

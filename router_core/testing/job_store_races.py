@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 from router_core.errors import QueueFull
 from router_core.jobs import moves
@@ -40,9 +40,14 @@ async def _in_threads(count: int, work: Callable[[int], Awaitable[Any]]) -> list
 class RaceContract:
     """Tests of what happens at once."""
 
+    crowd: ClassVar[int] = 200
+    """Jobs that forty tasks fight for; fewer for a store that answers over a network."""
+    races: ClassVar[int] = 200
+    """Ends that meet a cancel; fewer there, too."""
+
     async def test_every_job_has_one_claimer(self, store: Store, clock: FakeClock) -> None:
-        """Forty tasks empty a queue of 200: each job comes out once."""
-        ids = [(await store.add(new_job(clock))).job.id for _ in range(200)]
+        """Forty tasks empty a queue: each job comes out once."""
+        ids = [(await store.add(new_job(clock))).job.id for _ in range(self.crowd)]
 
         async def worker(number: int) -> list[str]:
             mine: list[str] = []
@@ -84,8 +89,8 @@ class RaceContract:
             assert sum(await _in_threads(8, take)) == 1
 
     async def test_cancel_and_success_have_one_winner(self, store: Store, clock: FakeClock) -> None:
-        """C5: of 200 races each has one winner, and the record agrees with the answers."""
-        for number in range(200):
+        """C5: each race has one winner, and the record agrees with the answers."""
+        for number in range(self.races):
             job = await running(store, clock)
             end = moves.succeed(job.fence, now=clock.now(), retention=RETENTION, attempts=b"")
             both = [store.move(job.id, end), store.move(job.id, moves.cancel_running(now=clock.now()))]

@@ -19,6 +19,10 @@ _number = count()
 class TestDynamo(JobStoreContract):
     """The contract over a table of its own for each test."""
 
+    zombies = 15  # 105 over the seven kinds of writes
+    crowd = 80
+    races = 50
+
     @pytest.fixture
     async def store(self, clock: FakeClock) -> AsyncIterator[DynamoJobStore]:
         """A fresh table. Nothing in it expires by the emulator's clock, which is not the test's."""
@@ -28,3 +32,12 @@ class TestDynamo(JobStoreContract):
         await store.open()
         yield store
         await store.close()
+
+
+@pytest.mark.soak
+class TestDynamoAtLength(TestDynamo):
+    """The contract with as many repetitions as the stores of one machine take."""
+
+    zombies = JobStoreContract.zombies
+    crowd = JobStoreContract.crowd
+    races = JobStoreContract.races

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from router_core.jobs.store import Store
@@ -15,12 +16,13 @@ from router_core.testing.clock import FakeClock
 from router_core.testing.job_store_machine import JobStoreMachine
 
 _WALKS = settings(
-    max_examples=300,
+    max_examples=100,
     stateful_step_count=50,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+_MANY = settings(_WALKS, max_examples=1000)
 _MEMORY = Path("/dev/shm")
 """A file system without a disk, where there is one."""
 
@@ -46,7 +48,19 @@ class SqliteMachine(JobStoreMachine):
         shutil.rmtree(self.folder)
 
 
+class MemoryMarathon(MemoryMachine):
+    """Many walks over memory."""
+
+
+class SqliteMarathon(SqliteMachine):
+    """Many walks over a file."""
+
+
 TestMemory = MemoryMachine.TestCase
 TestMemory.settings = _WALKS
 TestSqlite = SqliteMachine.TestCase
 TestSqlite.settings = _WALKS
+TestMemoryAtLength = pytest.mark.soak(MemoryMarathon.TestCase)
+TestMemoryAtLength.settings = _MANY
+TestSqliteAtLength = pytest.mark.soak(SqliteMarathon.TestCase)
+TestSqliteAtLength.settings = _MANY
