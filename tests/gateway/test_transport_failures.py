@@ -206,6 +206,21 @@ async def test_an_unknown_name_is_a_failure_of_dns(kit: Kit) -> None:
 
 
 @both_loops
+async def test_a_resolver_that_hangs_times_out(kit: Kit) -> None:
+    """Within the time to connect, for each call that waits for the same name."""
+
+    async def hangs(*_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.get_running_loop(), "getaddrinfo", hangs)
+        origin = Origin("http", "slow.example", 80)
+        failures = await asyncio.gather(*(kit.failure(origin=origin, connect=0.02) for _ in range(3)))
+        assert [told(each) for each in failures] == [("timeout", "dns", False, False)] * 3
+        await kit.pool.aclose()
+
+
+@both_loops
 async def test_a_connection_that_is_never_accepted_times_out(kit: Kit) -> None:
     """With a backlog that is full the handshake gets no answer."""
     with socket.socket() as deaf:

@@ -236,8 +236,8 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, answer: Answer) -> None:
         """Take nothing that was on its way before we had asked: it may be meant for somebody else."""
-        if answer.status == 408 or not answer.reusable:
-            # Some say so as they close a connection that is idle: they read nothing any more.
+        if answer.status == 408 or answer.headers.get("connection", "").lower() == "close":
+            # Said as they close a connection that is idle: they read nothing any more.
             self._stale()
         else:
             self._fail("malformed", "first_byte", "an answer came before the request was there")

@@ -20,6 +20,8 @@ __all__ = ["Dialer"]
 
 _LEAST: Final = 0.5
 """Seconds that an address gets at least, where several share the time there is."""
+_LATE: Final = 0.25
+"""Seconds after its time at which a timer says that this process stood still, and not the other side."""
 _DOUBT: Final = 30.0
 """Seconds for which an address that did not answer is tried after the others."""
 
@@ -37,7 +39,23 @@ class Dialer:
     async def dial(
         self, origin: Origin, make: Callable[[socket.socket], Connection], due: float, deadline: float
     ) -> Connection:
-        """Return an open connection before ``due``; raises UpstreamFailure."""
+        """Return an open connection before ``due``; raises UpstreamFailure.
+
+        A ``due`` that passed while this process stood still says nothing: it is tried for as long once more.
+        """
+        loop = asyncio.get_running_loop()
+        span = due - loop.time()
+        try:
+            return await self._dial_once(origin, make, due, deadline)
+        except UpstreamFailure as failure:
+            now = loop.time()
+            if failure.kind != "timeout" or now - due < _LATE or now >= deadline:
+                raise
+        return await self._dial_once(origin, make, loop.time() + span, deadline)
+
+    async def _dial_once(
+        self, origin: Origin, make: Callable[[socket.socket], Connection], due: float, deadline: float
+    ) -> Connection:
         attempt = _Attempt(origin)
         try:
             async with asyncio.timeout_at(min(due, deadline)):

@@ -226,7 +226,6 @@ class Lane:
         if now < min(waiter.due, waiter.deadline):
             return False
         phase: Phase = "total" if waiter.deadline <= waiter.due else "connect"
-        waiter.granted.set_exception(
-            UpstreamFailure("timeout", phase, f"no connection to {self.origin.host} became free")
-        )
+        text = f"no connection to {self.origin.host} became free"
+        waiter.granted.set_exception(UpstreamFailure("busy", phase, text))
         return True

@@ -21,6 +21,8 @@ __all__ = ["ConnectionPool"]
 
 
 _ROUNDS: Final = 100
+_LATE: Final = 0.25
+"""Seconds after its time at which the sweep knows that this process stood still."""
 
 
 class ConnectionPool(Transport):
@@ -113,10 +115,14 @@ class ConnectionPool(Transport):
             self._timer = self._loop.call_later(self._tick, self._sweep)
 
     def _sweep(self) -> None:
-        self._timer = None
+        timer, self._timer = self._timer, None
         if self._loop is None:
             return
         now = self._loop.time()
+        if timer is not None and now - timer.when() > _LATE:
+            # What has come meanwhile is looked at first: nobody is late because we were.
+            self._look_after()
+            return
         for origin, lane in list(self._lanes.items()):
             lane.sweep(now)
             if lane.empty:
