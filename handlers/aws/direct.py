@@ -43,6 +43,7 @@ from handlers.aws.offload import offload
 from handlers.aws.upkeep import hear_of_cancel
 from router_core.binding.depends import DependencyScope
 from router_core.binding.result import encode_result, file_of, is_stream
+from router_core.binding.streamed import values_of
 from router_core.errors import (
     MethodNotAllowed,
     NotFound,
@@ -230,8 +231,9 @@ class _Direct:
         try:
             async with DependencyScope(app=scope, run_sync=scope.run_sync) as own:
                 value = await plan.call(values, self._injected(route, named) if plan.slots else {}, own)
-                if is_stream(value):
-                    return await self._shown(await collected(route, value, own))
+                items = values_of(value) if isinstance(value, Response) and value.status < 400 else None
+                if items is not None or is_stream(value):
+                    return await self._shown(await collected(route, items or value, own))
                 return await self._value(route, value)
         except (SystemExit, KeyboardInterrupt) as error:  # it would end the loop, and the process with it
             raise contained(error) from error

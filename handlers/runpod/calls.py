@@ -17,6 +17,7 @@ from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.result import encode_result, is_stream
 from router_core.binding.stream import iterate_in_threads
+from router_core.binding.streamed import values_of
 from router_core.errors import Draining, HTTPError, PayloadTooLarge
 from router_core.http.message import Headers, Request, Response
 from router_core.jobs.context import JobCancelled, JobContext, JobProgress
@@ -128,6 +129,10 @@ class Calls:
                     else value
                 )
                 return await self._stream(call, items)
+            if isinstance(value, Response) and value.status < 400:
+                events = values_of(value)
+                if events is not None:
+                    return await self._stream(call, events)
             return await self._answer(call, value)
 
     async def _answer(self, call: _Call, value: Any) -> Outcome:
@@ -218,8 +223,16 @@ def _refusal(response: Response) -> HTTPError:
     except ValueError:
         told = body.decode("utf-8", "replace")
     if isinstance(told, dict):
-        return HTTPError(response.status, str(told.get("detail") or ""), extra={"response": told})
+        return HTTPError(response.status, _said(told), extra={"response": told})
     return HTTPError(response.status, str(told) if told else "")
+
+
+def _said(told: dict[str, Any]) -> str:
+    """Return what a refusal says: ours, or one of OpenAI's."""
+    error = told.get("error")
+    inner = error.get("message") if isinstance(error, dict) else error
+    text = told.get("detail") or inner
+    return text if isinstance(text, str) else ""
 
 
 def draining() -> Draining:
