@@ -7,24 +7,32 @@ import sys
 
 import pytest
 
-_VENDORS = ("uvicorn", "uvloop", "httptools", "httpx", "rich", "watchfiles", "runpod", "boto3", "PIL")
+_VENDORS = (
+    "uvicorn", "uvloop", "httptools", "httpx", "rich", "watchfiles", "runpod", "boto3", "PIL", "msgspec",
+    "yaml", "genai_prices",
+)  # fmt: skip
+_GATEWAY = "router_core.gateway.*"
+_CONTRACT = "router_core.testing.gateway_*"
 
-# Which modules may need which vendor: the files that are named for it.
+# Which modules may need which vendor: the files that are named for it, and the gateway what its extra
+# installs.
 _NAMED_FOR = {
     "httpx": {"router_core.client.httpx_transport"},
     "uvicorn": {
-        "handlers.local.direct",
+        "handlers.local.direct*",
         "handlers.local.limits",
         "handlers.local.protocol_h11",
         "handlers.local.protocol_httptools",
         "handlers.local.provider",
         "handlers.local.server",
     },
-    "httptools": {"handlers.local.direct", "handlers.local.protocol_httptools"},
+    "httptools": {"handlers.local.direct*", "handlers.local.protocol_httptools", _GATEWAY, _CONTRACT},
+    "msgspec": {_GATEWAY, _CONTRACT},
+    "yaml": {_GATEWAY, _CONTRACT},
 }
 
 _SCRIPT = """
-import importlib, importlib.abc, pkgutil, sys
+import fnmatch, importlib, importlib.abc, pkgutil, sys
 
 vendor, named = sys.argv[1], set(sys.argv[2].split(","))
 
@@ -40,7 +48,7 @@ import handlers, router_core
 count = 0
 for package in (router_core, handlers):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        if module.name in named or module.name.endswith("__main__"):
+        if any(fnmatch.fnmatch(module.name, name) for name in named) or module.name.endswith("__main__"):
             continue
         importlib.import_module(module.name)
         count += 1
