@@ -178,7 +178,8 @@ class TestRunPod(GatewayContract):
     skip: ClassVar = {
         "no json": _NO_WIRE, "a list": _NO_WIRE, "not utf-8": _NO_WIRE, "not called json": _NO_WIRE,
         "empty body": _NO_WIRE,
-        "huge body": "RunPod itself limits what a job may hold", "transcription": "an upload is a form, and an input JSON",
+        "huge body": "RunPod itself limits what a job may hold",
+        "transcription": "an upload is a form, and an input is JSON",
         "narrowed by headers": _NO_HEADERS, "left to the rules": _NO_HEADERS,
         "header without sense": _NO_HEADERS, "nobody fits": _NO_HEADERS, "unknown path": _NO_PATHS,
         "wrong method": _NO_PATHS, "wrong method for models": _NO_PATHS, "head": _NO_PATHS,
