@@ -40,6 +40,12 @@ _MAX_ERRORS: Final = 100
 _MUTABLE: Final = (list, dict, set)
 
 
+def _takes_by_name(func: Callable[..., Any]) -> bool:
+    """Return whether the only parameter of a function cannot be given by its place."""
+    parameters = inspect.signature(func).parameters.values()
+    return any(each.kind is inspect.Parameter.KEYWORD_ONLY for each in parameters)
+
+
 def compile_plan(
     func: Callable[..., Any], *, path: str = "/", methods: Iterable[str] = ("GET",), job: bool = False
 ) -> Plan:
@@ -70,9 +76,9 @@ class Plan:
 
     __slots__ = (
         "_adapter", "_copied", "_fast", "_floats", "_lone_key", "_simple", "_stopping", "_validator",
-        "_whole", "body_params", "depends", "direct", "file_param", "form_only", "func", "has_files",
-        "injected", "is_async", "is_generator", "lone", "own", "params", "reads_headers", "reads_query",
-        "request_only", "result", "returns", "slots", "where",
+        "_whole", "body_params", "call_whole", "depends", "direct", "file_param", "form_only", "func",
+        "has_files", "injected", "is_async", "is_generator", "lone", "own", "params", "reads_headers",
+        "reads_query", "request_only", "result", "returns", "slots", "where",
     )  # fmt: skip
 
     def __init__(self, func: Callable[..., Any], signature: Signature, where: str) -> None:
@@ -98,6 +104,11 @@ class Plan:
             and list(self.injected.values()) == ["request"]
         )  # fmt: skip
         """The function takes the request as it is, and nothing else."""
+        self.call_whole: Callable[[Request], Awaitable[Any]] = func
+        """Calls it with the request, where that is so."""
+        if self.request_only and _takes_by_name(func):
+            name = next(iter(self.injected))
+            self.call_whole = lambda request: func(**{name: request})
         self.result = compile_returns(signature.returns, streams=self.is_generator, where=where)
         """Encodes what the function returns, or each item that it yields."""
         self.body_params = tuple(param for param in self.params if param.source in ("body", "form"))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from math import inf
+from typing import Any, Final
 
 import msgspec
 
@@ -45,8 +46,7 @@ class Attributes:
     custom: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One try at one deployment. Becomes a record of the ledger when it has ended."""
 
     number: int
@@ -69,58 +69,50 @@ class Attempt:
     """Whether it was a half-open breaker's probe."""
 
 
+_NONE: Final[frozenset[str]] = frozenset()
+
+
 def _no_header(name: str) -> str | None:
     return None
 
 
-class Call:
+class Call(msgspec.Struct, eq=False):
     """One call. Mutable: the layers fill it in as it goes down, and the record is made of it at the end."""
 
-    __slots__ = (
-        "attempts", "attributes", "body", "compliance", "content_type", "deadline", "decision", "endpoint",
-        "fields", "header", "headers", "input_tokens", "max_cost", "max_tokens", "model_name", "needs",
-        "principal", "region", "request_id", "started", "sticky", "stream", "tags", "wants_usage",
-    )  # fmt: skip
-
-    def __init__(
-        self, endpoint: str, model_name: str, *, body: bytes = b"", fields: Mapping[str, Any] | None = None,
-        content_type: str = "application/json", request_id: str = "", principal: Principal = ANONYMOUS,
-        stream: bool = False, started: float = 0.0,
-    ) -> None:  # fmt: skip
-        self.endpoint = endpoint
-        """One of ``values.ENDPOINTS``."""
-        self.model_name = model_name
-        """As the caller wrote it: an id or an alias."""
-        self.body = body
-        """As it came."""
-        self.fields = fields
-        """The JSON object of the body: name -> ``msgspec.Raw`` (bytes of the value, as they came). None for a
-        body that is not JSON (audio uploads)."""
-        self.content_type = content_type
-        self.request_id = request_id
-        self.principal = principal
-        self.stream = stream
-        self.wants_usage = False
-        """Whether the caller asked for usage in the stream; else it is taken out again."""
-        self.headers: Mapping[str, str] = {}
-        """Headers of the caller that are passed on (a short allow-list)."""
-        self.header: Callable[[str], str | None] = _no_header
-        """Looks up any header of the caller, for whoever may need one; none of these is passed on."""
-        self.max_tokens: int | None = None
-        self.input_tokens = 0
-        """Estimate, from the size of the body."""
-        self.needs: frozenset[str] = frozenset()
-        """Capabilities without which it cannot be served: tools, vision, json."""
-        self.tags: frozenset[str] = frozenset()
-        self.region = ""
-        self.compliance: frozenset[str] = frozenset()
-        self.max_cost: int | None = None
-        """Micro-dollars that the caller allows for it."""
-        self.sticky = ""
-        self.attributes = Attributes()
-        self.started = started
-        """Monotonic seconds (``loop.time()``), as is the deadline."""
-        self.deadline = float("inf")
-        self.attempts: list[Attempt] = []
-        self.decision: Any = None
-        """``select.decision.Decision`` once one was made."""
+    endpoint: str
+    """One of ``values.ENDPOINTS``."""
+    model_name: str
+    """As the caller wrote it: an id or an alias."""
+    body: bytes = b""
+    """As it came."""
+    fields: Mapping[str, Any] | None = None
+    """The JSON object of the body: name -> ``msgspec.Raw`` (bytes of the value, as they came). None for a
+    body that is not JSON (audio uploads)."""
+    content_type: str = "application/json"
+    request_id: str = ""
+    principal: Principal = ANONYMOUS
+    stream: bool = False
+    started: float = 0.0
+    """Monotonic seconds (``loop.time()``), as is the deadline."""
+    wants_usage: bool = False
+    """Whether the caller asked for usage in the stream; else it is taken out again."""
+    headers: Mapping[str, str] = {}
+    """Headers of the caller that are passed on (a short allow-list)."""
+    header: Callable[[str], str | None] = _no_header
+    """Looks up any header of the caller, for whoever may need one; none of these is passed on."""
+    max_tokens: int | None = None
+    input_tokens: int = 0
+    """Estimate, from the size of the body."""
+    needs: frozenset[str] = _NONE
+    """Capabilities without which it cannot be served: tools, vision, json."""
+    tags: frozenset[str] = _NONE
+    region: str = ""
+    compliance: frozenset[str] = _NONE
+    max_cost: int | None = None
+    """Micro-dollars that the caller allows for it."""
+    sticky: str = ""
+    attributes: Attributes = Attributes()
+    deadline: float = inf
+    attempts: list[Attempt] = []
+    decision: Any = None
+    """``select.decision.Decision`` once one was made."""

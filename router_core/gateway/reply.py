@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
+import msgspec
+
 __all__ = ["FailureKind", "Phase", "Reply", "UpstreamFailure"]
 
-FailureKind = Literal["refused", "unreachable", "dns", "tls", "timeout", "reset", "malformed", "too_large"]
+FailureKind = Literal[
+    "refused", "unreachable", "dns", "tls", "timeout", "reset", "malformed", "too_large", "busy"
+]
+"""``busy``: nothing was tried, as this process has as many connections there as it may have."""
 Phase = Literal["connect", "tls", "dns", "send", "first_byte", "body", "total"]
 
 
@@ -28,7 +33,7 @@ class UpstreamFailure(Exception):
         self.started = started
 
 
-class Reply:
+class Reply(msgspec.Struct, eq=False):
     """One answer of an upstream, in the shape of OpenAI whatever the upstream speaks.
 
     Exactly one of ``body`` and ``chunks`` is there: whole answers come as ``body``, event streams as
@@ -36,17 +41,11 @@ class Reply:
     ``aclose`` it: that ends the call at the upstream unless all of it was read.
     """
 
-    __slots__ = ("body", "chunks", "headers", "status")
-
-    def __init__(
-        self, status: int, headers: Mapping[str, str], body: bytes | None = None,
-        chunks: AsyncIterator[bytes] | None = None,
-    ) -> None:  # fmt: skip
-        self.status = status
-        self.headers = headers
-        """Names in lower case; of equal names the first."""
-        self.body = body
-        self.chunks = chunks
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case; of equal names the first."""
+    body: bytes | None = None
+    chunks: AsyncIterator[bytes] | None = None
 
     @property
     def content_type(self) -> str:

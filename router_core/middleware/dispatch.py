@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Dispatch"]
 
 OnClose = Callable[[BaseException | None], Awaitable[None]]
+_FATAL: Final = (SystemExit, KeyboardInterrupt)
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -42,15 +43,14 @@ class Dispatch:
 
     async def __call__(self, request: Request, route: Route) -> Response:
         """Answer; whatever goes wrong is raised."""
-        limit = route.max_body_bytes
-        if limit is not None and len(request.body) > limit:
-            # adapters ask for the limit of a route before a large body alone
-            raise PayloadTooLarge(f"the request body may have {limit} bytes")
-        if route.kind == "job" or ("prefer" in request.headers and _wants_job(route, request)):
+        if _wants_job(route, request):
             return await self._accept(request, route)
         plan = route.plan
         if plan.request_only:
-            value = await self._whole(route, request)
+            try:
+                value = await plan.call_whole(request)
+            except _FATAL as error:
+                raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
             return value if type(value) is Response else to_response(route, value, request)
         bound = plan.bind(request, self._intake)
         values = bound if isinstance(bound, dict) else await bound
@@ -65,7 +65,7 @@ class Dispatch:
             else:
                 # the app's scope holds nothing of this request; it only says where sync functions run
                 value = await plan.call(values, injected, self._scope)
-        except (SystemExit, KeyboardInterrupt) as error:
+        except _FATAL as error:
             # raised in a task it would end the event loop, and the server with it
             raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
         if type(value) is plan.result.kind:
@@ -73,15 +73,6 @@ class Dispatch:
         if is_stream(value):
             return await self._stream(route, value, request)
         return to_response(route, value, request)
-
-    async def _whole(self, route: Route, request: Request) -> Any:
-        """Call a function of nothing but the request."""
-        plan = route.plan
-        try:
-            for name in plan.injected:
-                return await plan.func(**{name: request})
-        except (SystemExit, KeyboardInterrupt) as error:
-            raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
 
     async def _with_dependencies(
         self, request: Request, route: Route, values: dict[str, Any], injected: Mapping[str, Any]
@@ -127,6 +118,15 @@ class Dispatch:
 
 
 def _wants_job(route: Route, request: Request) -> bool:
+    """Return whether it becomes a job; raises for a body that the route does not take."""
+    limit = route.max_body_bytes
+    if limit is not None and len(request.body) > limit:
+        # adapters ask for the limit of a route before a large body alone
+        raise PayloadTooLarge(f"the request body may have {limit} bytes")
+    if route.kind == "job":
+        return True
+    if "prefer" not in request.headers:
+        return False
     from router_core.jobs.http import wants_job
 
     return wants_job(route, request)

@@ -125,7 +125,7 @@ def answer(served: Served) -> Response:
     if reply.chunks is not None:
         return Response(reply.status, (*_STREAM_HEADERS, *served.headers), served.body)
     content_type = reply.headers.get("content-type") or "application/json"
-    return Response(reply.status, (("content-type", content_type), *served.headers), served.body)
+    return Response(reply.status, served.explained.typed(content_type), served.body)
 
 
 def _handler(routes: OpenAIRoutes, endpoint: str, name: str) -> Callable[[Request], Any]:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+import msgspec
+
 from router_core.gateway.accounting.ledger import Ledger
 from router_core.gateway.accounting.tokens import estimate_answer
 from router_core.gateway.accounting.usage import usage_of
@@ -22,20 +24,14 @@ from router_core.gateway.values import Deployment
 __all__ = ["ASLEEP", "NOT_ADMITTED", "Attempts", "Ended"]
 
 
-class Ended:
+class Ended(msgspec.Struct, eq=False):
     """How an attempt ended, as far as the layers above need to know."""
 
-    __slots__ = ("body", "candidate", "outcome", "reply")
-
-    def __init__(
-        self, outcome: Outcome, candidate: Candidate | None, reply: Reply | None = None,
-        body: bytes | AsyncIterator[bytes] = b"",
-    ) -> None:  # fmt: skip
-        self.outcome = outcome
-        self.candidate = candidate
-        self.reply = reply
-        self.body = body
-        """Of an answer that goes to the caller; a stream is in flight until it is read or closed."""
+    outcome: Outcome
+    candidate: Candidate | None
+    reply: Reply | None = None
+    body: bytes | AsyncIterator[bytes] = b""
+    """Of an answer that goes to the caller; a stream is in flight until it is read or closed."""
 
 
 NOT_ADMITTED: Final = Ended(Outcome("overloaded", "retry", message="no permit was left"), None)
@@ -102,7 +98,7 @@ class Attempts:
                 if relayed:
                     ended.body.carry(permit, self._finish)  # type: ignore[union-attr]
         except UpstreamFailure as failure:
-            ended = Ended(classify_failure(failure, own_limit=deadline == call.deadline), candidate)
+            ended = Ended(classify_failure(failure, own_limit=deadline < call.deadline), candidate)
         finally:
             if not relayed:
                 self._finish(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time as wall
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from router_core.errors import HTTPError
 from router_core.gateway.call import Call
@@ -16,42 +17,72 @@ from router_core.gateway.pipeline.fallback import ENDS, Fallback
 from router_core.gateway.pipeline.retry import Retry
 from router_core.gateway.registry import ModelRouter, Registry, Snapshot
 from router_core.gateway.reply import Reply
+from router_core.gateway.rules.engine import RuleMatch
+from router_core.gateway.select.candidate import Candidate
 
-__all__ = ["AUTO", "Pipeline", "Resolved", "Served"]
+__all__ = ["AUTO", "Explained", "Pipeline", "Resolved", "Served"]
+
+_KEPT: Final = 4096
+"""Things that are remembered of one snapshot, of each kind."""
+_TYPES: Final = 16
+"""Content types for which headers are kept ready."""
 
 _UNKNOWN: Final = Outcome("not_found", "stop", status=404)
 AUTO: Final = "auto"
 """The name of a model by which a caller leaves the choice to the rules."""
 
 
-class Served:
-    """A call that was answered by an upstream, if only with an error that is the caller's own."""
-
-    __slots__ = ("body", "headers", "reply")
-
-    def __init__(
-        self, reply: Reply, body: bytes | AsyncIterator[bytes], headers: tuple[tuple[str, str], ...]
-    ) -> None:
-        self.reply = reply
-        self.body = body
-        """Bytes, or a stream that has to be read to its end or closed."""
-        self.headers = headers
-        """What explains the decision."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
+class Resolved(msgspec.Struct, frozen=True, eq=False):
     """The models that may serve a call, in the order in which they are asked."""
 
     routers: tuple[ModelRouter, ...]
     rule: str = ""
     """Name of the rule that decided; empty: the caller named the model."""
+    match: RuleMatch | None = None
+
+
+class Explained:
+    """The headers that explain a decision: the same for most calls that go to a deployment."""
+
+    __slots__ = ("_typed", "decision", "headers", "resolved")
+
+    def __init__(
+        self, headers: tuple[tuple[str, str], ...], decision: Any = None, resolved: Resolved | None = None
+    ) -> None:
+        self.headers = headers
+        self.decision = decision
+        self.resolved = resolved
+        self._typed: dict[str, tuple[tuple[str, str], ...]] = {}
+
+    def typed(self, content_type: str) -> tuple[tuple[str, str], ...]:
+        """Return them behind the type of an answer: of one decision and type, the same object each time."""
+        found = self._typed.get(content_type)
+        if found is None:
+            found = (("content-type", content_type), *self.headers)
+            if len(self._typed) < _TYPES:
+                self._typed[content_type] = found
+        return found
+
+
+class Served(msgspec.Struct, eq=False):
+    """A call that was answered by an upstream, if only with an error that is the caller's own."""
+
+    reply: Reply
+    body: bytes | AsyncIterator[bytes]
+    """Bytes, or a stream that has to be read to its end or closed."""
+    explained: Explained
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What explains the decision."""
+        return self.explained.headers
 
 
 class Pipeline:
     """Serves calls by the snapshot of the moment: a call keeps the one that it began with."""
 
-    __slots__ = ("_fallback", "_on_call", "_on_rule", "_registry", "_time")
+    __slots__ = ("_explained", "_fallback", "_on_call", "_on_rule", "_registry", "_resolved", "_snapshot",
+                 "_time")  # fmt: skip
 
     def __init__(
         self, registry: Registry, retry: Retry, time: Callable[[], float],
@@ -64,10 +95,20 @@ class Pipeline:
         self._time = time
         self._on_call = on_call
         self._on_rule = on_rule
+        self._snapshot: Snapshot | None = None
+        """That of which the following two are."""
+        self._resolved: dict[tuple[int, str], Resolved] = {}
+        """What the rules came to, by match and endpoint."""
+        self._explained: dict[int, Explained] = {}
+        """What calls without a retry are told, by decision."""
 
     async def serve(self, call: Call) -> Served:
         """Answer a call; raises a RouterError that tells the caller why nobody did."""
         snapshot = self._registry.snapshot
+        if snapshot is not self._snapshot:
+            self._snapshot = snapshot
+            self._resolved.clear()
+            self._explained.clear()
         resolved = self.resolve(call, snapshot)
         first = resolved.routers[0]
         call.deadline = min(call.deadline, call.started + first.model.total_timeout)
@@ -82,7 +123,7 @@ class Pipeline:
         reply = ended.reply
         if reply is None or ended.candidate is None or ended.outcome.move not in ENDS:
             raise failed(call, ended.outcome)
-        return Served(reply, ended.body, self._explain(call, first, ended, resolved.rule))
+        return Served(reply, ended.body, self._explain(call, ended.candidate, resolved))
 
     def explain(self, call: Call) -> dict[str, Any]:
         """Say who would serve a call, and why, without asking anybody or changing anything."""
@@ -118,7 +159,10 @@ class Pipeline:
             raise HTTPError(404, "Model not found", code="model_not_found")
         if not router.model.fits(call.endpoint):
             raise HTTPError(422, "Wrong model type", code="wrong_model_type")
-        return Resolved((router,))
+        resolved = self._resolved.get((id(router), ""))
+        if resolved is None or resolved.routers[0] is not router:
+            resolved = self._keep(Resolved((router,)), (id(router), ""), snapshot)
+        return resolved
 
     def _by_rules(self, call: Call, snapshot: Snapshot, dry: bool) -> Resolved:
         key, now = _split_by(call), wall.time()
@@ -126,6 +170,14 @@ class Pipeline:
         if snapshot.rules.has_shadows and not dry:
             for shadow in snapshot.rules.shadows(call.attributes, now, key=key):
                 self._on_rule(f"{shadow.rule.name} (shadow)")
+        resolved = self._resolved.get((id(match), call.endpoint))
+        if resolved is None or resolved.match is not match or snapshot is not self._snapshot:
+            resolved = self._look_up(call, match, snapshot)
+        if resolved.rule and not dry:
+            self._on_rule(resolved.rule)
+        return resolved
+
+    def _look_up(self, call: Call, match: RuleMatch | None, snapshot: Snapshot) -> Resolved:
         names = [snapshot.default_model] if match is None else list(match.targets)
         routers = []
         for name in names:
@@ -134,29 +186,46 @@ class Pipeline:
                 routers.append(router)
         if not routers:
             raise nobody(call, match is not None)
-        rule = "" if match is None else match.rule.name
-        if rule and not dry:
-            self._on_rule(rule)
-        return Resolved(tuple(routers), rule)
+        resolved = Resolved(tuple(routers), "" if match is None else match.rule.name, match)
+        return self._keep(resolved, (id(match), call.endpoint), snapshot)
 
-    def _explain(
-        self, call: Call, first: ModelRouter, ended: Ended, rule: str
-    ) -> tuple[tuple[str, str], ...]:
-        candidate = ended.candidate
-        if candidate is None:
-            return ()
-        deployment = candidate.deployment
-        headers: tuple[tuple[str, str], ...] = (
-            ("x-router-model", deployment.model_id),
-            ("x-router-deployment", deployment.id),
-            ("x-router-attempts", str(len(call.attempts))),
-            ("x-router-decision", call.decision.header()),
-        )
-        if deployment.model_id != first.id:
-            headers += (("x-router-fallback-from", first.id),)
-        if rule:
-            headers += (("x-router-rule", rule),)
-        return headers
+    def _keep(self, resolved: Resolved, key: tuple[int, str], snapshot: Snapshot) -> Resolved:
+        """Note it for the next call of the kind; it holds on to what its key is the identity of."""
+        if snapshot is self._snapshot:
+            if len(self._resolved) >= _KEPT:
+                self._resolved.clear()
+            self._resolved[key] = resolved
+        return resolved
+
+    def _explain(self, call: Call, candidate: Candidate, resolved: Resolved) -> Explained:
+        decision = call.decision
+        usual = decision is candidate.usual and len(call.attempts) == 1
+        if usual:
+            known = self._explained.get(id(decision))
+            if known is not None and known.decision is decision and known.resolved is resolved:
+                return known
+        explained = Explained(_headers(call, candidate, resolved), decision, resolved)
+        if usual:
+            if len(self._explained) >= _KEPT:
+                self._explained.clear()
+            self._explained[id(decision)] = explained
+        return explained
+
+
+def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tuple[str, str], ...]:
+    deployment = candidate.deployment
+    first = resolved.routers[0]
+    headers: tuple[tuple[str, str], ...] = (
+        ("x-router-model", deployment.model_id),
+        ("x-router-deployment", deployment.id),
+        ("x-router-attempts", str(len(call.attempts))),
+        ("x-router-decision", call.decision.header()),
+    )
+    if deployment.model_id != first.id:
+        headers += (("x-router-fallback-from", first.id),)
+    if resolved.rule:
+        headers += (("x-router-rule", resolved.rule),)
+    return headers
 
 
 def _split_by(call: Call) -> str:

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+import msgspec
+
 from router_core.gateway.resilience.window import Window
 from router_core.gateway.values import BreakerPolicy
 
@@ -23,18 +25,15 @@ __all__ = ["Breaker", "CircuitState", "Permit"]
 CircuitState = Literal["closed", "open", "half_open"]
 
 
-class Permit:
+class Permit(msgspec.Struct, eq=False):
     """Leave to make one call; comes from ``Standing.begin`` and goes to ``Standing.end``."""
 
-    __slots__ = ("begun", "ended", "generation", "probe")
-
-    def __init__(self, generation: int, begun: float, probe: bool = False) -> None:
-        self.generation = generation
-        self.begun = begun
-        """Monotonic seconds."""
-        self.probe = probe
-        """Whether the circuit was half-open: on this call hangs what becomes of it."""
-        self.ended = False
+    generation: int
+    begun: float
+    """Monotonic seconds."""
+    probe: bool = False
+    """Whether the circuit was half-open: on this call hangs what becomes of it."""
+    ended: bool = False
 
 
 class Breaker:
