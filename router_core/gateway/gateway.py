@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from router_core.app import Host, Upkeep
 from router_core.clock import Clock, SystemClock
+from router_core.gateway.accounting.journal import Journal
 from router_core.gateway.accounting.ledger import Ledger
 from router_core.gateway.accounting.metrics import GatewayMetrics
 from router_core.gateway.accounting.prices import Prices
@@ -17,6 +18,7 @@ from router_core.gateway.api.endpoints import endpoints_router
 from router_core.gateway.api.openai import OpenAIRoutes
 from router_core.gateway.api.route import routing_router
 from router_core.gateway.api.select_endpoint import EndpointSelector
+from router_core.gateway.call import Call
 from router_core.gateway.config.load import load_config
 from router_core.gateway.config.watch import ConfigWatcher
 from router_core.gateway.environment import from_environment
@@ -24,6 +26,7 @@ from router_core.gateway.health.probes import Prober
 from router_core.gateway.lifecycle.drivers import Drivers
 from router_core.gateway.lifecycle.endpoints import Lifecycle
 from router_core.gateway.lifecycle.upkeep import EndpointUpkeep
+from router_core.gateway.outcome import Outcome
 from router_core.gateway.pipeline import Pipeline
 from router_core.gateway.pipeline.attempt import Attempts
 from router_core.gateway.pipeline.hedge import Hedger
@@ -73,7 +76,10 @@ class Gateway:
         records = self._environ.get(RECORDS, "").strip()
         if sink is None and records:
             sink = JsonLinesFile(records)
-        self.ledger = Ledger(self.prices, self.metrics, self.events, self.clock, sink=sink)
+        self.journal = Journal(self.events)
+        self.ledger = Ledger(
+            self.prices, self.metrics, self.events, self.clock, sink=sink, on_stream=self.journal.settled
+        )
         self.lifecycle = Lifecycle(
             (), Drivers(self.transport, self.clock), state or MemoryStateStore(self.clock), self.clock,
             self.events, in_flight=self._in_flight,
@@ -110,7 +116,7 @@ class Gateway:
 
     def bind(self, host: Host) -> Sequence[Upkeep]:
         """Join an app: tell it what happens here, and hand it the loops that tend deployments."""
-        self.events.subscribe(host.events.emit)
+        self.events.subscribe(host.events.emit, host.events.heard)
         self.metrics.join(host.metrics)
         loops: list[Any] = [
             Prober(self.registry, self.events, ready=self.lifecycle.ready, ledger=self.ledger),
@@ -137,7 +143,7 @@ class Gateway:
         )
         hedger, waker = Hedger(attempts, clock), Waker(self.lifecycle, clock)
         return Pipeline(
-            self.registry, Retry(attempts, hedger, waker, clock, self._random), clock, self.metrics.called,
+            self.registry, Retry(attempts, hedger, waker, clock, self._random), clock, self._called,
             self.metrics.rule_matched,
         )  # fmt: skip
 
@@ -155,6 +161,11 @@ class Gateway:
         ):
             router.include_router(part)
         return router
+
+    def _called(self, call: Call, model_id: str, outcome: Outcome | None) -> None:
+        """Count a call that has ended or begun to stream, and tell of it."""
+        self.metrics.called(call, model_id, outcome)
+        self.journal.called(call, model_id, outcome)
 
     def _in_flight(self, endpoint: str) -> int:
         """Return the calls that an endpoint is serving."""

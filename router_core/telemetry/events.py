@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from router_core.records import dataclass
 
-__all__ = ["Events", "JobMoved", "Listener", "Note", "RequestDone"]
+__all__ = ["Events", "Hears", "JobMoved", "Line", "Listener", "Note", "RequestDone"]
 
 
 class RequestDone(NamedTuple):
@@ -61,20 +61,56 @@ class Note:
     """Its traceback goes to the log, never to a caller."""
 
 
+class Line:
+    """An event that knows what its line in the log says. Whoever makes many of them asks ``Events.heard``
+    first: they are for the log alone."""
+
+    __slots__ = ()
+
+    @property
+    def importance(self) -> int:
+        """A number of the logging module."""
+        raise NotImplementedError
+
+    def told(self) -> dict[str, Any]:
+        """Return the members of the line, ``event`` first; called where lines are written, beside the calls.
+
+        They are written as they are: what others wrote has to be masked, and its length bounded.
+        """
+        raise NotImplementedError
+
+
 Listener = Callable[[object], None]
+Hears = Callable[[int], bool]
 
 
 class Events:
     """Hands each event to every listener; a failing listener harms neither the caller nor the others."""
 
-    __slots__ = ("_listeners",)
+    __slots__ = ("_hearing", "_listeners")
 
     def __init__(self, *listeners: Listener) -> None:
-        self._listeners = list(listeners)
+        self._listeners: list[Listener] = []
+        self._hearing: list[Hears] = []
+        for listener in listeners:
+            self.subscribe(listener)
 
-    def subscribe(self, listener: Listener) -> None:
-        """Add a listener; it is called in the thread where the event happens and must be quick."""
+    def subscribe(self, listener: Listener, hears: Hears | None = None) -> None:
+        """Add a listener; it is called in the thread where the event happens and must be quick.
+
+        ``hears`` says whether it writes down what is of a level; a log has a method of that name.
+        """
         self._listeners.append(listener)
+        hears = hears or getattr(listener, "hears", None)
+        if hears is not None:
+            self._hearing.append(hears)
+
+    def heard(self, level: int) -> bool:
+        """Return whether a log writes down what is of this level (a number of the logging module)."""
+        for hears in self._hearing:
+            if hears(level):
+                return True
+        return False
 
     def emit(self, event: object) -> None:
         """Tell everybody."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import pydantic_core
 
-from router_core.telemetry.events import JobMoved, Note, RequestDone
+from router_core.telemetry.events import JobMoved, Line, Note, RequestDone
 from router_core.telemetry.masking import mask_fields, mask_text, printable
 
 __all__ = ["LEVELS", "json_line", "text_line", "to_fields"]
@@ -58,6 +58,8 @@ def to_fields(item: object) -> dict[str, Any]:
         }
     if isinstance(item, logging.LogRecord):
         return _record(item)
+    if isinstance(item, Line):
+        return item.told()
     return {"event": type(item).__name__}
 
 

@@ -20,7 +20,7 @@ from collections import deque
 from typing import Final, TextIO
 
 from router_core.settings import Settings
-from router_core.telemetry.events import JobMoved, Note, RequestDone
+from router_core.telemetry.events import JobMoved, Line, Note, RequestDone
 from router_core.telemetry.lines import LEVELS, json_line, text_line, to_fields
 
 __all__ = ["EventLogger", "Log", "level_of"]
@@ -48,7 +48,7 @@ def level_of(event: object) -> int:
         return logging.WARNING if event.state == "failed" or event.move == "rescue" else logging.INFO
     if type(event) is Note:
         return LEVELS.get(event.level, logging.INFO)
-    return logging.DEBUG
+    return event.importance if isinstance(event, Line) else logging.DEBUG
 
 
 class EventLogger:
@@ -67,6 +67,10 @@ class EventLogger:
             error = event.error if isinstance(event, Note) else None
             text = text_line(level, fields, None, colour=False, stamp=False)
             self._logger.log(level, "%s", text, exc_info=error, extra={"router": fields})
+
+    def hears(self, level: int) -> bool:
+        """Return whether it writes what is of this level."""
+        return self._logger.isEnabledFor(level)
 
 
 class Log:
@@ -96,6 +100,10 @@ class Log:
         """Take one event: this is a listener for ``Events.subscribe``."""
         if level_of(event) >= self._level:
             self.put(event)
+
+    def hears(self, level: int) -> bool:
+        """Return whether it writes what is of this level."""
+        return level >= self._level
 
     def put(self, item: object) -> None:
         """Queue an event or a LogRecord; never waits."""

@@ -55,9 +55,10 @@ class Ledger:
     def __init__(
         self, prices: Prices, metrics: GatewayMetrics, events: Events, clock: Clock | None = None, *,
         sink: Sink | None = None, maxsize: int = 10_000, recent: int = 1000, interval: float = INTERVAL,
-        time: Callable[[], float] = monotonic,
+        time: Callable[[], float] = monotonic, on_stream: Callable[[Call, Attempt], None] | None = None,
     ) -> None:  # fmt: skip
-        """``time`` is the clock of ``Attempt.started`` (``loop.time``, which is ``time.monotonic``)."""
+        """``time`` is the clock of ``Attempt.started`` (``loop.time``, which is ``time.monotonic``);
+        ``on_stream`` is told of attempts of streams once they are booked."""
         self.prices = prices
         self.metrics = metrics
         self.dropped = 0
@@ -68,6 +69,7 @@ class Ledger:
         self._interval = interval
         self._clock = clock or SystemClock()
         self._time = time
+        self._on_stream = on_stream
         self._accounts: dict[str, _Account] = {}
         self._to_learn: list[Deployment] = []
         self._pending: deque[AttemptRecord] = deque()
@@ -108,6 +110,8 @@ class Ledger:
         attempt.cost = cost
         account.cells.add(attempt, usage, cost, call.stream)
         self._keep(_record(call, attempt, usage or _NOTHING, self._epoch))
+        if call.stream and self._on_stream is not None:
+            self._on_stream(call, attempt)
 
     def _open(self, deployment: Deployment) -> _Account:
         tariff = self.prices.tariff(deployment)
