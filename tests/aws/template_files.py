@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,9 +62,14 @@ def _python(program: str, stdin: str) -> Any:
 
 
 def read(path: Path = TEMPLATE) -> dict[str, Any]:
-    """Return a template as a document, its short tags (!Ref) written out."""
-    document: dict[str, Any] = _python(_READ, path.read_text(encoding="utf-8"))
+    """Return a template as a document of the caller's own, its short tags (!Ref) written out."""
+    document: dict[str, Any] = copy.deepcopy(_parsed(path.read_text(encoding="utf-8")))
     return document
+
+
+@cache
+def _parsed(text: str) -> Any:
+    return _python(_READ, text)
 
 
 def translate(*documents: Mapping[str, Any], code: str = "s3://artifacts/bundle.zip") -> list[dict[str, Any]]:

@@ -33,6 +33,12 @@ def arm64(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return build(ROOT, out, Target("arm64"), app="examples.text:router")
 
 
+@pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile nothing, which takes most of the time of a build, where it does not matter."""
+    monkeypatch.setattr(aws_bundle, "find_compiler", lambda target: None)
+
+
 def _write(folder: Path, files: dict[str, str]) -> None:
     for name, text in files.items():
         path = folder / name
@@ -266,6 +272,7 @@ def test_the_command_line_tells_in_one_line(tmp_path: Path, capfd: pytest.Captur
     assert capfd.readouterr().err == f"cannot build the bundle: {tmp_path / 'out'} is not empty\n"
 
 
+@pytest.mark.usefixtures("uncompiled")
 def test_an_app_that_is_not_in_it_is_told(tmp_path: Path) -> None:
     """Refuse a bundle without the module that it is to serve."""
     with pytest.raises(NotPrepared, match="no module service"):
@@ -294,6 +301,7 @@ def test_sam_build_makes_it_from_a_clone(arm64: Bundle, tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.usefixtures("uncompiled")
 def test_it_runs_without_anything_else(tmp_path: Path) -> None:
     """Import and build the app from the bundle alone, in an interpreter that has no packages."""
     bundle = build(ROOT, tmp_path / "out", HOST, app="examples.text:router")
@@ -312,12 +320,6 @@ def test_it_runs_without_anything_else(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(bundle.folder))
-
-
-@pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compile nothing, which takes most of the time of a build, where it does not matter."""
-    monkeypatch.setattr(aws_bundle, "find_compiler", lambda target: None)
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -46,7 +46,7 @@ class Works:
                 raise
             return n
 
-        settings = Settings(jobs="memory://", blobs="memory://", port=0, log_level="error", drain_grace=1.0)
+        settings = Settings(jobs="memory://", blobs="memory://", port=0, log_level="error", drain_grace=0.1)
         self.app: App = build_app(router, settings)
 
 
