@@ -111,16 +111,6 @@ async def test_a_stream_comes_piece_by_piece(kit: Kit) -> None:
 
 
 @both_loops
-async def test_a_stream_that_has_come_frees_its_connection_before_it_is_read(kit: Kit) -> None:
-    """Also one that is more than a reader may have waiting."""
-    kit.upstream.queue(*(ok(b"x" * 200_000, headers=SSE) for _ in range(2)), ok(b"third"))
-    replies = [await kit.send(stream=True) for _ in range(2)]
-    assert (await kit.send()).body == b"third"
-    assert [len(await whole(each)) for each in replies] == [200_000, 200_000]
-    assert kit.stats.in_use == 0
-
-
-@both_loops
 async def test_only_good_answers_that_are_no_json_are_streamed(kit: Kit) -> None:
     """Errors, and whoever answers a stream with a whole completion, come whole."""
     kit.upstream.queue(

@@ -78,15 +78,15 @@ async def test_never_more_connections_than_allowed_and_calls_wait_in_order(kit: 
 
 @both_loops
 async def test_a_call_does_not_wait_for_a_connection_for_ever(kit: Kit) -> None:
-    """It fails as one that could not connect, and was not sent."""
+    """It fails as one that was not sent, and for no fault of the upstream."""
     await kit.use(max_per_origin=1)
     kit.upstream.queue(hang())
     first = asyncio.create_task(kit.send())
     await kit.upstream.until(lambda: kit.upstream.in_flight == 1)
     failure = await kit.failure(connect=0.02)
-    assert (failure.kind, failure.phase, failure.sent) == ("timeout", "connect", False)
+    assert (failure.kind, failure.phase, failure.sent) == ("busy", "connect", False)
     failure = await kit.failure(within=0.02)
-    assert (failure.kind, failure.phase, failure.sent) == ("timeout", "total", False)
+    assert (failure.kind, failure.phase, failure.sent) == ("busy", "total", False)
     assert kit.stats == (1, 0, 1, 0)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
@@ -225,6 +225,21 @@ async def test_an_answer_to_a_call_that_was_just_cancelled_is_thrown_away(kit: K
     assert kit.stats.open == 0
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@both_loops
+async def test_a_stream_that_has_come_frees_its_connection_before_it_is_read(kit: Kit) -> None:
+    """Also one that is more than a reader may have waiting: the next answer does not wait for it."""
+    kit.upstream.queue(hang())
+    task = asyncio.create_task(kit.send(stream=True))
+    await kit.upstream.until(lambda: kit.upstream.in_flight == 1)
+    (lane,) = kit.pool._lanes.values()
+    (connection,) = lane._connections
+    body = b"x" * 200_000
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 200000\r\n\r\n" + body)
+    assert kit.stats == (1, 1, 0, 0)
+    assert connection._transport.is_reading()
+    assert await whole(await task) == body
 
 
 @both_loops
