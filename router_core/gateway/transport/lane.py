@@ -72,6 +72,8 @@ class Lane:
         self._waiters: deque[_Waiter] = deque()
         self._opened = 0
         self._shut = False
+        self._awake_until = _NEVER
+        """When everything idle is too old, unless ``sweep`` was here before."""
 
     @property
     def empty(self) -> bool:
@@ -86,18 +88,21 @@ class Lane:
     def take(self, now: float) -> Connection | None:
         """Return a connection that waits for work, if there is one."""
         idle = self.idle
+        awake = now < self._awake_until
         while idle:
             connection = idle.pop()
-            if connection.due > now and connection.usable:
+            if awake and connection.due > now and connection.usable:
                 return connection
-            # This process was asleep, and so the sweep was.
+            # This process was asleep, and so the sweep was. A network forgets, and then nobody answers.
             connection.drop()
         return None
 
     async def acquire(self, timeouts: Timeouts, deadline: float, *, fresh: bool = False) -> Connection:
         """Return a connection that is ready; ``fresh``: one that was never used."""
         self._active()
-        due = asyncio.get_running_loop().time() + timeouts.connect
+        now = asyncio.get_running_loop().time()
+        self._awake_until = now + self._limits.idle_timeout
+        due = now + timeouts.connect
         while not self._shut:
             if self._size >= self._limits.max_connections and self.idle:
                 # Only one that is fresh will do: make room for it.
@@ -117,6 +122,7 @@ class Lane:
     def sweep(self, now: float) -> None:
         """Do what is due."""
         limits = self._limits
+        self._awake_until = now + limits.idle_timeout
         for connection in list(self._connections):
             if connection.due <= now:
                 connection.expire(now)
