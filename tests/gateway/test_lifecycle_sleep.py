@@ -97,6 +97,21 @@ async def test_sleep_calls_a_wake_off(hub: HuggingFaceApi, clock: FakeClock) -> 
         assert hub.state("big") == "paused"
 
 
+async def test_what_was_woken_and_put_to_sleep_wakes_again_at_once(
+    hub: HuggingFaceApi, clock: FakeClock
+) -> None:
+    """The order to wake of a moment ago does not stand in the way of the next one."""
+    hub.add("ann", "big", state="scaledToZero")
+    async with gateway([spec_of(hub, "big")], clock) as one:
+        await passing(clock, one.lifecycle.status())
+        await passing(clock, one.lifecycle.wake("big", never()))
+        await passing(clock, one.lifecycle.sleep("big", who="ann"))
+        slept = clock.monotonic()
+        await passing(clock, one.lifecycle.wake("big", never()))
+        assert one.lifecycle.ready("big")
+        assert clock.monotonic() - slept < 30.0
+
+
 async def test_a_refusal_leaves_it_awake(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """When the provider does not take the order, calls go on as before and the error is told."""
     hub.add("ann", "big")

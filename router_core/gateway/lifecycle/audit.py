@@ -44,7 +44,7 @@ class Audit:
             "endpoint": endpoint.spec.name, "before": before.value, "after": after.value, "sub": endpoint.sub,
         }  # fmt: skip
         if endpoint.message:
-            fields["message"] = endpoint.message
+            fields["said"] = endpoint.message
         level = "warning" if after in (State.ERROR, State.UNKNOWN) else "info"
         text = f"endpoint {endpoint.spec.name}: {before} -> {after}"
         self._events.emit(Note("endpoint_state", level, text, fields))

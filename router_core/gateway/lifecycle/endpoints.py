@@ -225,6 +225,8 @@ class Lifecycle:
             return Done(endpoint.state, str(error), error.status)
         self._audit.operation("sleep", name, who, detail="paused" if pause else "")
         self._audit.change(endpoint, before.state)
+        # the order to wake of a moment ago is spent: the next one is not to wait until it runs out
+        await self._shared.cancel("wake", name)
         await self._shared.join(name, endpoint.known())
         await self._looked(endpoint, 0.0)
         return Done(endpoint.state)

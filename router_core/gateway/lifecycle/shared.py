@@ -92,6 +92,10 @@ class Shared:
         if lease != ALONE:
             await self._try(self._store.delete(_key(what, name), if_version=lease))
 
+    async def cancel(self, what: str, name: str) -> None:
+        """Take a right from whoever has it, because there is nothing left that it is for."""
+        await self._try(self._store.delete(_key(what, name)))
+
     async def claim(self, what: str, name: str, value: str) -> str | None:
         """Write a value that nobody has written before it; None when it stands there, or without a store."""
         key = _key(what, name)
