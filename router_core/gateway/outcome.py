@@ -37,6 +37,9 @@ class Outcome:
     """HTTP status of the upstream; 0 without an answer."""
     message: str = ""
     """For logs and for our own error; never holds what a caller or upstream wrote unbounded."""
+    reached: bool = True
+    """Whether it cost the upstream anything. What was refused at its door did not: another attempt is no load
+    upon load, so it is neither counted against ``RetryPolicy.max_attempts`` nor against the budget."""
 
 
 OK: Final = Outcome("ok", "done", status=200)

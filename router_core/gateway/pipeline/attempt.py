@@ -36,7 +36,7 @@ class Ended(msgspec.Struct, eq=False):
 
 NOT_ADMITTED: Final = Ended(Outcome("overloaded", "retry", message="no permit was left"), None)
 """Another call took the last permit meanwhile. Nothing was sent."""
-ASLEEP: Final = Outcome("overloaded", "retry", status=503, message="the endpoint was asleep")
+ASLEEP: Final = Outcome("overloaded", "retry", status=503, message="the endpoint was asleep", reached=False)
 """What an endpoint that sleeps answered: no failure of the deployment, which is asked again when awake."""
 
 

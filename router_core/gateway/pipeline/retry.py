@@ -57,7 +57,7 @@ class Retry:
         budget.call()
         tried: list[str] = []
         last: Ended | None = None
-        made = turns = 0
+        made = reached = turns = 0
         while True:
             turns += 1
             candidate, early = await self._pick(call, router, tried, patient, made)
@@ -65,7 +65,7 @@ class Retry:
                 if not await self._again(call, policy, made, last, tried):
                     return last
                 continue
-            if made and not budget.allowed():
+            if last is not None and last.outcome.reached and not budget.allowed():
                 return last
             if model.hedge is None or call.stream or early:
                 ended = await self._attempts.make(call, candidate, policy.retry_after_max, early=early)
@@ -79,13 +79,14 @@ class Retry:
                 continue
             last = ended
             made += ended.outcome is not ASLEEP
-            if self._is_over(call, policy, made, ended.outcome):
+            reached += ended.outcome.reached
+            if self._is_over(call, policy, reached, ended.outcome):
                 return ended
 
-    def _is_over(self, call: Call, policy: RetryPolicy, made: int, outcome: Outcome) -> bool:
+    def _is_over(self, call: Call, policy: RetryPolicy, reached: int, outcome: Outcome) -> bool:
         if outcome.move != "retry" or not (outcome.safe or policy.unclear):
             return True
-        return made >= policy.max_attempts or call.deadline - self._time() < _MIN_LEFT
+        return reached >= policy.max_attempts or call.deadline - self._time() < _MIN_LEFT
 
     def _budget(self, router: ModelRouter) -> tuple[RetryPolicy, RetryBudget]:
         policy = router.model.retry

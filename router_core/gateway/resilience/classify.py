@@ -162,16 +162,20 @@ def classify_failure(error: UpstreamFailure, *, own_limit: bool = False) -> Outc
     match error.kind:
         case "timeout":
             against = own_limit or error.phase != "total"
-            return Outcome("timeout", "retry", failure=against, safe=not unclear, message=message)
+            return Outcome(
+                "timeout", "retry", failure=against, safe=not unclear, message=message, reached=unclear
+            )
         case "reset":
             kind: Kind = "unclear" if unclear else "connect"
-            return Outcome(kind, "retry", failure=True, safe=not unclear, message=message)
+            return Outcome(kind, "retry", failure=True, safe=not unclear, message=message, reached=unclear)
         case "malformed":
             return Outcome("malformed", "retry", failure=True, message=message)
         case "too_large":
             return Outcome("malformed", "retry", failure=True, safe=False, message=message)
         case _:
-            return Outcome("connect", "retry", failure=True, safe=not error.started, message=message)
+            return Outcome(
+                "connect", "retry", failure=True, safe=not error.started, message=message, reached=unclear
+            )
 
 
 def _odd(reply: Reply, body: bytes, max_cooldown: float, now_epoch: float | None) -> Outcome:
