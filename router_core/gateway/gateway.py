@@ -97,6 +97,7 @@ class Gateway:
         self.apply(config if config is not None else self.read())
         self.router = self._router()
         self.router.extend(self)
+        self.router.on_startup(self.ledger.write_at_once)
         self.router.on_shutdown(self.stop)
 
     # -- configuration -----------------------------------------------------------------------------------

@@ -77,6 +77,7 @@ class Ledger:
         self._batch = min(BATCH, self._maxsize)
         self._writing: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._at_once = False
         self._failing = False
         self._losing = 0
         """Records lost since the sink last kept up."""
@@ -126,6 +127,8 @@ class Ledger:
             return
         pending = self._pending
         pending.append(record)
+        if self._at_once:
+            self._begin()
         waiting = len(pending)
         if waiting == self._batch:
             self._wake.set()
@@ -163,8 +166,17 @@ class Ledger:
 
     # -- beside the calls ----------------------------------------------------------------------------
 
+    def write_at_once(self) -> None:
+        """Begin to write each record when it comes, until ``run`` does it beside the calls.
+
+        Where a process is frozen after each answer nobody would write them later, and in the end they would
+        be lost with the process.
+        """
+        self._at_once = True
+
     async def run(self) -> None:
         """Work until cancelled; then write what is left, for a few seconds at most."""
+        self._at_once = False
         self._wake = asyncio.Event()  # of this loop
         try:
             while True:
