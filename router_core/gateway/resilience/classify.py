@@ -29,6 +29,7 @@ other 4xx              client_error        stop     no        yes
 521-523 525 526        connect             retry    yes       yes     a proxy that did not reach it
 refused, unreachable   connect             retry    yes       yes
 dns, tls, reset        connect             retry    yes       yes     before anything was sent
+busy                   overloaded          retry    no        yes     no connection of ours was free
 timeout                timeout             retry    yes       unsent  by ``UpstreamFailure.sent``
 timeout (total)        timeout             retry    no        unsent  the call had no more time, and how much
                                                                       it has is for the caller to say
@@ -165,6 +166,8 @@ def classify_failure(error: UpstreamFailure, *, own_limit: bool = False) -> Outc
             return Outcome(
                 "timeout", "retry", failure=against, safe=not unclear, message=message, reached=unclear
             )
+        case "busy":  # by calls of ours: it may be as well as ever
+            return Outcome("overloaded", "retry", failure=False, message=message, reached=False)
         case "reset":
             kind: Kind = "unclear" if unclear else "connect"
             return Outcome(kind, "retry", failure=True, safe=not unclear, message=message, reached=unclear)

@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 from math import inf
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
 
 __all__ = ["Watch"]
+
+_LATE: Final = 0.25
+"""Seconds after its time at which a timer says that this process stood still."""
+_GRACE: Final = 0.05
+"""Seconds for what has come meanwhile to be looked at."""
 
 
 class Watch:
@@ -62,8 +67,12 @@ class Watch:
         self._timer = None
         if self._task is None:
             return  # nobody waits; the next wait sets it anew
-        if self._loop.time() < self._due:
+        now = self._loop.time()
+        if now < self._due:
             self._set(self._due)
+            return
+        if now - self._fires > _LATE:
+            self._set(now + _GRACE)
             return
         self._fired = True
         self._task.cancel()

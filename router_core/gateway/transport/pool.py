@@ -21,8 +21,6 @@ __all__ = ["ConnectionPool"]
 
 
 _ROUNDS: Final = 100
-_LATE: Final = 0.25
-"""Seconds after its time at which the sweep knows that this process stood still."""
 
 
 class ConnectionPool(Transport):
@@ -59,6 +57,7 @@ class ConnectionPool(Transport):
         if connection is None:
             await own_task()
             connection = await lane.acquire(timeouts, deadline)
+            now = loop.time()
         reply = connection.ask(head, body, timeouts, deadline, stream, now)
         try:
             return await reply
@@ -115,14 +114,10 @@ class ConnectionPool(Transport):
             self._timer = self._loop.call_later(self._tick, self._sweep)
 
     def _sweep(self) -> None:
-        timer, self._timer = self._timer, None
+        self._timer = None
         if self._loop is None:
             return
         now = self._loop.time()
-        if timer is not None and now - timer.when() > _LATE:
-            # What has come meanwhile is looked at first: nobody is late because we were.
-            self._look_after()
-            return
         for origin, lane in list(self._lanes.items()):
             lane.sweep(now)
             if lane.empty:
