@@ -18,7 +18,7 @@ from router_core.gateway.transport.protocol import Origin
 from router_core.gateway.values import Timeouts
 from router_core.testing.upstream import Upstream
 
-__all__ = ["Kit", "both_loops", "broken", "request_head", "whole"]
+__all__ = ["Kit", "both_loops", "broken", "request_head", "told", "whole"]
 
 _LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -91,6 +91,11 @@ async def broken(reply: Reply, got: list[bytes] | None = None) -> UpstreamFailur
     except UpstreamFailure as failure:
         return failure
     raise AssertionError("the stream came to its end")
+
+
+def told(failure: UpstreamFailure) -> tuple[str, str, bool, bool]:
+    """Return everything that a failure says."""
+    return failure.kind, failure.phase, failure.sent, failure.started
 
 
 def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
