@@ -81,6 +81,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         cycle = known.read(data, self)
         if cycle is None or cycle.admission is None:
             return False
+        cycle.more_body = False
         if self._timer is not None:
             self._disarm()
         self._shared = self._strange = 0
@@ -141,7 +142,8 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
         parser = self.parser
         version = self._version
         keep_alive = version != "1.0" and parser.should_keep_alive()
-        return DirectCycle(self, head, parser.get_method().decode("ascii"), self.url, version, keep_alive)
+        method = parser.get_method().decode("ascii")
+        return DirectCycle(self, head, method, self.url, version, keep_alive, head.request_id)
 
     def on_body(self, body: bytes) -> None:
         """Keep what came of a body."""
@@ -197,15 +199,15 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
     # --- answers ---------------------------------------------------------------------------------
 
     def _request(self, cycle: DirectCycle) -> Request:
-        head, client, admission = cycle.head, self.client, cycle.admission
+        head, client, admission, body = cycle.head, self.client, cycle.admission, cycle.body
         principal = None if admission is None else admission.principal
         return Request(
             cycle.method,
             head.path,
             head.query,
             head.headers,
-            bytes(cycle.body),
-            head.request_id,
+            body if type(body) is bytes else bytes(body),
+            cycle.request_id,
             client[0] if client else "",
             self.scheme or "http",
             principal or ANONYMOUS,
@@ -217,7 +219,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
 
     async def answer(self, cycle: DirectCycle, coming: Awaitable[Response]) -> None:
         """Send an answer when it comes."""
-        door, request_id = self.door, cycle.head.request_id
+        door, request_id = self.door, cycle.request_id
         try:
             try:
                 response = await coming
@@ -248,7 +250,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
     def _write_plain(self, cycle: DirectCycle, response: Response) -> bool:
         """Write an answer with all its headers, if it is one of the plain ones."""
         body, fields = response.body, response.headers
-        if not isinstance(body, bytes) or not fields or fields[-1] != ("x-request-id", cycle.head.request_id):
+        if not isinstance(body, bytes) or not fields or fields[-1] != ("x-request-id", cycle.request_id):
             return False
         try:
             block = self.door.block(response.status, fields[:-1])
@@ -269,7 +271,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
                 STATUS_LINE[status],
                 self.door.front(self.server_state.default_headers),
                 block,
-                cycle.head.request_id.encode("ascii"),
+                cycle.request_id.encode("ascii"),
                 len(body),
                 b"" if keep_alive else b"connection: close\r\n",
                 body,

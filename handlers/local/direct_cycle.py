@@ -36,15 +36,23 @@ class DirectCycle(Watched, Mapping[str, Any]):
     the next. Whatever else it waits for, and an answer that is more than bytes, goes on in a task.
     """
 
-    __slots__ = ("_coming", "_scope", "_waiting", "admission", "body", "disconnected", "head", "keep_alive",
-                 "method", "more_body", "protocol", "response_complete", "response_started", "task", "url",
-                 "version")  # fmt: skip
-
+    # No slots: what every request starts with stays in the class until it changes.
     message_event = _NoEvent()
+    more_body = True
+    disconnected = False
+    response_started = False
+    response_complete = False
+    task: asyncio.Task[None] | None = None
+    interrupts = False
+    happened = False
+    _scope: dict[str, Any] | None = None
+    _waiting: Prompt[Any] | None = None
+    _coming: Coroutine[Any, Any, Response]
 
     def __init__(
         self, protocol: DirectHttpToolsProtocol, head: Head, method: str, url: bytes, version: str,
-        keep_alive: bool,
+        keep_alive: bool, request_id: str, body: bytes | bytearray = b"",
+        admission: Admission | None = None,
     ) -> None:  # fmt: skip
         self.protocol = protocol
         self.head = head
@@ -52,17 +60,9 @@ class DirectCycle(Watched, Mapping[str, Any]):
         self.url = url
         self.version = version
         self.keep_alive = keep_alive
-        self.body: bytes | bytearray = b""
-        self.more_body = True
-        self.disconnected = False
-        self.response_started = False
-        self.response_complete = False
-        self.task: asyncio.Task[None] | None = None
-        self.interrupts = False
-        self.happened = False
-        self._scope: dict[str, Any] | None = None
-        self._waiting: Prompt[Any] | None = None
-        self.admission: Admission | None = None
+        self.request_id = request_id
+        self.body = body
+        self.admission = admission
         """What the gates have said, where they need not be asked: its answer is one of ``door.admitted``."""
 
     # --- steps -----------------------------------------------------------------------------------

@@ -43,12 +43,12 @@ async def stream(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response
             raise
     except Exception as error:
         # the status is out already: the missing end of the body is what tells the peer
-        fields = {"request_id": cycle.head.request_id}
+        fields = {"request_id": cycle.request_id}
         protocol.door.events.emit(Note("stream_failed", "error", str(error), fields, error))
         cycle.keep_alive = False
     finally:
         cycle.interrupts = False
-        await protocol.door.close(chunks, cycle.head.request_id)
+        await protocol.door.close(chunks, cycle.request_id)
     cycle.response_complete = True
     if not cycle.keep_alive:
         transport.close()
@@ -61,7 +61,7 @@ def _head(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response: Respo
     fields = response.headers
     if cycle.method == "HEAD" or cycle.version != "1.1" or cycle.disconnected or not fields:
         return None
-    if protocol.flow.write_paused or fields[-1] != ("x-request-id", cycle.head.request_id):
+    if protocol.flow.write_paused or fields[-1] != ("x-request-id", cycle.request_id):
         return None
     try:
         block = protocol.door.block(response.status, fields[:-1])
@@ -73,6 +73,6 @@ def _head(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response: Respo
         STATUS_LINE[response.status],
         protocol.door.front(protocol.server_state.default_headers),
         block,
-        cycle.head.request_id.encode("ascii"),
+        cycle.request_id.encode("ascii"),
         b"" if cycle.keep_alive else b"connection: close\r\n",
     )

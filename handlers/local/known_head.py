@@ -30,7 +30,7 @@ _DIGITS: Final = 8
 class KnownHead:
     """A head with what is known about it."""
 
-    __slots__ = ("_admission", "_after", "_before", "_given_id", "_last", "_method", "_most", "_start",
+    __slots__ = ("_admission", "_after", "_before", "_head", "_method", "_most", "_request_id", "_start",
                  "_url")  # fmt: skip
 
     def __init__(self, before: bytes, after: bytes, cycle: DirectCycle, admission: Admission) -> None:
@@ -42,8 +42,9 @@ class KnownHead:
         self._method = cycle.method
         self._url = cycle.url
         self._most = min(SMALL, cycle.head.body_limit)
-        self._given_id = cycle.head.headers.get("x-request-id") == cycle.head.request_id
-        self._last = cycle.head
+        self._head = cycle.head
+        given = cycle.head.headers.get("x-request-id") == cycle.request_id
+        self._request_id = cycle.request_id if given else ""
         self._admission = admission
 
     def read(self, data: bytes, protocol: DirectHttpToolsProtocol) -> DirectCycle | None:
@@ -59,23 +60,21 @@ class KnownHead:
         length = int(digits)
         if size + length != len(data) or not 0 < length <= self._most:
             return None
-        cycle = DirectCycle(
-            protocol, self._head(digits, length, protocol), self._method, self._url, "1.1", True
-        )
-        cycle.body = data[size:]
-        cycle.more_body = False
-        cycle.admission = self._admission
-        return cycle
+        head = self._head
+        if length != head.length:
+            head = self._resized(length, digits)
+        return DirectCycle(
+            protocol, head, self._method, self._url, "1.1", True, self._request_id or protocol.door.ids.new(),
+            data[size:], self._admission,
+        )  # fmt: skip
 
-    def _head(self, digits: bytes, length: int, protocol: DirectHttpToolsProtocol) -> Head:
-        last = self._last
-        headers = last.headers
-        if length != last.length:
-            raw = [(name, digits if name == b"content-length" else value) for name, value in headers.raw]
-            headers = LazyHeaders(raw, dict(reversed(raw)))
-        request_id = last.request_id if self._given_id else protocol.door.ids.new()
-        self._last = head = Head(headers, last.path, last.query, length, True, last.body_limit, request_id)
-        return head
+    def _resized(self, length: int, digits: bytes) -> Head:
+        """Note the same head with another content-length."""
+        head = self._head
+        raw = [(name, digits if name == b"content-length" else value) for name, value in head.headers.raw]
+        headers = LazyHeaders(raw, dict(reversed(raw)))
+        self._head = Head(headers, head.path, head.query, length, True, head.body_limit, head.request_id)
+        return self._head
 
 
 def known_head(data: bytes, cycle: DirectCycle, admission: Admission) -> KnownHead | None:

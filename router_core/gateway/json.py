@@ -37,6 +37,9 @@ _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{")
 _NULL: Final = b"null"
 _NONE: Final[frozenset[str]] = frozenset()
+_VISION: Final = frozenset({"vision"})
+_TELLING: Final = frozenset({"tools", "functions", "response_format", "text", "input"})
+"""Fields that say what a model has to be capable of, beside the messages themselves."""
 
 
 class _Format(msgspec.Struct):
@@ -161,6 +164,9 @@ def needs_of(fields: Mapping[str, msgspec.Raw]) -> frozenset[str]:
     A wrong value is left for the upstream to refuse: it knows better than we do what it takes.
     """
     needs: list[str] = []
+    if _TELLING.isdisjoint(fields):
+        turns = fields.get("messages")
+        return _VISION if turns is not None and _has_images(bytes(turns)) else _NONE
     if _is_filled(fields.get("tools")) or _is_filled(fields.get("functions")):
         needs.append("tools")
     if _wants_json(fields.get("response_format")) or _wants_json(fields.get("text")):

@@ -65,6 +65,10 @@ class LazyHeaders(Headers):
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and (_KEYS.get(name) or _key(name)) in self._fields
 
+    def within(self, names: frozenset[bytes]) -> bool:
+        """Return whether there are no fields but some of these, which are in lower case."""
+        return names.issuperset(self._fields)
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return the first value of ``name``."""
         value = self._fields.get(_KEYS.get(name) or _key(name))
@@ -100,8 +104,11 @@ def _key(name: str) -> bytes:
 
 _KEYS: Final = {
     name: name.encode()
-    for name in ("accept", "content-type", "host", "idempotency-key", "origin", "prefer", "sec-fetch-site")
-}
+    for name in (
+        "accept", "authorization", "content-type", "host", "idempotency-key", "origin", "prefer",
+        "sec-fetch-site",
+    )
+}  # fmt: skip
 """Those that are looked up in every request."""
 
 

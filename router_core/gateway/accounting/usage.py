@@ -80,13 +80,19 @@ def usage_of(endpoint: str, body: bytes) -> Usage | None:
 
 def _judge(counts: _Counts) -> Usage | None:
     given, made = counts.prompt_tokens, counts.completion_tokens
+    total = counts.total_tokens
+    if (
+        total == given + made and 0 <= given < MAX_TOKENS and 0 <= made < MAX_TOKENS and total
+        and counts.prompt_tokens_details is None and counts.completion_tokens_details is None
+        and not counts.prompt_cache_hit_tokens
+    ):  # fmt: skip
+        return Usage(given, made)
     details, more = counts.prompt_tokens_details, counts.completion_tokens_details
     if given < 0 and made < 0:
         given, made = counts.input_tokens, counts.output_tokens
         details, more = counts.input_tokens_details, counts.output_tokens_details
     cached = counts.prompt_cache_hit_tokens if details is None else details.cached_tokens
     reasoning = 0 if more is None else more.reasoning_tokens
-    total = counts.total_tokens
     plain = 0 <= cached <= given < MAX_TOKENS and 0 <= reasoning <= made < MAX_TOKENS
     if plain and total == given + made > 0:
         return Usage(given, made, cached, reasoning)

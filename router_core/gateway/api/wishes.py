@@ -17,6 +17,7 @@ from typing import Final
 
 from router_core.gateway.call import Attributes, Call
 from router_core.gateway.json import invalid
+from router_core.http.head import LazyHeaders
 from router_core.http.message import Headers
 
 __all__ = ["PASSED_ON", "read_wishes", "says_more"]
@@ -24,9 +25,14 @@ __all__ = ["PASSED_ON", "read_wishes", "says_more"]
 PASSED_ON: Final = ("idempotency-key", "openai-beta", "traceparent")
 """Headers that go to the upstream as they came."""
 _PASSED_ON: Final = frozenset(name.encode() for name in PASSED_ON)
-_COMMON: Final = frozenset(
-    {b"host", b"content-type", b"content-length", b"authorization", b"accept", b"user-agent", b"connection"}
-)
+_COMMON: Final = frozenset({
+    b"accept", b"accept-encoding", b"accept-language", b"authorization", b"connection", b"content-length",
+    b"content-type", b"host", b"user-agent", b"x-request-id",
+    *(b"x-stainless-" + name for name in (
+        b"arch", b"async", b"helper-method", b"lang", b"os", b"package-version", b"raw-response",
+        b"read-timeout", b"retry-count", b"runtime", b"runtime-version", b"timeout",
+    )),
+})  # fmt: skip
 
 _PREFIX: Final = b"x-router-"
 _MAX_SECONDS: Final = 3600.0
@@ -35,8 +41,11 @@ _MAX_DOLLARS: Final = 1_000_000
 
 def says_more(headers: Headers) -> bool:
     """Return whether there is any such header, or one that is passed on; most calls have none."""
-    raw = getattr(headers, "raw", None)
-    if raw is None:
+    if type(headers) is LazyHeaders:
+        if headers.within(_COMMON):
+            return False
+        raw = headers.raw
+    else:
         return any(
             name.lower().startswith("x-router-") or name.lower() in PASSED_ON
             for name, _ in headers.items_list()
