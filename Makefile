@@ -1,8 +1,10 @@
 # Everything runs from .venv; nothing has to be activated.
 PYTHON ?= python3
 PORT ?= 8000
-# Test processes side by side.
-WORKERS ?= 2
+# Test processes side by side: one more than two cores have, as many tests wait for processes and connections.
+WORKERS ?= 3
+# Neighbours stay together, which share what their file has started; who is done early takes from the others.
+PYTEST_SPREAD = -n $(WORKERS) --dist worksteal
 
 # Tests start hundreds of processes: none is to compile the package anew because the environment keeps nothing.
 export PYTHONDONTWRITEBYTECODE =
@@ -24,7 +26,7 @@ run: .venv/.stamp-run ## Serve the examples on 127.0.0.1, port PORT (default 800
 # pytest stays last, so that the final line is the count of tests.
 test: ## Lint, check types and import order, run the tests
 	@$(MAKE) --no-print-directory -j 4 parts lint optimized
-	.venv/bin/python -m pytest -n $(WORKERS)
+	.venv/bin/python -m pytest $(PYTEST_SPREAD)
 
 # Tests that need one of these say so and are skipped where it could not be installed.
 parts: part-aws part-sam ## Install the emulators that the AWS tests run against
@@ -51,7 +53,7 @@ lint: .venv/.stamp-dev ## Check style, format, types and import order only
 
 coverage: .venv/.stamp-dev ## Run the tests and print the branches they miss
 	.venv/bin/coverage erase
-	.venv/bin/coverage run -m pytest -n $(WORKERS)
+	.venv/bin/coverage run -m pytest $(PYTEST_SPREAD)
 	.venv/bin/coverage combine --quiet
 	.venv/bin/coverage report
 
