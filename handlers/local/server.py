@@ -35,8 +35,8 @@ __all__ = ["LocalServer", "ServeOptions", "check_exposure", "make_config", "run_
 _KEEP_ALIVE_SECONDS: Final = 15
 _LAST_CONNECTIONS_SECONDS: Final = 5.0
 _GC_THRESHOLD: Final = 20_000
-"""Objects after which cycles are looked for: with hundreds of calls under way the usual 700 are reached all the
-time by what is merely in use. What is in no cycle is freed at once in any case."""
+"""Objects after which cycles are looked for: with hundreds of calls under way the usual 700 are reached all
+the time by what is merely in use. What is in no cycle is freed at once in any case."""
 
 
 @dataclass(frozen=True, slots=True)
