@@ -258,7 +258,7 @@ def test_a_probe_that_says_nothing_gives_its_permit_back(outcome: Outcome) -> No
 
 
 def test_a_lost_probe_does_not_hold_its_permit_for_ever() -> None:
-    """After its lease another may try, and what the lost one says then is not heard."""
+    """After its lease another may try, and what the lost one says against it then is not heard."""
     bench = _Bench(replace(_POLICY, probe_lease=30.0, successes=1))
     bench.break_it()
     bench.now = bench.standing.back_at(bench.now)
@@ -269,23 +269,58 @@ def test_a_lost_probe_does_not_hold_its_permit_for_ever() -> None:
     assert bench.standing.out(bench.now) == ""
     probe = bench.begin()
     assert bench.standing.begin(bench.now) is None
-    bench.standing.end(lost, OK, bench.now, 30.1)
+    bench.standing.end(lost, _BAD, bench.now, 30.1)
     assert bench.circuit() == "half_open"
     assert bench.standing.begin(bench.now) is None  # a permit that ran out is not given back a second time
     bench.standing.end(probe, OK, bench.now, 0.1)
     assert bench.circuit() == "closed"
 
 
-def test_a_probe_that_ends_late_without_a_successor_has_no_say() -> None:
+def test_a_probe_that_ends_late_has_no_say_against_it() -> None:
     """Its lease is over, whether or not somebody took its place."""
     bench = _Bench(replace(_POLICY, successes=1))
     bench.break_it()
     bench.now = bench.standing.back_at(bench.now)
     lost = bench.begin()
     bench.now += 31
-    bench.standing.end(lost, OK, bench.now, 31.0)
+    bench.standing.end(lost, _BAD, bench.now, 31.0)
     assert bench.circuit() == "half_open"
     assert bench.standing.out(bench.now) == ""
+
+
+@pytest.mark.parametrize("successor", [False, True])
+def test_good_news_is_never_too_late(successor: bool) -> None:
+    """Where every call takes longer than the lease, one that ends well still brings it back; but not one
+    that was begun before the circuit has opened again."""
+    bench = _Bench(replace(_POLICY, successes=1))
+    bench.break_it()
+    bench.now = bench.standing.back_at(bench.now)
+    slow = bench.begin()
+    bench.now += 31
+    if successor:
+        bench.standing.end(bench.begin(), _BAD, bench.now, 0.1)
+        bench.now = bench.standing.back_at(bench.now)
+        bench.begin()
+    bench.standing.end(slow, OK, bench.now, 31.0)
+    assert bench.circuit() == ("half_open" if successor else "closed")
+
+
+def test_a_stream_has_proved_itself_with_its_first_content() -> None:
+    """Its permit is free from then on, its end is that of any call, and counts for nothing twice."""
+    bench = _Bench(replace(_POLICY, successes=2))
+    bench.break_it()
+    bench.now = bench.standing.back_at(bench.now)
+    first = bench.begin()
+    bench.standing.answered(first, bench.now)
+    assert bench.circuit() == "half_open"
+    second = bench.begin()
+    bench.standing.answered(second, bench.now)
+    bench.standing.answered(second, bench.now)
+    assert bench.circuit() == "closed"
+    bench.now += 300.0
+    bench.standing.end(first, _BAD, bench.now, 300.0)
+    bench.standing.end(second, OK, bench.now, 0.1)
+    assert (bench.circuit(), bench.standing.inflight) == ("closed", 0)
 
 
 # --- all of it -----------------------------------------------------------------------------------

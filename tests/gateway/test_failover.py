@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from email.utils import formatdate
 from typing import Any
 
 import pytest
 
+from router_core.telemetry.events import Note
 from router_core.testing.upstream import Upstream, closed_port
-from router_core.testing.upstream_faults import after
-from router_core.testing.upstream_openai import openai_chat
+from router_core.testing.upstream_faults import after, status
+from router_core.testing.upstream_openai import openai_chat, openai_stream
 from tests.gateway.serving import House, Reply, chat, house, models_yaml
 
 QUICK = "timeouts: {connect: 2, first_byte: 2, idle: 2}"
@@ -55,3 +60,152 @@ async def test_killed_with_calls_in_flight() -> None:
         await upstreams[3].until(lambda: sum(each.in_flight for each in upstreams) == 256)
         await asyncio.gather(upstreams[0].stop(), upstreams[1].stop())
         assert Counter(each.status for each in await work) == {200: 256}
+
+
+async def test_nobody_left_and_back_again() -> None:
+    """Every deployment is dead: a quick 503 that says when to come back; the first that answers is asked."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(Upstream()) for _ in range(3)]
+        model = "breaker: {open_for: 60, open_max: 60}"
+        text = models_yaml(*[each.url for each in upstreams], args=QUICK, model=model)
+        made = await stack.enter_async_context(house(text))
+        for each in upstreams:
+            await each.stop()
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                answers = await at_once(made, 100)
+            assert Counter(each.status for each in answers) == {503: 100}
+            assert all(float(each.headers["retry-after"]) > 0 for each in answers)
+        assert [made.standing(f"d{number}").circuit for number in (1, 2, 3)] == ["open"] * 3
+        await upstreams[1].start()
+        # the circuits are open for another minute; those asked for meanwhile may be dead ones
+        found = [(await at_once(made, 1))[0] for _ in range(4)]
+        assert found[-1].status == 200, [each.status for each in found]
+        assert found[-1].headers["x-router-deployment"] == "d2"
+        assert Counter(each.status for each in await at_once(made, 20)) == {200: 20}
+
+
+async def test_streams_bring_a_deployment_back_with_their_first_content() -> None:
+    """However long they go on: who probes it must not have to end before others may come."""
+    async with AsyncExitStack() as stack:
+        upstream = await stack.enter_async_context(Upstream())
+        model = "breaker: {open_for: 60, open_max: 60}\nretry: {max_attempts: 1}"
+        made = await stack.enter_async_context(house(models_yaml(upstream.url, args=QUICK, model=model)))
+        upstream.script = status(500)
+        while made.standing("d1").circuit != "open":
+            await at_once(made, 1)
+        upstream.script = openai_stream(("piece ",) * 500, delay=0.02)
+        open_streams = []
+        for _ in range(2):
+            answer = await made.send("/v1/chat/completions", chat(stream=True))
+            assert answer.status == 200
+            assert not isinstance(answer.body, bytes)
+            await anext(answer.body)
+            open_streams.append(answer.body)
+        assert made.standing("d1").circuit == "closed"
+        for body in open_streams:
+            await body.aclose()  # type: ignore[attr-defined]
+        assert made.in_flight() == 0
+
+
+def in_two_seconds() -> str:
+    """Return the date of HTTP that is 2 s away, rounded up."""
+    return formatdate(time.time() + 3, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "least", "most"),
+    [
+        ({"retry-after": "2"}, 2.0, 2.0),
+        ({"retry-after": "1.5"}, 1.5, 1.5),
+        ({"retry-after": "date"}, 1.5, 3.0),
+        ({"retry-after-ms": "1500"}, 1.5, 1.5),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, 1.5, 1.5),
+        ({"x-ratelimit-reset-requests": "2s", "x-ratelimit-remaining-requests": "0"}, 2.0, 2.0),
+        ({"retry-after": "86400"}, 60.0, 60.0),
+    ],
+    ids=["seconds", "decimals", "date", "ms", "ms first", "limit", "capped"],
+)
+@pytest.mark.parametrize("code", [429, 503])
+async def test_retry_after_in_every_form(
+    code: int, headers: dict[str, str], least: float, most: float
+) -> None:
+    """The deployment is left alone for so long, others serve; alone, the caller is told."""
+    given = {name: in_two_seconds() if value == "date" else value for name, value in headers.items()}
+    async with Upstream(status(code, headers=given)) as asked, Upstream() as other:
+        async with house(models_yaml(asked.url, other.url, args=QUICK)) as made:
+            assert [each.status for each in await at_once(made, 1)] == [200]
+            now = time.monotonic()
+            assert made.standing("d1").out(now) == "cooldown"
+            assert least - 1.0 <= made.standing("d1").back_at(now) - now <= most
+            await at_once(made, 5)
+            assert len(asked.requests) == 1
+        async with house(models_yaml(asked.url, args=QUICK)) as made:
+            (answer,) = await at_once(made, 1)
+            assert answer.status == code
+            assert least - 1.0 <= float(answer.headers["retry-after"]) <= math.ceil(most)
+
+
+async def test_a_storm_of_failures_is_no_storm_of_retries() -> None:
+    """Two thousand calls, everything fails and no circuit helps: 1.2 times as many requests at most."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(Upstream(status(500))) for _ in range(2)]
+        model = "routing_strategy: round_robin\nbreaker: {minimum: 100000, in_a_row: 100000}"
+        text = models_yaml(*[each.url for each in upstreams], args=QUICK, model=model)
+        made = await stack.enter_async_context(house(text, log_level="error"))
+        for _ in range(20):
+            assert {each.status for each in await at_once(made, 100)} == {502}
+        assert 2000 < sum(len(each.requests) for each in upstreams) <= 2400 + 10
+
+
+# -- with the loops running that tend deployments ------------------------------------------------------------
+
+
+async def until(made: House, holds: Callable[[], bool], *, calls: int = 4) -> None:
+    """Go on calling until something holds."""
+    async with asyncio.timeout(10):
+        while not holds():
+            assert all(each.status == 200 for each in await at_once(made, calls))
+            await asyncio.sleep(0.02)
+
+
+async def test_a_slow_one_is_ejected_and_comes_back() -> None:
+    """Many times slower than its peers, through real calls: left out for a while, then judged anew."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(Upstream()) for _ in range(3)]
+        upstreams[0].script = after(0.12, openai_chat())
+        model = "routing_strategy: round_robin\nejection: {interval: 0.1, minimum: 5, eject_for: 0.5}"
+        text = models_yaml(*[each.url for each in upstreams], args=QUICK, model=model)
+        made = await stack.enter_async_context(house(text, background=True))
+        await until(made, lambda: made.standing("d1").out(time.monotonic()) == "ejected")
+        (answer,) = await at_once(made, 1)
+        assert "d1:ejected" in answer.headers["x-router-decision"]
+        upstreams[0].script = openai_chat()
+        asked = len(upstreams[0].requests)
+        await until(made, lambda: len(upstreams[0].requests) > asked + 5)
+        notes = Counter(note.name for note in made.seen if isinstance(note, Note))
+        assert (notes["deployment_ejected"], notes["deployment_readmitted"]) == (1, 1)
+
+
+async def test_a_backend_that_is_down_at_boot_is_known_and_comes_back() -> None:
+    """It is registered and listed, found unhealthy without a call, and serves when it is there."""
+    async with AsyncExitStack() as stack:
+        good, late = await stack.enter_async_context(Upstream()), Upstream()
+        await late.start()
+        await late.stop()  # its port is known, and closed
+        text = models_yaml(late.url, good.url, args=QUICK)
+        for number in (1, 2):
+            looked_after = f"priority: {number}, health: {{interval: 0.1, timeout: 1}},"
+            text = text.replace(f"priority: {number},", looked_after)
+        made = await stack.enter_async_context(house(text, background=True))
+        await until(made, lambda: made.standing("d1").probe_ok is False, calls=0)
+        assert made.standing("d1").started == 0
+        models = (await made.ask("/v1/models")).json()["data"]
+        assert [each["id"] for each in models] == ["m"]
+        (answer,) = await at_once(made, 1)
+        assert "d1:unhealthy" in answer.headers["x-router-decision"]
+        await late.start()
+        stack.push_async_callback(late.stop)
+        await until(made, lambda: any(each.path.endswith("chat/completions") for each in late.requests))
+        assert made.standing("d1").probe_ok is True
+        assert made.standing("d1").failed == 0

@@ -96,6 +96,7 @@ class Attempts:
                 ended = await self._open(call, candidate, attempt, reply, max_cooldown)
                 relayed = isinstance(ended.body, Relay)
                 if relayed:
+                    candidate.standing.answered(permit, self._time())
                     ended.body.carry(permit, self._finish)  # type: ignore[union-attr]
         except UpstreamFailure as failure:
             ended = Ended(classify_failure(failure, own_limit=deadline < call.deadline), candidate)

@@ -115,14 +115,16 @@ class Breaker:
 
     def probed(self, permit: Permit, good: bool | None, now: float) -> bool:
         """Take a probe's permit back; None: it ended without saying anything. Returns whether the state
-        changed. A probe whose lease was over has no say any more."""
-        if permit not in self._probes:
-            return False
-        self._probes.remove(permit)
-        if good is None or now >= permit.begun + self._policy.probe_lease:
-            return False
+        changed. A probe whose lease was over may still be heard with good news: calls that take longer than
+        the lease would never bring the deployment back otherwise."""
+        held = permit in self._probes
+        if held:
+            self._probes.remove(permit)
         if not good:
-            return self._open(now)
+            in_time = now < permit.begun + self._policy.probe_lease
+            return held and good is not None and in_time and self._open(now)
+        if not held and (permit.generation != self.generation or self.state != "half_open"):
+            return False
         self._successes += 1
         return self._successes >= self._policy.successes and self._close()
 

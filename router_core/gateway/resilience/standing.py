@@ -159,6 +159,16 @@ class Standing:
         if outcome.cooldown > 0.0:
             self._cool(outcome, now)
 
+    def answered(self, permit: Permit, now: float) -> None:
+        """Take the first content of a stream as the success of a probe: how long the stream goes on has
+        nothing to do with whether the deployment is back. Its end counts as that of an ordinary call."""
+        if not permit.probe or permit.ended:
+            return
+        if self._breaker.probed(permit, True, now):
+            self._tell("circuit_closed", "info", {})
+        permit.probe, permit.generation = False, self._breaker.generation
+        self.tidy(now)
+
     def probed(self, ok: bool, detail: str, now: float) -> None:
         """Take the result of an active probe into account. One that failed is forgotten when no other
         follows: without a prober nothing would ever bring the deployment back."""
