@@ -342,7 +342,8 @@ class Section:
         return None
 
     def _inside(self, key: str, value: Decimal, least: float, most: float, above: bool) -> bool:
-        fits = (value > least if above else value >= least) and value <= most
+        low, high = Decimal(str(least)), Decimal(str(most))  # 0.1 is meant, not the float next to it
+        fits = (value > low if above else value >= low) and value <= high
         if not fits:
             bound = f"more than {least:.15g}" if above else f"at least {least:.15g}"
             limit = "" if most == float("inf") else f" and at most {most:.15g}"
