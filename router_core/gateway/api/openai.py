@@ -10,6 +10,7 @@ from typing import Any, Final
 from router_core.errors import BadRequest, UnsupportedMedia
 from router_core.gateway.accounting.tokens import estimate_input
 from router_core.gateway.api.errors import OPENAI_ERRORS
+from router_core.gateway.api.openapi import MODEL, MODELS, describe
 from router_core.gateway.api.wishes import PASSED_ON, read_wishes, says_more
 from router_core.gateway.call import Call
 from router_core.gateway.clients.multipart import read_form
@@ -69,15 +70,17 @@ class OpenAIRoutes:
         for endpoint in ENDPOINTS:
             name = endpoint.replace("/", "_")
             handler = _handler(self, endpoint, name)
-            meta = {**OPENAI_ERRORS, TASKLESS: True}
+            meta = {**OPENAI_ERRORS, TASKLESS: True, "openapi": describe(endpoint)}
             router.post(f"/v1/{endpoint}", meta=meta, name=name, summary=_SUMMARIES[endpoint])(handler)
 
-        @router.get("/v1/models", meta=dict(OPENAI_ERRORS), summary="List the models")
+        @router.get("/v1/models", meta={**OPENAI_ERRORS, "openapi": MODELS}, summary="List the models")
         async def list_models() -> dict[str, Any]:
             routers = self._registry.snapshot.models.values()
             return {"object": "list", "data": [router.info() for router in routers]}
 
-        @router.get("/v1/models/{model:path}", meta=dict(OPENAI_ERRORS), summary="Describe one model")
+        @router.get(
+            "/v1/models/{model:path}", meta={**OPENAI_ERRORS, "openapi": MODEL}, summary="Describe one model"
+        )
         async def get_model(model: str) -> dict[str, Any]:
             return self._registry.snapshot.models[model].info()
 

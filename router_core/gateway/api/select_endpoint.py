@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from router_core.errors import RouterError, Unavailable, UpstreamError
+from router_core.gateway.api.openapi import ANY_JSON
 from router_core.gateway.call import Call
 from router_core.gateway.clients.protocol import ModelClient
 from router_core.gateway.reply import Reply, UpstreamFailure
@@ -40,7 +41,10 @@ class EndpointSelector:
         """Return the route."""
         router = Router(tags=("endpoints",))
 
-        @router.post("/select_endpoint", summary="Send a message to the first endpoint that answers")
+        @router.post(
+            "/select_endpoint", summary="Send a message to the first endpoint that answers",
+            meta={"openapi": ANY_JSON},
+        )  # fmt: skip
         async def select_endpoint(request: Request) -> Response:
             """Try the endpoints of ENDPOINT_LIST in random order until one answers with 200.
 
