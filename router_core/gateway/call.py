@@ -113,6 +113,8 @@ class Call(msgspec.Struct, eq=False):
     sticky: str = ""
     attributes: Attributes = Attributes()
     deadline: float = inf
+    rule: str = ""
+    """Name of the routing rule that led to the model; empty: the caller named it."""
     attempts: list[Attempt] = []
     decision: Any = None
     """``select.decision.Decision`` once one was made."""

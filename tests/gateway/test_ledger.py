@@ -33,9 +33,8 @@ def test_an_attempt_is_booked() -> None:
     ledger = make_ledger(clock=FakeClock(now=1_700_000_000.0, monotonic=1000.0))
     call, attempt = make_call(attributes=Attributes(workspace_id="ws-1")), make_attempt()
     call.body = b'{"messages":[{"role":"user","content":"my secret prompt"}]}'
-    call.decision = Decision(
-        "turbo", "latency", "turbo-1", ("turbo-1", "turbo-2"), (), "creative first", "panic"
-    )
+    call.decision = Decision("turbo", "latency", "turbo-1", ("turbo-1", "turbo-2"), (), "", "panic")
+    call.rule = "creative first"
     ledger.settle(call, attempt, DEPLOYMENT, Usage(1000, 100, 400, 30))
     assert attempt.usage == Usage(1000, 100, 400, 30)
     assert attempt.cost == 1200 + 400 + 800

@@ -50,6 +50,7 @@ class ModelCall(Line):
     stream: bool
     attempts: Sequence[Attempt]
     decision: Decision | None
+    """The last choice that was made."""
     rule: str = ""
 
     @property
@@ -97,30 +98,29 @@ class Journal:
         self._emit = events.emit
         self._heard = events.heard
         self._time = time
-        self._streams: dict[int, tuple[str, str]] = {}
-        """Streams under way, by identity of the call: model and rule."""
+        self._streams: dict[int, str] = {}
+        """Streams under way, by identity of the call: the model that was asked for."""
 
-    def called(self, call: Call, model_id: str, outcome: Outcome | None, rule: str = "") -> None:
+    def called(self, call: Call, model_id: str, outcome: Outcome | None) -> None:
         """Take a call that has ended or begun to stream; ``None``: it was cancelled."""
         if call.stream and call.attempts and not call.attempts[-1].outcome:
-            self._streams[id(call)] = (model_id, rule)
+            self._streams[id(call)] = model_id
             return
         kind, message = ("cancelled", "") if outcome is None else (outcome.kind, outcome.message)
         if self._heard(_INFO if kind in _EXPECTED else _WARNING):
-            self._tell(call, model_id, rule, kind, message)
+            self._tell(call, model_id, kind, message)
 
     def settled(self, call: Call, attempt: Attempt) -> None:
         """Take an attempt of a stream that has ended, and with it perhaps the call."""
         begun = self._streams.pop(id(call), None)
         if begun is not None and self._heard(_INFO if attempt.outcome in _EXPECTED else _WARNING):
-            model_id, rule = begun
-            self._tell(call, model_id, rule, attempt.outcome, "")
+            self._tell(call, begun, attempt.outcome, "")
 
-    def _tell(self, call: Call, model_id: str, rule: str, kind: str, message: str) -> None:
+    def _tell(self, call: Call, model_id: str, kind: str, message: str) -> None:
         self._emit(
             ModelCall(
                 call.request_id, call.principal.id, call.endpoint, call.model_name, model_id, kind, message,
-                max(0.0, self._time() - call.started), call.stream, call.attempts, call.decision, rule,
+                max(0.0, self._time() - call.started), call.stream, call.attempts, call.decision, call.rule,
             )
         )  # fmt: skip
 

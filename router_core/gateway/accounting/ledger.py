@@ -303,9 +303,7 @@ _NOTHING: Final = Usage()
 
 def _record(call: Call, attempt: Attempt, usage: Usage, epoch: float) -> AttemptRecord:
     decision: Any = call.decision
-    strategy, rule, reason = (
-        ("", "", "") if decision is None else (decision.strategy, decision.rule, decision.reason)
-    )
+    strategy, reason = ("", "") if decision is None else (decision.strategy, decision.reason)
     name, workspace = call.model_name, call.attributes.workspace_id
     return AttemptRecord(
         epoch + attempt.started,
@@ -332,6 +330,6 @@ def _record(call: Call, attempt: Attempt, usage: Usage, epoch: float) -> Attempt
         attempt.hedge,
         attempt.probe,
         strategy,
-        rule,
+        call.rule,
         reason,
     )

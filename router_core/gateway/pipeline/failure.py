@@ -14,9 +14,9 @@ from router_core.errors import (
     UpstreamTimeout,
 )
 from router_core.gateway.call import Call
-from router_core.gateway.outcome import Outcome
+from router_core.gateway.outcome import Kind, Outcome
 
-__all__ = ["failed", "nobody"]
+__all__ = ["explained", "failed", "nobody", "printed", "unserved"]
 
 _RETRY_AFTER: Final = 1.0
 """Seconds, where nothing better is known."""
@@ -49,8 +49,38 @@ def failed(call: Call, outcome: Outcome) -> RouterError:
     return UpstreamError(said or "the upstream failed", extra=extra)
 
 
-def nobody(call: Call, by_rule: bool) -> RouterError:
-    """Return the error for a call that no deployment could be asked about."""
+def unserved(error: RouterError) -> Outcome:
+    """Return what became of a call that was answered with this error before any deployment was asked."""
+    kind: Kind = "overloaded"
+    if error.code == "context_length_exceeded":
+        kind = "context_window"
+    elif error.status < 500:
+        kind = "not_found" if error.status == 404 else "client_error"
+    return Outcome(kind, "stop", status=error.status, message=error.detail)
+
+
+def printed(name: str) -> str:
+    """Return a name as a header can hold it, which takes no letters beyond ASCII."""
+    if name.isascii() and name.isprintable():
+        return name
+    return "".join(each if each.isascii() and each.isprintable() else "_" for each in name)
+
+
+def explained(error: RouterError, call: Call) -> RouterError:
+    """Add the headers that explain the decision, as answers have them."""
+    error.headers["x-router-attempts"] = str(len(call.attempts))
+    if call.decision is not None:
+        error.headers["x-router-decision"] = call.decision.header()
+    if call.rule:
+        error.headers["x-router-rule"] = printed(call.rule)
+    return error
+
+
+def nobody(call: Call, by_rule: bool, wait: float = 0.0) -> RouterError:
+    """Return the error for a call that no deployment could be asked about.
+
+    ``wait`` is after how many seconds one can be again, as far as that is known.
+    """
     decision: Any = call.decision
     if decision is None:
         text = "no model that the rules name can serve this call" if by_rule else (
@@ -61,7 +91,7 @@ def nobody(call: Call, by_rule: bool) -> RouterError:
     explained = {"decision": decision.explain()}
     if decision.passing:
         return Unavailable(
-            "no deployment of this model can be asked at the moment", retry_after=_RETRY_AFTER,
+            "no deployment of this model can be asked at the moment", retry_after=max(_RETRY_AFTER, wait),
             code="no_deployment_available", extra=explained,
         )  # fmt: skip
     if reasons == {"context_window"}:

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 import msgspec
 
-from router_core.errors import HTTPError
+from router_core.errors import HTTPError, RouterError
 from router_core.gateway.call import Call
 from router_core.gateway.outcome import Outcome
-from router_core.gateway.pipeline.attempt import Ended
-from router_core.gateway.pipeline.failure import failed, nobody
+from router_core.gateway.pipeline.failure import explained, failed, nobody, printed, unserved
 from router_core.gateway.pipeline.fallback import ENDS, Fallback
 from router_core.gateway.pipeline.retry import Retry
 from router_core.gateway.registry import ModelRouter, Registry, Snapshot
@@ -27,7 +26,6 @@ _KEPT: Final = 4096
 _TYPES: Final = 16
 """Content types for which headers are kept ready."""
 
-_UNKNOWN: Final = Outcome("not_found", "stop", status=404)
 AUTO: Final = "auto"
 """The name of a model by which a caller leaves the choice to the rules."""
 
@@ -109,20 +107,24 @@ class Pipeline:
             self._snapshot = snapshot
             self._resolved.clear()
             self._explained.clear()
-        resolved = self.resolve(call, snapshot)
+        resolved = self._resolve(call, snapshot)
         first = resolved.routers[0]
         call.deadline = min(call.deadline, call.started + first.model.total_timeout)
         if first.model.strategy == "sticky":
             _stick(call, first.model.sticky_by)
-        ended: Ended | None = None
+        outcome: Outcome | None = None
         try:
             ended = await self._fallback.serve(call, resolved.routers, snapshot.models)
+            outcome = ended.outcome
+        except RouterError as error:
+            outcome = unserved(error)
+            explained(error, call)
+            raise
         finally:
-            outcome = None if ended is None else ended.outcome
             self._on_call(call, first.id, outcome)
         reply = ended.reply
-        if reply is None or ended.candidate is None or ended.outcome.move not in ENDS:
-            raise failed(call, ended.outcome)
+        if reply is None or ended.candidate is None or outcome.move not in ENDS:
+            raise explained(failed(call, outcome), call)
         return Served(reply, ended.body, self._explain(call, ended.candidate, resolved))
 
     def explain(self, call: Call) -> dict[str, Any]:
@@ -144,6 +146,18 @@ class Pipeline:
             "version": snapshot.version,
         }
 
+    def _resolve(self, call: Call, snapshot: Snapshot) -> Resolved:
+        """Return who may serve a call, and count one that nobody may."""
+        try:
+            resolved = self.resolve(call, snapshot)
+        except RouterError as error:
+            router = snapshot.models.get(call.model_name)
+            self._on_call(call, "" if router is None else router.id, unserved(error))
+            raise
+        if resolved.rule:
+            call.rule = resolved.rule
+        return resolved
+
     def resolve(self, call: Call, snapshot: Snapshot, *, dry: bool = False) -> Resolved:
         """Return who may serve a call: the model it names, or what the rules say where it names none.
 
@@ -154,8 +168,6 @@ class Pipeline:
             return self._by_rules(call, snapshot, dry)
         router = snapshot.models.get(name)
         if router is None:
-            if not dry:
-                self._on_call(call, "", _UNKNOWN)
             raise HTTPError(404, "Model not found", code="model_not_found")
         if not router.model.fits(call.endpoint):
             raise HTTPError(422, "Wrong model type", code="wrong_model_type")
@@ -224,7 +236,7 @@ def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tupl
     if deployment.model_id != first.id:
         headers += (("x-router-fallback-from", first.id),)
     if resolved.rule:
-        headers += (("x-router-rule", resolved.rule),)
+        headers += (("x-router-rule", printed(resolved.rule)),)
     return headers
 
 
