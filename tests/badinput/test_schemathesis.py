@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import schemathesis
 from schemathesis.config import SchemathesisConfig
 from schemathesis.core.failures import Failure
@@ -28,21 +29,29 @@ CHECKS = (
     "unsupported_method",
     "use_after_free",
 )
-CONFIG = {
-    "seed": 20240229,
-    "suppress-health-check": ["all"],
-    "cache": {"enabled": False},
-    "generation": {"mode": "all", "max-examples": 15, "database": "none", "deterministic": True},
-    "phases": {
-        "coverage": {"enabled": True, "generate-duplicate-query-parameters": True},
-        "fuzzing": {"enabled": True},
-        "stateful": {"enabled": True, "generation": {"max-examples": 10}},
-    },
-    # the events of a job that has not begun come for as long as somebody listens
-    "max-stream-events": 3,
-    "operations": [{"include-path-regex": "/(events$|stream/)", "request-timeout": 2}],
-    "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}},
-}
+
+
+def config(examples: int) -> SchemathesisConfig:
+    """Try so many examples of each operation, beside all that its document makes worth a try."""
+    return SchemathesisConfig.from_dict({
+        "seed": 20240229,
+        "suppress-health-check": ["all"],
+        "cache": {"enabled": False},
+        "generation": {
+            "mode": "all", "max-examples": examples, "database": "none", "deterministic": True,
+        },
+        "phases": {
+            "coverage": {"enabled": True, "generate-duplicate-query-parameters": True},
+            "fuzzing": {"enabled": True},
+            "stateful": {"enabled": True, "generation": {"max-examples": examples}},
+        },
+        # the events of a job that has not begun come for as long as somebody listens
+        "max-stream-events": 3,
+        "operations": [{"include-path-regex": "/(events$|stream/)", "request-timeout": 2}],
+        "checks": {"enabled": False, **{name: {"enabled": True} for name in CHECKS}},
+    })  # fmt: skip
+
+
 TAKEN = {
     r"(?s)in body.*(Incorrect type|violates `type`)": "pydantic converts what it can: a bool is a number",
     r"in header - object with unexpected properties": "headers that nobody asked for are no error",
@@ -59,10 +68,10 @@ REFUSED = {
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
-def run(service: Service) -> Iterator[events.ScenarioFinished]:
+def run(service: Service, examples: int) -> Iterator[events.ScenarioFinished]:
     """Let schemathesis call every operation of the document."""
     url = f"http://127.0.0.1:{service.port}/openapi.json"
-    schema = schemathesis.openapi.from_url(url, config=SchemathesisConfig.from_dict(CONFIG))
+    schema = schemathesis.openapi.from_url(url, config=config(examples))
     for event in from_schema(schema).execute():
         assert not isinstance(event, events.FatalError), event.exception
         if isinstance(event, events.NonFatalError):
@@ -93,11 +102,11 @@ def shown(failure: Failure, body: bytes, case: Any) -> str:
     return f"{type(failure).__name__}: {failure.title}\n{failure.message}\n{command}\n{body[:400]!r}"
 
 
-def test_the_document_holds(service: Service) -> None:
-    """No operation answers other than documented, with a 5xx, or takes what the document forbids."""
+def hold(service: Service, examples: int) -> None:
+    """Check every answer."""
     found: dict[str, str] = {}
     operations, cases = set(), 0
-    for event in run(service):
+    for event in run(service, examples):
         operations.add(event.recorder.label)
         cases += len(event.recorder.cases)
         for case_id, checks in event.recorder.checks.items():
@@ -115,3 +124,15 @@ def test_the_document_holds(service: Service) -> None:
     service.check_alive()
     assert not found, "\n\n".join(found.values())
     assert cases > 1000
+
+
+def test_the_document_holds(service: Service) -> None:
+    """No operation answers other than documented, with a 5xx, or takes what the document forbids."""
+    hold(service, 5)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_the_document_holds_at_length(service: Service) -> None:
+    """The same for many more examples of each operation."""
+    hold(service, 50)
