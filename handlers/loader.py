@@ -129,7 +129,9 @@ def _made(factory: Any, target: str, folder: str) -> Any:
         with loading():
             return factory()
     except (Exception, SystemExit) as error:
-        raise Misconfigured(f"calling {target} failed: {_where(error, folder)}") from error
+        where = _where(error, folder)
+        gap = "\n" if "\n" in where else " "
+        raise Misconfigured(f"calling {target} failed:{gap}{where}") from error
 
 
 _VARIADIC: Final = (2, 4)  # inspect.Parameter.VAR_POSITIONAL and VAR_KEYWORD

@@ -73,7 +73,7 @@ def _client_code(error: BaseException) -> Exit:
 
 
 def _line(error: BaseException, code: Exit) -> str:
-    text = " ".join(printable(str(error)).split())
+    text = _text(error)
     if code is Exit.UNREACHABLE and type(error).__name__ == "CannotConnect":
         return (
             f"{text}; is it running? Start it with `router-core serve module:router`, or name it with --url"
@@ -88,6 +88,15 @@ def _line(error: BaseException, code: Exit) -> str:
     if code is Exit.USAGE and not _expected(error):
         return f"{type(error).__name__}: {text} (--debug shows where)"
     return text
+
+
+def _text(error: BaseException) -> str:
+    """Return what an error says on one line; what is wrong with a file has a line for each thing."""
+    from router_core.errors import Misconfigured
+
+    lines = [" ".join(line.split()) for line in printable(str(error)).splitlines()]
+    between = "\n  " if isinstance(error, Misconfigured) else " "
+    return between.join(line for line in lines if line)
 
 
 def _expected(error: BaseException) -> bool:

@@ -305,3 +305,35 @@ def test_files_that_cannot_be_read(kind: str, tmp_path: Path, monkeypatch: pytes
         load_config(path, {})
     assert caught.value.detail.startswith(str(path))
     assert document.MAX_BYTES > 10
+
+
+_LITELLM = """
+model_list:
+  - model_name: gpt-4o
+    litellm_params: {model: azure/gpt-4o-eu, api_key: os.environ/AZURE_API_KEY}
+router_settings: {num_retries: 2}
+"""
+
+
+def test_a_file_of_litellm_is_known_for_one() -> None:
+    """Whoever comes from there is told where to read on, not that a key is unknown."""
+    told = refused(_LITELLM)
+    assert [line.partition(": ")[0] for line in told] == ["gw.yaml:2", "gw.yaml:5"]
+    assert all("LiteLLM" in line for line in told)
+
+
+@pytest.mark.parametrize("written", ["os.environ/OPENAI_KEY", "$OPENAI_KEY"])
+def test_a_reference_as_others_write_it_is_no_key(written: str) -> None:
+    """It would go to the upstream as it is, which answers 401 and nothing else."""
+    text = f"models: [{{id: m, type: text-generation, clients: [{{type: openai, api_key: {written}}}]}}]"
+    (told,) = refused(text)
+    assert "${OPENAI_KEY}" in told
+
+
+@pytest.mark.parametrize(("key", "instead"), [("api_base", "base_url"), ("rpm", "max_concurrency")])
+def test_words_of_others_are_translated(key: str, instead: str) -> None:
+    """A key of another gateway is refused with what to write here."""
+    text = f"models: [{{id: m, type: text-generation, clients: [{{type: scripted, {key}: 7}}]}}]"
+    (told,) = refused(text)
+    assert f"takes no key '{key}'" in told
+    assert instead in told

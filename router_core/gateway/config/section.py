@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from router_core.errors import Misconfigured
 from router_core.gateway.config.document import Items, Node, Scalar, Table, plain
+from router_core.gateway.config.otherwise import instead, reference
 from router_core.gateway.values import Secret
 
 __all__ = ["MaskedText", "Problems", "Section", "near"]
@@ -117,7 +118,8 @@ class Section:
         """Refuse every key that nobody asked for."""
         for key, (line, _) in self._table.entries.items():
             if key not in self._asked:
-                hint = near(key, self._asked) or f"; it takes {', '.join(sorted(self._asked))}"
+                hint = instead(key) or near(key, self._asked)
+                hint = hint or f"; it takes {', '.join(sorted(self._asked))}"
                 self.problems.add(line, f"{self.name} takes no key {key[:_SHOWN]!r}{hint}")
 
     # --- values ---
@@ -139,6 +141,10 @@ class Section:
         """Return a credential."""
         found = self.find(*keys)
         if found is None:
+            return Secret()
+        named = reference(found[1].text) if isinstance(found[1], Scalar) else ""
+        if named:
+            self.wrong(found[0], f"is no key; a reference to a variable is written ${{{named}}}")
             return Secret()
         text = self._scalar(*found)
         if not text.isascii() or not text.isprintable() or " " in text:
