@@ -14,8 +14,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-__all__ = ["cpu_seconds", "free_port", "pinned", "rss_bytes", "serve", "wrk"]
+__all__ = ["Load", "cpu_seconds", "free_port", "pinned", "rss_bytes", "serve", "wrk", "wrk_load"]
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,11 +74,31 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     raise RuntimeError(f"nothing answers on port {port}")
 
 
+class Load(NamedTuple):
+    """What wrk says."""
+
+    rate: float
+    """Requests per second."""
+    bad: int
+    """Answers that were not 2xx."""
+    p50: float
+    """Milliseconds within which half of the answers came."""
+    p99: float
+
+
 def wrk(
     url: str, *, body: str = "", connections: int = 64, seconds: int = 4, core: int | None = 1,
     headers: Mapping[str, str] | None = None,
 ) -> tuple[float, int]:  # fmt: skip
     """Return requests per second and how many answers were not 2xx."""
+    return wrk_load(url, body=body, connections=connections, seconds=seconds, core=core, headers=headers)[:2]
+
+
+def wrk_load(
+    url: str, *, body: str = "", connections: int = 64, seconds: int = 4, core: int | None = 1,
+    headers: Mapping[str, str] | None = None,
+) -> Load:  # fmt: skip
+    """Return the same, and how long the answers took."""
     lines = []
     if body:
         lines += [
@@ -89,7 +110,8 @@ def wrk(
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write("\n".join(lines))
         script.flush()
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "-s", script.name, url]
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", script.name,
+                   url]  # fmt: skip
         output = subprocess.run(
             [*(pinned(core) if core is not None else []), *command],
             check=True,
@@ -100,7 +122,15 @@ def wrk(
     if rate is None:
         raise RuntimeError(f"wrk said nothing that can be read: {output}")
     bad = re.search(r"Non-2xx or 3xx responses: (\d+)", output)
-    return float(rate.group(1)), int(bad.group(1)) if bad else 0
+    p50, p99 = _milliseconds(output, 50), _milliseconds(output, 99)
+    return Load(float(rate.group(1)), int(bad.group(1)) if bad else 0, p50, p99)
+
+
+def _milliseconds(output: str, percent: int) -> float:
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", output, re.MULTILINE)
+    if found is None:
+        raise RuntimeError(f"wrk said nothing of the time of {percent}%: {output}")
+    return float(found.group(1)) * {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}[found.group(2)]
 
 
 def rss_bytes(pid: int) -> int:

@@ -53,7 +53,7 @@ def request_body(model: str, stream: bool = False) -> str:
 
 
 @contextlib.contextmanager
-def _nginx(name: str, http: str, port: int, core: int) -> Iterator[Running]:
+def _nginx(name: str, http: str, port: int, core: int | None) -> Iterator[Running]:
     program = shutil.which("nginx") or "/usr/sbin/nginx"
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "nginx.conf"
@@ -80,7 +80,7 @@ def nginx_static(core: int = 1) -> contextlib.AbstractContextManager[Running]:
     return _nginx("nginx, static", http, port, core)
 
 
-def nginx_proxy(upstream: int, core: int = 0) -> contextlib.AbstractContextManager[Running]:
+def nginx_proxy(upstream: int, core: int | None = 0) -> contextlib.AbstractContextManager[Running]:
     """Pass everything on, streams unbuffered."""
     port = free_port()
     http = (
