@@ -206,9 +206,12 @@ def ways(request: pytest.FixtureRequest) -> Iterator[dict[str, Way]]:
     for way in found.values():
         _watch(way)
     with (
+        pytest.MonkeyPatch.context() as patch,
         served(found["direct"].app, loop=loop) as direct,
         served(found["asgi"].app, loop=loop, options=ServeOptions(direct=False)) as plain,
     ):
+        # how long a body that nobody reads is swallowed is all one here
+        patch.setattr("handlers.local.asgi_send._LINGER_SECONDS", 0.2)
         found["direct"].port, found["asgi"].port = direct, plain
         yield found
 
