@@ -46,6 +46,8 @@ class Reply(msgspec.Struct, eq=False):
     """Names in lower case; of equal names the first."""
     body: bytes | None = None
     chunks: AsyncIterator[bytes] | None = None
+    secrets: tuple[str, ...] = ()
+    """Of a stream: what we said to prove who we are, which no error in it may repeat to the caller."""
 
     @property
     def content_type(self) -> str:

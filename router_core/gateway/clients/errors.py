@@ -12,7 +12,7 @@ import msgspec
 from router_core.gateway.reply import Reply
 from router_core.telemetry.masking import MASK, mask_text
 
-__all__ = ["error_body", "error_reply", "masked"]
+__all__ = ["error_body", "error_reply", "holds", "masked", "without"]
 
 _MAX_BODY: Final = 256 * 1024
 """Bytes of an error that are looked at; of a longer one the status alone is passed on."""
@@ -72,6 +72,28 @@ def masked(text: str, secrets: Iterable[str] = ()) -> str:
         if len(secret) >= _SHORTEST:
             text = _without(text.replace(secret, MASK), secret)
     return _STARRED.sub(MASK, mask_text(_CONTROL.sub(" ", text)))
+
+
+def holds(data: bytes, secrets: Iterable[str]) -> bool:
+    """Return whether JSON may hold one of our credentials; escapes could spell it in many ways."""
+    if b"\\u" in data or b"\\/" in data:
+        return True
+    return any(len(secret) >= _SHORTEST and secret[:_BEGINNING].encode() in data for secret in secrets)
+
+
+def without(data: bytes, secrets: Iterable[str]) -> bytes:
+    """Return JSON without our credentials."""
+    if not holds(data, secrets):
+        return data
+    try:
+        data = msgspec.json.encode(msgspec.json.decode(data))  # escapes only where they must be
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        data = data.replace(b"\\", b"")
+    text = data.decode("utf-8", "replace")
+    for secret in secrets:
+        if len(secret) >= _SHORTEST:
+            text = _without(text.replace(secret, MASK), secret)
+    return text.encode()
 
 
 def _without(text: str, secret: str) -> str:

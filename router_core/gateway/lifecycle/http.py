@@ -18,6 +18,7 @@ from router_core.gateway.lifecycle.driver import ManagementError
 from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.transport.protocol import Origin, Transport
 from router_core.gateway.values import Secret, Timeouts
+from router_core.telemetry.masking import MASK
 
 __all__ = ["Answer", "ManagementApi", "fetch", "safe_url"]
 
@@ -100,7 +101,7 @@ class ManagementApi:
                 trouble, after = f"{_host(url)}: {failure}", 0.0
                 continue
             if reply.status not in _TRANSIENT:
-                return _read(reply, url)
+                return _read(reply, url, self._token)
             trouble, after = f"{_host(url)} answered {reply.status}", _retry_after(reply)
         raise ManagementError(trouble)
 
@@ -165,8 +166,10 @@ def _retry_after(reply: Reply) -> float:
     return min(float(given), _SLOWEST) if given.isascii() and given.isdigit() and len(given) < 6 else 0.0
 
 
-def _read(reply: Reply, url: str) -> Answer:
+def _read(reply: Reply, url: str, token: Secret) -> Answer:
     body = reply.body or b""
+    if token:
+        body = body.replace(token.reveal().encode(), MASK.encode())  # who refuses a key may repeat it
     if len(body) > _MAX_ANSWER:
         raise ManagementError(f"{_host(url)} answered with {len(body)} bytes")
     try:

@@ -15,7 +15,7 @@ from math import inf
 from typing import Final, cast
 
 from router_core.gateway.call import Usage
-from router_core.gateway.clients.errors import error_reply
+from router_core.gateway.clients.errors import error_reply, without
 from router_core.gateway.outcome import Outcome
 from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.resilience.classify import MAX_COOLDOWN, classify_error, classify_failure
@@ -233,10 +233,11 @@ class Held:
         if verdict is not Verdict.ERROR:
             self.first_failure = _EMPTY if verdict is Verdict.DONE else _GARBAGE
             return
-        headers = self._reply.headers
+        headers, secrets = self._reply.headers, self._reply.secrets
+        data = without(data, secrets)
         outcome = classify_error(data, headers, max_cooldown=self._max_cooldown)
         self.first_failure = replace(outcome, safe=True)
-        self.refusal = error_reply(Reply(outcome.status, headers, data))
+        self.refusal = error_reply(Reply(outcome.status, headers, data), secrets)
 
     def _close_empty(self, silent: Sequence[bytes]) -> None:
         """Judge a stream that ended without content; it may be an error that came as plain JSON."""
@@ -296,7 +297,7 @@ class Held:
             if seen.usage_only and self._strip:
                 continue
             self._events += 1
-            out.append(masked(raw) if seen.verdict is Verdict.ERROR else raw)
+            out.append(masked(raw, self._reply.secrets) if seen.verdict is Verdict.ERROR else raw)
             if self._over:
                 break
         return out
@@ -309,7 +310,7 @@ class Held:
             if usage is not None:
                 self._usage = merged(self._usage, usage)
         if seen.verdict is Verdict.ERROR:
-            data = parse_event(raw).data
+            data = without(parse_event(raw).data, self._reply.secrets)
             outcome = classify_error(data, self._reply.headers, max_cooldown=self._max_cooldown)
             self.failure = replace(outcome, move="stop", safe=False)
             self._over = True

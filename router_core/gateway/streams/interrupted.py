@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from router_core.gateway.clients.errors import error_reply
+from router_core.gateway.clients.errors import error_reply, holds
 from router_core.gateway.outcome import Outcome
 from router_core.gateway.reply import Reply
 from router_core.gateway.streams.scan import parse_event
@@ -33,12 +33,12 @@ def error_event(outcome: Outcome, named: bool) -> bytes:
     return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
 
 
-def masked(raw: bytes) -> bytes:
-    """Return an upstream's error event as it came, unless something in it looks like a credential, or it is
-    longer than an error has to be."""
+def masked(raw: bytes, secrets: tuple[str, ...] = ()) -> bytes:
+    """Return an upstream's error event as it came, unless something in it is or looks like a credential, or
+    it is longer than an error has to be."""
     text = raw.decode("utf-8", "replace")
-    if len(raw) <= _MAX_ERROR and mask_text(text) == text:
+    if len(raw) <= _MAX_ERROR and mask_text(text) == text and not holds(raw, secrets):
         return raw
     event = parse_event(raw)
-    body = error_reply(Reply(500, {}, event.data)).body or b""
+    body = error_reply(Reply(500, {}, event.data), secrets).body or b""
     return (b"event: error\n" if event.name == b"error" else b"") + b"data: " + body + b"\n\n"
