@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from handlers.local.listen import bind
@@ -51,7 +52,13 @@ def serve(router: Any, settings: Settings, options: ServeOptions | None = None) 
     try:
         for said in unknown_variables(os.environ):
             app.events.emit(Note("unknown_setting", "warning", said))
-        return run_app(app, options) if options.workers == 1 else _serve_many(app, settings, options)
+        if options.workers == 1:
+            return run_app(app, options)
+        if app is not router and not any(route.kind == "job" for route in app.routes):
+            # nothing will ever stand in the store of such a service, so each process may have one of its own
+            settings = replace(settings, jobs="memory://")
+            return _serve_many(app, settings, options, shared=False)
+        return _serve_many(app, settings, options)
     finally:
         log.close()
 
@@ -72,14 +79,14 @@ def local_routes(core: Core) -> list[Route]:
     return [*docs_routes(), *runpod_routes(core)]
 
 
-def _serve_many(app: App, settings: Settings, options: ServeOptions) -> int:
+def _serve_many(app: App, settings: Settings, options: ServeOptions, *, shared: bool = True) -> int:
     from handlers.local.workers import Supervisor
 
     if not settings.app:
         raise Misconfigured(
             "several workers need the app by name: set ROUTER_APP=module:attribute or use the CLI"
         )
-    if not _shareable(app):
+    if shared and not _shareable(app):
         raise Misconfigured(
             f"several workers need a job store that processes can share, and {_why_not(app)}, or one worker"
         )

@@ -34,6 +34,10 @@ router = Router()
 def pid() -> int:
     return os.getpid()
 
+@router.route("/later")
+def later() -> int:
+    return os.getpid()
+
 def make_app():
     return build_app(router, store=SharedStore(SystemClock()))
 
@@ -69,7 +73,7 @@ def served_at(process: subprocess.Popen[str]) -> str:
         if event["event"] == "serving":
             assert event["message"].startswith(f"serving on {event['url']}")
             assert event.get("docs", "") == (f"{event['url']}/docs" if "docs" in event["message"] else "")
-            assert event.get("app", "svc:router") == "svc:router"  # a ready-made App does not know its name
+            assert event.get("app", "svc:router").endswith(":router")  # a ready-made App knows no name
             assert event["jobs"] == "memory://"
             return str(event["url"])
     raise AssertionError("it ended without serving")
@@ -124,6 +128,23 @@ def test_a_ready_made_app_has_as_many_workers_as_asked(tmp_path: Path) -> None:
             assert json.load(answer) != process.pid
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
+
+
+def test_without_jobs_workers_need_no_store_to_share(tmp_path: Path) -> None:
+    """A gateway has none, and is served by as many processes as asked, whatever the SQLite of this Python."""
+    (tmp_path / "plain.py").write_text(
+        "import os\nfrom router_core import Router\nrouter = Router()\n"
+        "@router.get('/pid')\ndef pid() -> int:\n    return os.getpid()\n"
+    )
+    port = free_port()
+    with serving(tmp_path, "plain:router", "--workers", "2", PORT=str(port)) as process:
+        served_at(process)
+        served_at(process)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=10) as answer:
+            assert json.load(answer) != process.pid
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert not list(tmp_path.glob(".router-core/jobs.db*"))
 
 
 def test_what_cannot_be_served_so_is_refused(tmp_path: Path) -> None:
