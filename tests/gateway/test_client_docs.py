@@ -59,3 +59,24 @@ def test_the_example_is_a_configuration() -> None:
     client = make_client(config.models[0].deployments[0], Recorder())
     assert "embeddings" not in client.ENDPOINT_TABLE
     assert client.ENDPOINT_TABLE["chat/completions"] == "/chat/completions"
+
+
+def test_the_types_that_translate_are_as_their_table_says() -> None:
+    """The second example loads as a whole, and each type answers the endpoints that stand beside it."""
+    example = re.findall(r"```yaml\n(models:.*?)```", PAGE.read_text(), re.DOTALL)[0]
+    config = parse_config(
+        example, "page.yaml", dict.fromkeys(("ANTHROPIC_API_KEY", "RUNPOD_API_KEY"), "k-123456")
+    )
+    made = {each.type: make_client(each, Recorder()) for model in config.models for each in model.deployments}
+    lines = rows("Types that translate")[1:5]
+    assert [line[0].strip("`") for line in lines] == ["anthropic", "bedrock", "runpod", "scripted"]
+    for kind, _, endpoints, *_ in lines:
+        known = set(ENDPOINTS) & set(made[kind.strip("`")].ENDPOINT_TABLE)
+        assert (
+            known
+            == {
+                "`chat/completions`": {"chat/completions"},
+                "all but `audio/transcriptions`": set(ENDPOINTS) - {"audio/transcriptions"},
+                "all": set(ENDPOINTS),
+            }[endpoints]
+        )
