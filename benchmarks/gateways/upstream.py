@@ -1,7 +1,8 @@
 """An upstream that answers late, or streams at a pace: ``python -m benchmarks.gateways.upstream PORT``.
 
 One answer of a chat completion after DELAY seconds; a request whose body asks for a stream gets EVENTS events
-of about 200 bytes, PACE seconds apart. It reads requests no further than it has to.
+of about 200 bytes, PACE seconds apart. NAME, a digit, is part of the id of each answer. It reads requests no
+further than it has to.
 """
 
 from __future__ import annotations
@@ -48,8 +49,11 @@ _LAST: Final = (
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, delay: float, events: int, pace: float) -> None:
+    def __init__(self, delay: float, events: int, pace: float, name: bytes) -> None:
         self._delay, self._events, self._pace = delay, events, pace
+        self._answer, self._content, self._last = (
+            each.replace(b"chatcmpl-1", b"chatcmpl-" + name) for each in (_ANSWER, _CONTENT, _LAST)
+        )
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
@@ -75,16 +79,16 @@ class _Connection(asyncio.Protocol):
             self._write(_HEAD)
             self._next(self._events)
         elif self._delay:
-            self._loop.call_later(self._delay, self._write, _ANSWER)
+            self._loop.call_later(self._delay, self._write, self._answer)
         else:
-            self._write(_ANSWER)
+            self._write(self._answer)
 
     def _next(self, left: int) -> None:
         if left:
-            self._write(_CONTENT)
+            self._write(self._content)
             self._loop.call_later(self._pace, self._next, left - 1)
         else:
-            self._write(_LAST)
+            self._write(self._last)
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:
@@ -94,9 +98,10 @@ class _Connection(asyncio.Protocol):
 async def _serve(port: int) -> None:
     delay = float(os.environ.get("DELAY", "0"))
     events, pace = int(os.environ.get("EVENTS", "50")), float(os.environ.get("PACE", "0.01"))
+    name = os.environ.get("NAME", "1").encode()
     loop = asyncio.get_running_loop()
     server = await loop.create_server(
-        lambda: _Connection(delay, events, pace), "127.0.0.1", port, backlog=2048
+        lambda: _Connection(delay, events, pace, name), "127.0.0.1", port, backlog=2048
     )
     await server.serve_forever()
 

@@ -15,7 +15,7 @@ import pytest
 
 from router_core.telemetry.events import Note
 from router_core.testing.upstream import Upstream, closed_port
-from router_core.testing.upstream_faults import after, status
+from router_core.testing.upstream_faults import after, hang, status
 from router_core.testing.upstream_openai import openai_chat, openai_stream
 from tests.gateway.serving import House, Reply, chat, house, models_yaml
 
@@ -60,6 +60,20 @@ async def test_killed_with_calls_in_flight() -> None:
         await upstreams[3].until(lambda: sum(each.in_flight for each in upstreams) == 256)
         await asyncio.gather(upstreams[0].stop(), upstreams[1].stop())
         assert Counter(each.status for each in await work) == {200: 256}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+async def test_hanging_before_retries_were_earned(stream: bool) -> None:
+    """A hundred calls of a young process, half of them at an upstream that says nothing: the other one is
+    well, so it is asked in its place, whatever the budget."""
+    async with Upstream(hang()) as silent, Upstream() as good:
+        model = "routing_strategy: round_robin\nretry: {budget_ratio: 0, budget_floor: 0}"
+        args = "timeouts: {connect: 2, first_byte: 0.3, idle: 2}"
+        async with house(models_yaml(silent.url, good.url, args=args, model=model)) as made:
+            answers = await at_once(made, 100, stream=stream)
+            assert Counter(each.status for each in answers) == {200: 100}
+            assert len(silent.requests) == 50
+            assert len(good.requests) == 100
 
 
 async def test_nobody_left_and_back_again() -> None:

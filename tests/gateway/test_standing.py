@@ -54,6 +54,27 @@ def _probe(standing: Standing) -> tuple[bool | None, str]:
     return standing.probe_ok, standing.probe_detail
 
 
+# --- who may be asked without a thought for the load ----------------------------------------------
+
+
+def test_it_is_well_while_its_calls_end_well(board: _Board) -> None:
+    """Known by its calls alone: not before the first, not right after a failure, nor with many of them."""
+    standing = board.get(BreakerPolicy(in_a_row=0, ratio=1.0))
+    assert not standing.well(_NOW)
+    for _ in range(9):
+        _call(standing, OK, _NOW)
+    assert standing.well(_NOW)
+    _call(standing, _BAD, _NOW)
+    assert not standing.well(_NOW)
+    _call(standing, OK, _NOW)
+    assert standing.well(_NOW)
+    _call(standing, _BAD, _NOW)
+    _call(standing, OK, _NOW)
+    assert not standing.well(_NOW), "two of twelve are too many"
+    standing.probed(False, "down", _NOW)
+    assert not standing.well(_NOW)
+
+
 # --- calls in flight -----------------------------------------------------------------------------
 
 

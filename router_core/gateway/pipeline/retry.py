@@ -65,7 +65,7 @@ class Retry:
                 if not await self._again(call, policy, made, last, tried):
                     return last
                 continue
-            if last is not None and last.outcome.reached and not budget.allowed():
+            if last is not None and not self._may(last, candidate, budget):
                 return last
             if model.hedge is None or call.stream or early:
                 ended = await self._attempts.make(call, candidate, policy.retry_after_max, early=early)
@@ -82,6 +82,14 @@ class Retry:
             reached += ended.outcome.reached
             if self._is_over(call, policy, reached, ended.outcome):
                 return ended
+
+    def _may(self, last: Ended, candidate: Candidate, budget: RetryBudget) -> bool:
+        """Return whether another attempt may be made, taking it off the budget where it is one for that.
+
+        The budget keeps failing upstreams from being buried. It has no say where nothing was put on the last
+        one, or where the next one is well: that gets no more by the retry than by a call of its own.
+        """
+        return not last.outcome.reached or candidate.standing.well(self._time()) or budget.allowed()
 
     def _is_over(self, call: Call, policy: RetryPolicy, reached: int, outcome: Outcome) -> bool:
         if outcome.move != "retry" or not (outcome.safe or policy.unclear):

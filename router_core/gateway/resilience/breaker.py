@@ -64,6 +64,11 @@ class Breaker:
         """What it goes by."""
         return self._policy
 
+    @property
+    def row(self) -> int:
+        """Failures in a row of ordinary calls."""
+        return self._row
+
     def follow(self, policy: BreakerPolicy) -> None:
         """Go by another policy from now on; the state stays."""
         if policy.window != self._policy.window:

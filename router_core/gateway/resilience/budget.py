@@ -8,9 +8,8 @@ from typing import Final
 
 __all__ = ["RetryBudget"]
 
-_SAVED: Final = 500.0
-"""Retries that calls can save up for later at most: about what a busy process has in flight at upstreams that
-die together."""
+_SAVED: Final = 100.0
+"""Retries that calls can save up for later at most."""
 
 
 class RetryBudget:

@@ -21,6 +21,8 @@ Report = Callable[[str, str, Mapping[str, Any]], None]
 
 _UNTRIED: Final = 1e6
 """Load of a deployment that has calls in flight and has never answered: one of them shall come back first."""
+_WELL: Final = 0.1
+"""Share of failures up to which a deployment is well."""
 _SOON: Final = 1.0
 """Seconds after which to look again where nothing says when a place gets free."""
 
@@ -93,6 +95,14 @@ class Standing:
     def totals(self, now: float) -> Totals:
         """Return the calls of the breaker's window since the circuit last changed."""
         return self._window.totals(now)
+
+    def well(self, now: float) -> bool:
+        """Return whether its last call ended well, and nearly all of the window's: what has failed elsewhere
+        may be asked of it without a thought for the load."""
+        if not self._clear or self._breaker.row:
+            return False
+        good, bad, _ = self._window.totals(now)
+        return good > 0 and bad <= _WELL * (good + bad)
 
     def out(self, now: float) -> str:
         """Return why it must not be asked now, or nothing when it may; changes nothing."""
