@@ -40,7 +40,7 @@ from router_core.gateway.values import GatewayConfig
 from router_core.routing.router import Router
 from router_core.state import StateStore
 from router_core.stores.state_memory import MemoryStateStore
-from router_core.telemetry.events import Events
+from router_core.telemetry.events import Events, Note
 
 __all__ = ["RECORDS", "Gateway"]
 
@@ -98,6 +98,7 @@ class Gateway:
         self.router = self._router()
         self.router.extend(self)
         self.router.on_startup(self.ledger.write_at_once)
+        self.router.on_startup(self.tell)
         self.router.on_shutdown(self.stop)
 
     # -- configuration -----------------------------------------------------------------------------------
@@ -127,6 +128,16 @@ class Gateway:
         # without a file it only sees to clients that were replaced
         loops.append(ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain))
         return loops
+
+    def tell(self) -> None:
+        """Say by what the gateway begins to serve, or that it has nothing to serve."""
+        snapshot = self.registry.snapshot
+        models, source = len(list(snapshot.models.values())), self._path or "no file"
+        fields = {"version": snapshot.version, "models": models, "source": source}
+        text, level = f"serving models: {models}, configured by {source}", "info"
+        if not models and not len(snapshot.selector):
+            text, level = "there is no model to serve: ROUTER_GATEWAY names the file of models", "warning"
+        self.events.emit(Note("gateway_serving", level, text, fields))
 
     async def stop(self) -> None:
         """Hand over the last accounts and close the connections."""

@@ -141,3 +141,12 @@ def test_an_attempt_without_a_price_has_no_cost() -> None:
     event = ModelCall("r", "p", "chat/completions", "m", "m", "ok", "", 0.0, False, attempts, None)
     line = to_fields(event)
     assert (line["cost"], line["input_tokens"], line["estimated"]) == (None, 12, True)
+
+
+@pytest.mark.parametrize(("text", "level"), [("models: []", "warning"), (_TWO, "info")], ids=["none", "two"])
+async def test_the_start_says_what_is_served(text: str, level: str) -> None:
+    """A gateway without a model would answer 404 to everything, and nobody would know why."""
+    async with house(text) as place:
+        [note] = [each for each in place.seen if getattr(each, "name", "") == "gateway_serving"]
+    assert note.level == level
+    assert note.fields["models"] == (0 if level == "warning" else 2)
