@@ -9,11 +9,22 @@ if TYPE_CHECKING:
 
 __all__ = ["Gateway"]
 
+_EXTRA = ("httptools", "msgspec")
+"""What the gateway cannot begin without; PyYAML is asked for by who has a file."""
+
 
 def __getattr__(name: str) -> Any:
     """Import the gateway when somebody asks for it, and not for its values alone."""
     if name == "Gateway":
-        from router_core.gateway.gateway import Gateway
+        try:
+            from router_core.gateway.gateway import Gateway
+        except ModuleNotFoundError as error:
+            if error.name not in _EXTRA:
+                raise
+            from router_core.errors import Misconfigured
 
+            raise Misconfigured(
+                f"the model gateway needs {error.name}: pip install 'router-core[gateway]'"
+            ) from None
         return Gateway
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from router_core.gateway.gateway import Gateway
+from router_core.gateway import Gateway
 from router_core.routing.router import Router
 
 __all__ = ["CONFIG", "create_app"]
