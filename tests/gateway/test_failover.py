@@ -76,6 +76,27 @@ async def test_hanging_before_retries_were_earned(stream: bool) -> None:
             assert len(good.requests) == 100
 
 
+async def test_a_call_is_risked_once_at_most() -> None:
+    """Three of four are still dead when their circuits half-open, all at once: whoever meets one of them goes
+    on to the one that is sure, and needs no third attempt."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(Upstream(status(500))) for _ in range(3)]
+        upstreams.append(await stack.enter_async_context(Upstream()))
+        model = "retry: {max_attempts: 2}\nbreaker: {open_for: 0.05, open_max: 0.05}"
+        text = models_yaml(*[each.url for each in upstreams], args=QUICK, model=model)
+        made = await stack.enter_async_context(house(text, log_level="error"))
+        for _ in range(60):  # until all three have opened, which costs some calls their two attempts
+            if {made.standing(f"d{number}").circuit for number in (1, 2, 3)} == {"open"}:
+                break
+            await at_once(made, 1)
+        for _ in range(3):
+            await asyncio.sleep(0.06)
+            answers = [(await at_once(made, 1))[0] for _ in range(3)]
+            assert [each.status for each in answers] == [200] * 3
+            assert answers[0].headers["x-router-attempts"] == "2"
+            assert "d2:probation" in answers[0].headers["x-router-decision"]
+
+
 async def test_nobody_left_and_back_again() -> None:
     """Every deployment is dead: a quick 503 that says when to come back; the first that answers is asked."""
     async with AsyncExitStack() as stack:

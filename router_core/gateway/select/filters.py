@@ -28,7 +28,7 @@ PriceOf = Callable[[Deployment], Price | None]
 
 SOFT: Final = frozenset({"ejected", "unhealthy"})
 """Opinions about a deployment that are wrong now and then: given up in a panic, and where nobody else is."""
-PASSING: Final = SOFT | {"open_circuit", "cooldown", "busy"}
+PASSING: Final = SOFT | {"open_circuit", "cooldown", "busy", "probation"}
 """Reasons that go away without anybody changing the call or the configuration."""
 
 SAYS: Final[Mapping[str, str]] = {
@@ -37,6 +37,7 @@ SAYS: Final[Mapping[str, str]] = {
     "ejected": "it fails more, or is slower, than its peers",
     "unhealthy": "its health probe fails",
     "busy": "it has as many calls in flight as it may have",
+    "probation": "its circuit is half-open, and this call has failed once already",
     "tried": "this call was tried there already",
     "unpriced": "its price is not known, and the call has a limit on its cost",
 }

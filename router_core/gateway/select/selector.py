@@ -33,6 +33,8 @@ _MAX_SETS: Final = 256
 """Sets of requirements that are remembered. Callers can make up any number of them."""
 _NOTHING: Final[frozenset[str]] = frozenset()
 _NO_CALL: Final = -1
+_Against = list[tuple[Candidate, Removal | None]]
+"""Each candidate, and what speaks against it."""
 
 
 class _Fitting:
@@ -169,6 +171,8 @@ class Selector:
             against = [(each, None if removal and removal.reason in SOFT else removal)
                        for each, removal in against]  # fmt: skip
             pool = [each for each, removal in against if removal is None]
+        if call.attempts:
+            pool, against = _surest(pool, against)
         removals = (*fitting.removals, *(removal for _, removal in against if removal is not None))
         return pool, removals, reason if pool else foremost(removals)
 
@@ -199,6 +203,19 @@ class Selector:
         self, chosen: str, kept: Sequence[str], removals: tuple[Removal, ...], reason: str
     ) -> Decision:
         return Decision(self.model.id, self._strategy.name, chosen, tuple(kept), removals, "", reason)
+
+
+def _surest(pool: list[Candidate], against: _Against) -> tuple[list[Candidate], _Against]:
+    """Leave out, where others are left, whose circuits are half-open: a call that has failed once already is
+    not risked on finding out whether they are back."""
+    sure = [each for each in pool if each.standing.circuit == "closed"]
+    if not sure or len(sure) == len(pool):
+        return pool, against
+    unsure = {each.id for each in pool if each not in sure}
+    return sure, [
+        (each, Removal(each.id, "probation", SAYS["probation"]) if each.id in unsure else removal)
+        for each, removal in against
+    ]
 
 
 def _configured(deployment: Deployment) -> Price | None:
