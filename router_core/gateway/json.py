@@ -32,6 +32,11 @@ _MAX_TOKENS: Final = 2**31 - 1
 _MAX_COUNT: Final = 128
 _TOKEN_FIELDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
+_JUDGED: Final = frozenset({
+    "functions", "input", "max_completion_tokens", "max_output_tokens", "max_tokens", "messages", "model",
+    "n", "prompt", "response_format", "stream", "stream_options", "text", "tools", "user",
+})  # fmt: skip
+"""Fields that decide about a call here."""
 _NOT_MARKS: Final = bytes(byte for byte in range(256) if byte not in b'"[]{}')
 _ONE_KIND: Final = bytes.maketrans(b"{}", b"[]")
 _NOT_OPENERS: Final = bytes(byte for byte in range(256) if byte not in b"[{")
@@ -93,6 +98,9 @@ def read_fields(body: bytes) -> Fields:
         _check_nesting(body)
     if len(fields) > _MAX_FIELDS:
         raise invalid(f"the body has more than {_MAX_FIELDS} fields", code="invalid_json")
+    names = "".join(fields)
+    if not (names.isascii() and names.islower()):
+        _check_names(fields)
     return fields
 
 
@@ -234,6 +242,15 @@ def _shows_image(turn: _Turn) -> bool:
 
 def _is_image(kind: Any) -> bool:
     return kind in ("image_url", "input_image")
+
+
+def _check_names(fields: Mapping[str, msgspec.Raw]) -> None:
+    """Refuse ``Model`` and the like: some upstreams read names without regard to case, and would go by what
+    was not judged here."""
+    for name in fields:
+        if name not in _JUDGED and name.casefold() in _JUDGED:
+            meant = name.casefold()
+            raise invalid(f"write {meant} in small letters", meant, "invalid_json")
 
 
 def _check_text(body: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from router_core.errors import BadRequest, UnsupportedMedia
 from router_core.gateway.accounting.tokens import estimate_input
+from router_core.gateway.api.content import JSON, answer_type
 from router_core.gateway.api.errors import OPENAI_ERRORS
 from router_core.gateway.api.openapi import MODEL, MODELS, describe
 from router_core.gateway.api.wishes import PASSED_ON, read_wishes, says_more
@@ -126,9 +127,10 @@ def answer(served: Served) -> Response:
     """Return what goes to the caller."""
     reply = served.reply
     if reply.chunks is not None:
-        return Response(reply.status, (*_STREAM_HEADERS, *served.headers), served.body)
-    content_type = reply.headers.get("content-type") or "application/json"
-    return Response(reply.status, served.explained.typed(content_type), served.body)
+        return Response(200, (*_STREAM_HEADERS, *served.headers), served.body)
+    status = 200 if reply.status < 300 else reply.status  # 205, say, must not have a body
+    content_type = answer_type(reply.headers.get("content-type", JSON))
+    return Response(status, served.explained.typed(content_type), served.body)
 
 
 def _handler(routes: OpenAIRoutes, endpoint: str, name: str) -> Callable[[Request], Any]:
@@ -140,7 +142,7 @@ def _handler(routes: OpenAIRoutes, endpoint: str, name: str) -> Callable[[Reques
 
 
 def _json_call(endpoint: str, body: bytes, content_type: str, started: float) -> Call:
-    if "json" not in content_type:
+    if content_type != JSON and not content_type.partition(";")[0].rstrip().lower().endswith("json"):
         raise UnsupportedMedia("the body has to be JSON", code="unsupported_media")
     fields = read_fields(body)
     call = Call(endpoint, model_of(fields), body=body, fields=fields, started=started)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from router_core.errors import RouterError, Unavailable, UpstreamError
+from router_core.gateway.api.content import JSON, answer_type
 from router_core.gateway.api.openapi import ANY_JSON
 from router_core.gateway.call import Call
 from router_core.gateway.clients.protocol import ModelClient
@@ -104,7 +105,7 @@ class EndpointSelector:
 
 def _pass_on(reply: Reply, client: ModelClient, number: int) -> Response:
     headers = (
-        ("content-type", reply.headers.get("content-type") or "application/json"),
+        ("content-type", answer_type(reply.headers.get("content-type", JSON))),
         ("x-router-endpoint", client.deployment.id),
         ("x-router-attempts", str(number)),
     )

@@ -228,13 +228,13 @@ def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tupl
     deployment = candidate.deployment
     first = resolved.routers[0]
     headers: tuple[tuple[str, str], ...] = (
-        ("x-router-model", deployment.model_id),
-        ("x-router-deployment", deployment.id),
+        ("x-router-model", printed(deployment.model_id)),
+        ("x-router-deployment", printed(deployment.id)),
         ("x-router-attempts", str(len(call.attempts))),
         ("x-router-decision", call.decision.header()),
     )
     if deployment.model_id != first.id:
-        headers += (("x-router-fallback-from", first.id),)
+        headers += (("x-router-fallback-from", printed(first.id)),)
     if resolved.rule:
         headers += (("x-router-rule", printed(resolved.rule)),)
     return headers
