@@ -31,6 +31,7 @@ async def stream(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response
     cycle.response_started = True
     transport.write(head)
     cycle.interrupts = True
+    _tap(protocol, cycle, chunks)
     try:
         async for chunk in chunks:
             if chunk:
@@ -54,6 +55,23 @@ async def stream(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response
         transport.close()
     protocol.on_response_complete()
     return True
+
+
+def _tap(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, chunks: Any) -> None:
+    """Have chunks written as soon as they come, where the stream can do that: the task that iterates over
+    it then wakes up for what is out of the ordinary alone."""
+    tap = getattr(chunks, "tap", None)
+    if tap is None:
+        return
+    flow, send = protocol.flow, protocol.transport.write
+
+    def write(chunk: bytes) -> bool:
+        if flow.write_paused or cycle.disconnected or not chunk:
+            return False
+        send(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        return True
+
+    tap(write)
 
 
 def _head(protocol: DirectHttpToolsProtocol, cycle: DirectCycle, response: Response) -> bytes | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from time import perf_counter
 from typing import Final
@@ -103,6 +103,20 @@ class _Recorded:
             raise
         self._size += len(chunk)
         return chunk
+
+    def tap(self, sink: Callable[[bytes], bool]) -> None:
+        """Offer chunks to ``sink`` as soon as they come, where the stream beneath can do that; what it does
+        not take (False) is iterated over."""
+        tap = getattr(self._body, "tap", None)
+        if tap is not None:
+
+            def take(chunk: bytes) -> bool:
+                if sink(chunk):
+                    self._size += len(chunk)
+                    return True
+                return False
+
+            tap(take)
 
     async def aclose(self) -> None:
         """Close the stream beneath."""

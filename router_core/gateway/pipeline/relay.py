@@ -52,6 +52,10 @@ class Relay:
             self._end(OK if self._held.complete else self._held.failure or _INTERRUPTED)
             raise
 
+    def tap(self, sink: Callable[[bytes], bool]) -> None:
+        """Offer pieces to ``sink`` as they come; what it does not take is iterated over."""
+        self._held.tap(sink)
+
     async def aclose(self) -> None:
         """End the attempt, and the call at the upstream where it has not ended by itself."""
         try:

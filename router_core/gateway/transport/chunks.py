@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Literal
 
 from router_core.gateway.reply import UpstreamFailure
@@ -23,7 +24,8 @@ class Chunks:
     A reader that is cancelled, or that closes it before the end, ends the call at the upstream.
     """
 
-    __slots__ = ("_connection", "_decoder", "_failure", "_loop", "_pieces", "_size", "_waiter", "ended_by")
+    __slots__ = ("_connection", "_decoder", "_failure", "_loop", "_pieces", "_size", "_tap", "_waiter",
+                 "ended_by")  # fmt: skip
 
     def __init__(
         self, connection: Connection, loop: asyncio.AbstractEventLoop, decoder: Decoder | None
@@ -35,6 +37,7 @@ class Chunks:
         self._size = 0
         self._waiter: asyncio.Future[None] | None = None
         self._failure: UpstreamFailure | None = None
+        self._tap: Callable[[bytes], bool] | None = None
         self.ended_by: Literal["", "framing", "close"] = ""
         """How the end was told: by the framing of HTTP, or only by a connection that closed, cleanly, which
         may as well have been a cut. Empty before the end and after a failure."""
@@ -53,6 +56,11 @@ class Chunks:
                 raise StopAsyncIteration
             await self._wait()
 
+    def tap(self, sink: Callable[[bytes], bool]) -> None:
+        """Offer what comes to ``sink`` first, while the reader waits for nothing else; what it does not take
+        (False) goes to the reader. That saves the reader, which is a task, a turn for each piece."""
+        self._tap = sink
+
     async def aclose(self) -> None:
         """End the call at the upstream, unless all of the answer has come."""
         self.cut()
@@ -60,7 +68,7 @@ class Chunks:
     def cut(self) -> None:
         """Hang up on the upstream, and forget what has come; nothing happens after the end."""
         self._pieces.clear()
-        self._decoder = None
+        self._decoder = self._tap = None
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.drop()
@@ -70,6 +78,15 @@ class Chunks:
 
     def push(self, data: bytes) -> None:
         """Take bytes that have come."""
+        tap, waiter = self._tap, self._waiter
+        if (
+            tap is not None
+            and waiter is not None
+            and not waiter.done()
+            and self._decoder is None
+            and tap(data)
+        ):
+            return
         self._size += len(data)
         if self._decoder is not None:
             self._decoder.feed(data)
