@@ -81,6 +81,17 @@ async def test_a_stream_is_told_when_it_has_ended() -> None:
     assert line["output_tokens"] > 0
 
 
+async def test_a_stream_that_breaks_off_names_who_it_came_from() -> None:
+    """With an outcome that says how it ended; it is a warning."""
+    text = _TWO.replace("args: {reply: hello}", "args: {reply: one two three four, cut_after: 2}")
+    async with house(text) as place:
+        _hear(place, logging.WARNING)
+        await place.ask("/v1/chat/completions", {**chat("m"), "stream": True})
+        [line] = _told(place)
+    assert line["deployment"] == "good"
+    assert line["outcome"] != "ok"
+
+
 async def test_nothing_is_made_that_nobody_writes_down() -> None:
     """At the level of warnings a call that went well makes no event at all; one that failed makes one."""
     async with house(_TWO) as place:

@@ -132,6 +132,13 @@ def test_a_cooldown_is_kept(board: _Board) -> None:
     assert board.notes[0].fields == {"deployment": "d", "seconds": 10.0, "cause": "rate_limited"}
 
 
+def test_a_key_that_is_refused_is_a_warning(board: _Board) -> None:
+    """Nothing but a new key brings that back: somebody has to look, also where only warnings are written."""
+    _call(board.get(), Outcome("auth", "retry", failure=True, cooldown=30.0, status=401), _NOW)
+    [note] = [each for each in board.notes if each.name == "cooldown"]
+    assert (note.level, note.fields["cause"]) == ("warning", "auth")
+
+
 def test_a_cooldown_is_never_shortened(board: _Board) -> None:
     """A later answer that asks for less, or one that went well, changes nothing about it."""
     standing = board.get()

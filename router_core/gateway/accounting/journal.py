@@ -60,7 +60,7 @@ class ModelCall(Line):
 
     def told(self) -> dict[str, Any]:
         """Return the members of the line."""
-        served = next((each for each in reversed(self.attempts) if each.outcome == "ok"), None)
+        served = self._served()
         asked = mask_text(self.asked[:MAX_NAME])
         whom = served.deployment_id if served is not None else "nobody"
         line: dict[str, Any] = {
@@ -87,6 +87,14 @@ class ModelCall(Line):
             line["decision"] = _decided(self.decision)
         line.update(_used(self.attempts))
         return line
+
+    def _served(self) -> Attempt | None:
+        """Return the attempt whose answer went to the caller, be it an error or a stream that broke off."""
+        for each in reversed(self.attempts):
+            if each.outcome == "ok" or each.first_byte:
+                return each
+        last = self.attempts[-1] if self.attempts else None
+        return last if last is not None and last.outcome == self.outcome in _EXPECTED else None
 
 
 class Journal:

@@ -264,7 +264,8 @@ class Standing:
         self._cool_until = max(self._cool_until, now + outcome.cooldown)
         self._clear = False
         if not was_out:
-            self._tell("cooldown", "info", {"seconds": round(outcome.cooldown, 3), "cause": outcome.kind})
+            level = "warning" if outcome.kind == "auth" else "info"
+            self._tell("cooldown", level, {"seconds": round(outcome.cooldown, 3), "cause": outcome.kind})
 
     def _believe(self, ok: bool | None, now: float) -> None:
         """Let go of what the last probe held against it."""

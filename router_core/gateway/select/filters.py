@@ -33,7 +33,7 @@ PASSING: Final = SOFT | {"open_circuit", "cooldown", "busy", "probation"}
 
 SAYS: Final[Mapping[str, str]] = {
     "open_circuit": "its circuit is open: too many of its calls have failed",
-    "cooldown": "it asked to be left alone for a while",
+    "cooldown": "it is left alone for a while, as it asked, or because it refused the key it was given",
     "ejected": "it fails more, or is slower, than its peers",
     "unhealthy": "its health probe fails",
     "busy": "it has as many calls in flight as it may have",
