@@ -25,27 +25,37 @@ from tests.gateway.serving import chat, models_yaml
 SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": {}}
 
 
+SCRIPTED = """
+  - {id: hangs, type: text-generation, clients: [{model: h, type: scripted, args: {hang: true}}]}
+  - {id: slow, type: text-generation,
+     clients: [{model: s, type: scripted, args: {tokens: 1000, chunk_delay: 0.02}}]}
+"""
+
+
 class Function:
     """A gateway in a Lambda function."""
 
     def __init__(self, folder: Path, upstream: Upstream, **environ: str) -> None:
         self.config = folder / "gateway.yaml"
-        self.config.write_text(models_yaml(upstream.url))
+        self.config.write_text(models_yaml(upstream.url, more=SCRIPTED))
         self.gateway = Gateway(path=str(self.config), environ=environ)
         router = Router()
         router.include_router(self.gateway.router)
         settings = Settings(jobs="memory://", blobs="memory://", trusted_hosts="*", provider="lambda")
         self.app = LambdaApp(build_app(router, settings))
 
-    def invoke(self, event: Any) -> Any:
+    def invoke(self, event: Any, seconds: float = 60.0) -> Any:
         """Thaw, answer, freeze."""
-        return round_trip(self.app(round_trip(event), Context()))
+        return round_trip(self.app(round_trip(event), Context(seconds)))
 
-    def chat(self, model: str = "m") -> Answer:
-        """Call a model."""
-        body = json.dumps(chat(model)).encode()
-        call = Call("POST", "/v1/chat/completions", "", (("content-type", "application/json"),), body)
-        return received(self.invoke(http_api(call)))
+    def chat(self, model: str = "m", seconds: float = 60.0, **more: Any) -> Answer:
+        """Call a model, with so many seconds until the function is ended."""
+        return self.post("/v1/chat/completions", chat(model, **more), seconds)
+
+    def post(self, path: str, body: Any, seconds: float) -> Answer:
+        """Send a request through an HTTP API."""
+        call = Call("POST", path, "", (("content-type", "application/json"),), json.dumps(body).encode())
+        return received(self.invoke(http_api(call), seconds))
 
     @property
     def loop(self) -> Any:
@@ -134,3 +144,21 @@ def test_a_schedule_does_what_the_loops_would(tmp_path: Path) -> None:
         assert function.chat().status == 404
         assert function.chat("renamed").status == 200
         assert upstream.requests[-1].target == "/v1/chat/completions"
+
+
+def test_a_call_ends_before_the_function_does(tmp_path: Path) -> None:
+    """With an error of ours, or with what there is of a stream; and it is booked."""
+    with frozen(tmp_path) as (function, _):
+        late = function.chat("hangs", 1.2)
+        assert (late.status, json.loads(late.body)["error"]["type"]) == (504, "timeout_error")
+        late = function.post("/api/route", {"prompt": "x", "modelId": "hangs"}, 1.2)
+        assert late.status == 504
+        cut = function.chat("slow", 1.3, stream=True)
+        assert cut.status == 200
+        assert b'"content":' in cut.body
+        assert b'"code":"stream_interrupted"' in cut.body.replace(b": ", b":")
+        assert b"[DONE]" not in cut.body
+        latest = function.gateway.ledger.recent(3)
+        assert [record.outcome for record in latest[1:]] == ["timeout", "timeout"]
+        assert latest[0].output_tokens > 0
+        assert sum(standing.inflight for standing in function.gateway.standings) == 0

@@ -120,6 +120,8 @@ class OpenAIRoutes:
         if says_more(headers):
             call.headers = {name: value for name in PASSED_ON if (value := headers.get(name)) is not None}
             read_wishes(headers, call)
+        if request.answer_by < call.deadline:
+            call.deadline = request.answer_by
         return call
 
 

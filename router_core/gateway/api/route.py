@@ -126,6 +126,7 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
     async def route(body: RouteRequest, request: Request) -> RouteAnswer:
         began = time.monotonic()
         call = _call(body, request.principal, request.id)
+        call.deadline = request.answer_by
         served = await pipeline.serve(call)
         if served.reply.status >= 400 or not isinstance(served.body, bytes):
             raise UpstreamError(
