@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import uvloop
@@ -12,6 +11,9 @@ import uvloop
 from benchmarks.gateways.programs import KEY, request_body
 
 __all__ = ["Streams", "read_streams"]
+
+_STAGGER = 0.5
+"""Seconds over which the first streams begin."""
 
 
 @dataclass(slots=True)
@@ -38,11 +40,13 @@ async def _read(port: int, parallel: int, seconds: float, model: str) -> Streams
     loop = asyncio.get_running_loop()
     seen = Streams()
     until = loop.time() + seconds
-    made: Sequence[tuple[asyncio.Transport, _Reader]] = [
-        await loop.create_connection(lambda: _Reader(request, seen, until), "127.0.0.1", port)
-        for _ in range(parallel)
-    ]
-    await asyncio.gather(*[reader.ended for _, reader in made])
+    made: list[_Reader] = []
+    for _ in range(parallel):
+        _, reader = await loop.create_connection(lambda: _Reader(request, seen, until), "127.0.0.1", port)
+        made.append(reader)
+        # streams of one length that began together would all begin together again and again
+        await asyncio.sleep(_STAGGER / parallel)
+    await asyncio.gather(*[reader.ended for reader in made])
     return seen
 
 
