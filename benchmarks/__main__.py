@@ -21,6 +21,7 @@ _ALL = {
     "gateway_http": "the gateway over HTTP",
     "gateway_stream": "streams through the gateway",
     "gateway_slow": "the gateway before a slow upstream",
+    "gateway_failover": "the gateway while upstreams die",
 }
 
 
