@@ -132,9 +132,9 @@ class Gateway:
     def tell(self) -> None:
         """Say by what the gateway begins to serve, or that it has nothing to serve."""
         snapshot = self.registry.snapshot
-        models, source = len(list(snapshot.models.values())), self._path or "no file"
-        fields = {"version": snapshot.version, "models": models, "source": source}
-        text, level = f"serving models: {models}, configured by {source}", "info"
+        models = len(list(snapshot.models.values()))
+        fields = {"version": snapshot.version, "models": models, "file": self._path or None}
+        text, level = f"serving models: {models}{f', of {self._path}' if self._path else ''}", "info"
         if not models and not len(snapshot.selector):
             text, level = "there is no model to serve: ROUTER_GATEWAY names the file of models", "warning"
         self.events.emit(Note("gateway_serving", level, text, fields))
