@@ -27,6 +27,7 @@ SCHEDULE = {"source": "aws.events", "detail-type": "Scheduled Event", "detail": 
 
 SCRIPTED = """
   - {id: hangs, type: text-generation, clients: [{model: h, type: scripted, args: {hang: true}}]}
+  - {id: short, type: text-generation, clients: [{model: o, type: scripted, args: {reply: "one two"}}]}
   - {id: slow, type: text-generation,
      clients: [{model: s, type: scripted, args: {tokens: 1000, chunk_delay: 0.02}}]}
 """
@@ -162,3 +163,17 @@ def test_a_call_ends_before_the_function_does(tmp_path: Path) -> None:
         assert [record.outcome for record in latest[1:]] == ["timeout", "timeout"]
         assert latest[0].output_tokens > 0
         assert sum(standing.inflight for standing in function.gateway.standings) == 0
+
+
+def test_the_function_is_called_directly(tmp_path: Path) -> None:
+    """Without a front door: the body as the input; a stream is a list of what its events hold."""
+    with frozen(tmp_path) as (function, _):
+        whole = function.invoke({"path": "/v1/chat/completions", "input": chat()})
+        assert whole["output"]["choices"][0]["message"]["content"] == "Hello!"
+        pieces = function.invoke({"path": "/v1/chat/completions", "input": chat("short", stream=True)})[
+            "output"
+        ]
+        said = "".join(piece["choices"][0]["delta"].get("content") or "" for piece in pieces)
+        assert said == "one two"
+        refused = function.invoke({"path": "/v1/chat/completions", "input": chat("nobody")})
+        assert (refused["error"]["status"], refused["error"]["detail"]) == (404, "Model not found")
