@@ -217,3 +217,26 @@ async def test_shares_of_a_rule_are_drawn_by_user() -> None:
             found.setdefault(user, set()).add(answer["modelId"])
         assert all(len(models) == 1 for models in found.values())
         assert set.union(*found.values()) == {"gpt-4", "claude-3-sonnet"}
+
+
+async def test_a_routed_prompt_is_explained_in_headers() -> None:
+    """The body has the documented shape alone; who answered and why stands where calls of models have it."""
+    async with house(CONFIG) as made:
+        reply = await made.ask("/api/route", REQUEST)
+        document = (await made.ask("/openapi.json")).json()
+    assert reply.headers["content-type"] == "application/json"
+    assert reply.headers["x-router-model"] == "claude-3-sonnet"
+    assert reply.headers["x-router-rule"] == "Creative Agent Claude Preference"
+    assert "chosen=c" in reply.headers["x-router-decision"]
+    answer = document["paths"]["/api/route"]["post"]["responses"]["200"]["content"]["application/json"]
+    assert answer["schema"] == {"$ref": "#/components/schemas/RouteAnswer"}
+
+
+async def test_a_prompt_that_the_model_refuses_comes_back_with_its_words() -> None:
+    """A mistake of the caller is no failure of the upstream."""
+    text = models_yaml("http://127.0.0.1:9", kind="scripted", args="fail_status: 400, fail_message: too hot")
+    async with house(text) as made:
+        reply = await made.ask("/api/route", {"prompt": "Hello!", "modelId": "m"})
+    assert (reply.status, reply.json()["code"]) == (400, "prompt_refused")
+    assert reply.json()["detail"] == "the model refused the prompt: too hot"
+    assert reply.headers["x-router-deployment"] == "d1"

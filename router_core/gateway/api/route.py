@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from router_core.errors import UpstreamError
+from router_core.errors import HTTPError, RouterError, UpstreamError
 from router_core.gateway.accounting.tokens import estimate_input
 from router_core.gateway.call import Attributes, Call
-from router_core.gateway.pipeline import Pipeline
+from router_core.gateway.pipeline import Pipeline, Served
 from router_core.gateway.pipeline.serve import AUTO
 from router_core.gateway.registry import Registry
-from router_core.http.message import Request
+from router_core.http.message import Request, Response
 from router_core.routing.router import Router
 from router_core.types import Principal, new_id
 
@@ -129,13 +129,11 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
         call.deadline = request.answer_by
         served = await pipeline.serve(call)
         if served.reply.status >= 400 or not isinstance(served.body, bytes):
-            raise UpstreamError(
-                "the model refused the prompt", extra={"upstream_status": served.reply.status}
-            )
-        attempt = call.attempts[-1]
+            raise _refusal(served)
+        attempt = next((each for each in reversed(call.attempts) if each.outcome == "ok"), call.attempts[-1])
         usage = attempt.usage
         prompt, completion = (usage.input_tokens, usage.output_tokens) if usage else (call.input_tokens, 0)
-        return RouteAnswer(
+        answer = RouteAnswer(
             id=f"response-{new_id()}",
             request_id=body.id or request.id,
             model_id=attempt.model_id,
@@ -150,6 +148,9 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
             status="success",
             timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
+        headers = (("content-type", "application/json"), *served.headers)
+        # the annotation describes the body; beside it go the headers that explain the decision
+        return cast(RouteAnswer, Response(200, headers, answer.model_dump_json(by_alias=True).encode()))
 
     @router.post("/routing/test", summary="Say where a request would go, and why, without making it")
     async def test(body: TestRequest, request: Request) -> dict[str, Any]:
@@ -190,6 +191,19 @@ def _call(body: RouteRequest, principal: Principal, request_id: str) -> Call:
     )  # fmt: skip
     estimate_input(call)
     return call
+
+
+def _refusal(served: Served) -> RouterError:
+    """Return the error for a prompt that the model did not take, with its own words and status."""
+    text, status, headers = "the model refused the prompt", served.reply.status, dict(served.headers)
+    try:
+        told = _decode(served.body if isinstance(served.body, bytes) else b"")["error"]["message"]
+        text += f": {told}" if isinstance(told, str) else ""
+    except (msgspec.MsgspecError, LookupError, TypeError):
+        pass  # it has no words of its own
+    if 400 <= status < 500:
+        return HTTPError(status, text, code="prompt_refused", headers=headers)
+    return UpstreamError(text, extra={"upstream_status": status}, headers=headers)
 
 
 def _text(body: bytes) -> str:
