@@ -6,7 +6,7 @@ import asyncio
 import re
 import socket
 import threading
-from collections.abc import AsyncIterator, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from handlers.local.asgi import AsgiApp
 from handlers.local.server import ServeOptions, make_config
 from router_core.errors import RateLimited
 from router_core.http.message import Request, Response
+from router_core.middleware.exchange import Admission
 from router_core.telemetry.events import Note, RequestDone
 from tests.local.tiny_app import Chunks, TinyApp, drain, echo, one_answer, served, talk
 
@@ -198,6 +199,7 @@ class Way:
 def ways(request: pytest.FixtureRequest) -> Iterator[dict[str, Way]]:
     """Serve one app through the door and one without it."""
     found = {name: Way(make_app()) for name in ("direct", "asgi")}
+    found["taskless"] = Way(make_app(sorted({path for _, path in HANDLERS} - {"/timed", "/a b"})))
     if request.param == "uvloop":
         uvloop = pytest.importorskip("uvloop")
         loop = uvloop.new_event_loop
@@ -209,28 +211,30 @@ def ways(request: pytest.FixtureRequest) -> Iterator[dict[str, Way]]:
         pytest.MonkeyPatch.context() as patch,
         served(found["direct"].app, loop=loop) as direct,
         served(found["asgi"].app, loop=loop, options=ServeOptions(direct=False)) as plain,
+        served(found["taskless"].app, loop=loop) as taskless,
     ):
         # how long a body that nobody reads is swallowed is all one here
         patch.setattr("handlers.local.asgi_send._LINGER_SECONDS", 0.2)
-        found["direct"].port, found["asgi"].port = direct, plain
+        found["direct"].port, found["asgi"].port, found["taskless"].port = direct, plain, taskless
         yield found
 
 
-def make_app() -> TinyApp:
+def make_app(taskless: Sequence[str] = ()) -> TinyApp:
     """Return an app with every kind of answer."""
-    return TinyApp(HANDLERS, max_body_bytes=200_000)
+    return TinyApp(HANDLERS, taskless=taskless, max_body_bytes=200_000)
 
 
+@pytest.mark.parametrize("way", ["direct", "taskless"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_door_answers_as_asgi_does(name: str, ways: dict[str, Way]) -> None:
-    """Byte for byte, and the same is reported."""
-    answer, reports = ways["direct"].ask(CASES[name])
+def test_the_door_answers_as_asgi_does(name: str, way: str, ways: dict[str, Way]) -> None:
+    """Byte for byte, and the same is reported, with a task and without one."""
+    answer, reports = ways[way].ask(CASES[name])
     expected, expected_reports = ways["asgi"].ask(CASES[name])
     assert answer == expected
     assert answer.startswith((b"HTTP/1.1 ", b"HTTP/1.0 "))
     assert reports == expected_reports
     if name in DIRECT:
-        assert ways["direct"].natives[-1] == "DirectCycle"
+        assert ways[way].natives[-1] == "DirectCycle"
     assert "DirectCycle" not in ways["asgi"].natives
 
 
@@ -408,6 +412,13 @@ def _watch(way: Way) -> None:
         return await inner(request)
 
     way.app.handle = handle  # type: ignore[method-assign]
+    step = way.app.admitted
+
+    async def admitted(request: Request, admission: Admission) -> Response:
+        way.natives.append(type(request.native).__name__)
+        return await step(request, admission)
+
+    way.app.admitted = admitted
 
 
 def _undated(answer: bytes) -> bytes:

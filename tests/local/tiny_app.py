@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from handlers.local.limits import Limits
 from handlers.local.server import LocalServer, ServeOptions, make_config
 from router_core.errors import MethodNotAllowed, NotFound
 from router_core.http.message import Request, Response
+from router_core.http.taskless import TASKLESS
 from router_core.middleware.exchange import Authenticator
 from router_core.middleware.stack import Stack, build_stack
 from router_core.settings import Settings
@@ -46,7 +47,15 @@ class Table:
     def __init__(self, handlers: Mapping[tuple[str, str], Handler], **route: Any) -> None:
         self.routes = {
             key: SimpleNamespace(
-                key=key[1], func=func, public=False, scopes=(), kind="call", max_body_bytes=None, **route
+                key=key[1],
+                func=func,
+                public=False,
+                scopes=(),
+                kind="call",
+                max_body_bytes=None,
+                realm="",
+                meta={},
+                **route,
             )
             for key, func in handlers.items()
         }
@@ -69,8 +78,10 @@ class TinyApp:
         self,
         handlers: Mapping[tuple[str, str], Handler] | None = None,
         authenticator: Authenticator | None = None,
+        taskless: Collection[str] = (),
         **settings: Any,
     ) -> None:
+        """``taskless`` are paths whose answers may be begun without a task."""
         self.settings = replace(Settings(port=0, log_level="error", drain_grace=2.0), **settings)
         self.events = Events()
         self.seen: list[object] = []
@@ -82,6 +93,8 @@ class TinyApp:
             authenticator=authenticator,
         )  # fmt: skip
         self.admit = self.stack.admit
+        self.admission, self.admitted = self.stack.admission, self.stack.admitted
+        self.routes = [SimpleNamespace(path=path, meta={TASKLESS: True}) for path in taskless]
 
     async def _dispatch(self, request: Request, route: Any) -> Response:
         answer: Response = await route.func(request)
