@@ -105,6 +105,14 @@ def test_another_head_is_judged(name: str, sock: socket.socket) -> None:
     assert b'"body":"hello"' in one_answer(sock)
 
 
+def test_what_comes_after_the_length_is_compared(port: int) -> None:
+    """Another page that sends as many bytes is another page."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        for host, status in ((b"localhost", b"200"), (b"localhost", b"200"), (b"evil.host", b"403")):
+            sock.sendall(post(b"hello", more=b"Origin: http://" + host + b"\r\n"))
+            assert one_answer(sock).startswith(b"HTTP/1.1 " + status)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_smuggling_is_refused_behind_a_known_head(name: str, port: int, sock: socket.socket) -> None:
     """As on a fresh connection."""
