@@ -96,7 +96,7 @@ class TestFastApi(GatewayContract):
         inner = AsgiApp(app)
         api = FastAPI(lifespan=inner.lifespan)
         api.mount("/ai", inner)
-        server = uvicorn.Server(uvicorn.Config(api, log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(api, log_config=None))
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             thread = running(lambda: server.run([sock]))
