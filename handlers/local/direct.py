@@ -340,10 +340,10 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             self._idle_timer = None
         if self._gone is not None:
             self._gone.set()
-        super().connection_lost(exc)  # marks the cycle as disconnected
-        cycle = self.cycle
-        if type(cycle) is DirectCycle:
-            cycle.interrupt()
+        super().connection_lost(exc)  # marks the cycles as disconnected
+        for cycle in (*self._overtaken, self.cycle):
+            if type(cycle) is DirectCycle:
+                cycle.interrupt()
 
 
 _NO_PARAMS: Final[Mapping[str, str]] = {}

@@ -40,6 +40,9 @@ _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)", re.IGNORECASE)
 _UPGRADING: Final = frozenset({b"upgrade", b"http2-settings"})
 _CHUNK_OVERHEAD: Final = 64 * 1024
 _HARD_CAP: Final = 1.25
+_AHEAD: Final = 16
+"""Requests that are read before the one in front is answered: while nothing is read, nobody learns that
+the peer has gone."""
 
 
 class StrictHttpToolsProtocol(HttpToolsProtocol):
@@ -74,6 +77,8 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         """The last Host that was found well formed."""
         self._deaf = False
         """Nothing more is read: the connection ends with the answer that is under way."""
+        self._overtaken: list[Any] = []
+        """Cycles that were not answered when the next request came."""
 
     # --- connection ------------------------------------------------------------------------------
 
@@ -93,7 +98,11 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         if self._stall is not None:
             self._stall.cancel()
             self._stall = None
-        super().connection_lost(exc)
+        super().connection_lost(exc)  # tells the last cycle
+        for cycle in self._overtaken:
+            if not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
 
     def pause_writing(self) -> None:
         """Start the time in which the reader has to take something."""
@@ -226,7 +235,12 @@ class StrictHttpToolsProtocol(HttpToolsProtocol):
         self._begin_request()
 
     def _begin_request(self) -> None:
+        before = self.cycle
         super().on_headers_complete()
+        if self.pipeline:
+            self._overtaken = [each for each in (*self._overtaken, before) if not each.response_complete]
+            if len(self.pipeline) <= _AHEAD:
+                self.flow.resume_reading()
 
     def on_body(self, body: bytes) -> None:
         """Count and pass on."""
