@@ -10,7 +10,7 @@ import pytest
 from router_core.gateway.outcome import CANCELLED, OK, Outcome
 from router_core.gateway.resilience.latency import PeakEwma
 from router_core.gateway.resilience.standing import Standing, Standings
-from router_core.gateway.values import BreakerPolicy, Deployment, HealthPolicy
+from router_core.gateway.values import BreakerPolicy, Deployment, HealthPolicy, Secret
 from router_core.telemetry.events import Events, Note
 
 _BAD = Outcome("server_error", "retry", failure=True, status=500, message="the upstream answered 500")
@@ -137,6 +137,17 @@ def test_a_key_that_is_refused_is_a_warning(board: _Board) -> None:
     _call(board.get(), Outcome("auth", "retry", failure=True, cooldown=30.0, status=401), _NOW)
     [note] = [each for each in board.notes if each.name == "cooldown"]
     assert (note.level, note.fields["cause"]) == ("warning", "auth")
+
+
+def test_a_new_key_begins_anew(board: _Board) -> None:
+    """Whoever mends a key that was refused does not wait for the end of what the old one has earned."""
+    standing = board.get(key=Secret("old"))
+    _call(standing, Outcome("auth", "retry", failure=True, cooldown=30.0, status=401), _NOW)
+    assert board.get(key=Secret("old"), weight=2.0).out(_NOW) == "cooldown"
+    assert board.get(key=Secret("new")) is standing
+    assert standing.out(_NOW) == ""
+    assert standing.circuit == "closed"
+    assert standing.begin(_NOW) is not None
 
 
 def test_a_cooldown_is_never_shortened(board: _Board) -> None:

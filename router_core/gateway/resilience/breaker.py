@@ -75,6 +75,10 @@ class Breaker:
             self.window = Window(policy.window)
         self._policy = policy
 
+    def forget(self) -> None:
+        """Begin anew, closed: what was asked so far is not what will be asked."""
+        self._close()
+
     def admits(self, now: float) -> bool:
         """Return whether a call would be let through now; changes nothing."""
         if self.state == "closed":

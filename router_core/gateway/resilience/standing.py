@@ -35,7 +35,7 @@ class Standing:
 
     __slots__ = (
         "_breaker", "_clear", "_cool_until", "_ejected_until", "_forget", "_latency", "_limit", "_report",
-        "_unhealthy_since", "_unhealthy_until", "_window", "failed", "id", "inflight", "probe_detail",
+        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "failed", "id", "inflight", "probe_detail",
         "probe_ok", "queue", "started",
     )  # fmt: skip
 
@@ -63,16 +63,29 @@ class Standing:
         self._clear = True
         self._limit: float = inf
         self._forget = 0.0
+        self._upstream = _upstream(deployment)
         self.follow(deployment, breaker)
 
     def follow(self, deployment: Deployment, breaker: BreakerPolicy) -> None:
-        """Go by a new configuration from now on; what was observed stays."""
+        """Go by a new configuration from now on. What was observed stays, unless another upstream is asked
+        from now on, or with another key: nothing is held against it that was its predecessor's."""
+        upstream = _upstream(deployment)
+        if upstream != self._upstream:
+            self._upstream = upstream
+            self._begin_anew()
         self._limit = inf if deployment.max_concurrency is None else max(deployment.max_concurrency, 1)
         interval = deployment.health.interval
         self._forget = 3.0 * interval + deployment.health.timeout if interval > 0 else 60.0
         if breaker != self._breaker.policy:
             self._breaker.follow(breaker)
             self._window = self._breaker.window
+
+    def _begin_anew(self) -> None:
+        self._breaker.forget()
+        self._latency = PeakEwma()
+        self._cool_until = self._ejected_until = self._unhealthy_since = self._unhealthy_until = 0.0
+        self.probe_ok, self.probe_detail = None, ""
+        self._clear = True
 
     @property
     def circuit(self) -> CircuitState:
@@ -277,6 +290,11 @@ class Standing:
 
     def _tell(self, name: str, level: str, fields: Mapping[str, Any]) -> None:
         self._report(name, level, {"deployment": self.id, **fields})
+
+
+def _upstream(deployment: Deployment) -> tuple[object, ...]:
+    """Return what makes an upstream another one, though its deployment keeps its name."""
+    return (deployment.type, deployment.base_url, deployment.model, deployment.key, deployment.args)
 
 
 class Standings:
