@@ -36,6 +36,8 @@ _GLIBC: Final = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux
 """Wheels that Lambda's system (glibc 2.34) can load; pip may not know which of them include others."""
 _RUNTIME: Final = frozenset({"boto3", "botocore", "s3transfer"})
 """What Lambda's runtime brings."""
+_EXTRAS: Final = frozenset({"gateway"})
+"""Those of router-core that a function may need; the others are for the machine that it is made on."""
 _RARELY_IMPORTED: Final = (
     r"/(pydantic/(v1|deprecated|mypy)|aws_lambda_powertools/(event_handler|utilities|tracing)"
     r"|router_core/(client|stores/(sqlite|memory|coordinator)|jobs/remote))"
@@ -72,7 +74,7 @@ def install_packages(
 
     Raises DeployError with the last words of the installer.
     """
-    wanted = [*_own_requirements(), *app_requirements(folder, config)]
+    wanted = [*_own_requirements("", "aws"), *app_requirements(folder, config)]
     constraints = folder / "constraints.txt"
     pinned = constraints.read_text(encoding="utf-8") if constraints.is_file() else ""
     mark = json.dumps([wanted, pinned, target.arch, target.python, platform.machine(), compiler is not None])
@@ -125,8 +127,8 @@ def _prune_cache(cache: Path) -> None:
 # -- what is wanted ----------------------------------------------------------------------------------------
 
 
-def _own_requirements() -> list[str]:
-    """Return what router-core needs on Lambda, as its own metadata says."""
+def _own_requirements(*extras: str) -> list[str]:
+    """Return what router-core's own metadata asks for: without an extra (empty), and with these."""
     try:
         lines = importlib.metadata.requires("router-core") or []
     except importlib.metadata.PackageNotFoundError:
@@ -137,7 +139,7 @@ def _own_requirements() -> list[str]:
     for line in lines:
         requirement, _, marker = line.partition(";")
         extra = re.search(r"extra\s*==\s*['\"]([^'\"]+)", marker)
-        if _name(requirement) not in _RUNTIME and (extra is None or extra[1] == "aws"):
+        if _name(requirement) not in _RUNTIME and (extra[1] if extra else "") in extras:
             found.append(requirement.strip())
     return found
 
@@ -150,7 +152,16 @@ def app_requirements(folder: Path, config: BundleConfig) -> list[str]:
         lines = _read_requirements(folder / "requirements.txt", ())
     else:
         lines = config.project
-    return [line for line in lines if not _is_given(line)]
+    return [each for line in lines for each in _wanted(line)]
+
+
+def _wanted(line: str) -> list[str]:
+    """Return what a requirement adds to the bundle, which holds router-core itself anyway."""
+    if _is_given(line):
+        extras = re.match(r"[^\[;@]*\[([^\]]*)\]", line)
+        named = [word.strip().lower() for word in extras[1].split(",")] if extras else []
+        return _own_requirements(*_EXTRAS.intersection(named)) if _name(line) == "router-core" else []
+    return [line]
 
 
 def _is_given(line: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -242,6 +243,17 @@ def test_pinned_boto3_is_kept(tmp_path: Path) -> None:
 def test_pyproject_dependencies_are_used(tmp_path: Path) -> None:
     """Fall back on the dependencies of the project."""
     assert app_requirements(tmp_path, BundleConfig(project=("rich", "router-core"))) == ["rich"]
+
+
+def test_the_gateway_is_bundled_for_who_asks_for_its_extra(tmp_path: Path) -> None:
+    """What it needs comes with it, and nothing for other extras: they are for the machine that deploys."""
+    project = ("rich", "router-core[local, gateway] >=0.1")
+    lines = app_requirements(tmp_path, BundleConfig(project=project))
+    assert lines[0] == "rich"
+    brought = {re.split(r"[<>=]", line)[0] for line in lines[1:]}
+    assert {"msgspec", "pyyaml"} <= brought
+    assert not {"router-core", "uvicorn"} & brought
+    assert app_requirements(tmp_path, BundleConfig(project=("router-core[local]",))) == []
 
 
 def test_a_requirements_file_that_is_missing_is_named(tmp_path: Path) -> None:
