@@ -35,8 +35,8 @@ class Standing:
 
     __slots__ = (
         "_breaker", "_clear", "_cool_until", "_ejected_until", "_forget", "_latency", "_limit", "_report",
-        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "failed", "id", "inflight", "probe_detail",
-        "probe_ok", "queue", "started",
+        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "failed", "id", "inflight",
+        "probe_detail", "probe_ok", "queue", "started",
     )  # fmt: skip
 
     def __init__(
