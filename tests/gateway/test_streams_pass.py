@@ -363,6 +363,16 @@ async def test_what_is_announced_is_not_counted_as_text() -> None:
     await stream.aclose()
 
 
+@pytest.mark.parametrize("together", [False, True])
+async def test_an_error_takes_nothing_off_what_was_written(together: bool) -> None:
+    """It is shorter than an event with content, and no text: what came before it is what is booked."""
+    pieces = [text("hello "), text("there"), data({"error": {"message": "overloaded"}})]
+    stream = await held([b"".join(pieces)] if together else pieces)
+    await drain(stream)
+    assert stream.failure is not None
+    assert stream.text_bytes == len("hello there")
+
+
 @pytest.mark.parametrize("burst", [1, 7, 50])
 @pytest.mark.parametrize("newline", [b"\n", b"\r\n"], ids=["lf", "crlf"])
 async def test_the_estimate_does_not_hang_on_the_pieces(burst: int, newline: bytes) -> None:

@@ -317,8 +317,12 @@ class Held:
             self._note(seen, raw)
             if seen.usage_only and self._strip:
                 continue
-            self._events += 1
-            out.append(masked(raw, self._reply.secrets) if seen.verdict is Verdict.ERROR else raw)
+            if seen.verdict is Verdict.ERROR:
+                raw = masked(raw, self._reply.secrets)
+                self._bytes -= len(raw)  # nothing that the model has written
+            else:
+                self._events += 1
+            out.append(raw)
             if self._over:
                 break
         return out
