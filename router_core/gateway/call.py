@@ -118,3 +118,5 @@ class Call(msgspec.Struct, eq=False):
     attempts: list[Attempt] = []
     decision: Any = None
     """``select.decision.Decision`` once one was made."""
+    left: tuple[Any, ...] = ()
+    """The decisions of models that had nobody to ask, so that another model was turned to."""

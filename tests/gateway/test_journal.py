@@ -81,6 +81,18 @@ async def test_a_stream_is_told_when_it_has_ended() -> None:
     assert line["output_tokens"] > 0
 
 
+async def test_a_model_that_had_nobody_is_explained() -> None:
+    """The caller got the fallback without anybody else having been tried: the line says why."""
+    text = _TWO.replace("{id: else, type: scripted}", "{id: else, type: scripted, tags: [eu]}")
+    async with house(text) as place:
+        _hear(place)
+        await place.ask("/v1/chat/completions", chat("m"), headers={"x-router-tags": "eu"})
+        [line] = _told(place)
+    assert (line["deployment"], line["fallback_from"]) == ("else", "m")
+    [left] = line["left"]
+    assert (left["model"], left["removed"]) == ("m", {"bad": "tags", "good": "tags"})
+
+
 async def test_a_stream_that_breaks_off_names_who_it_came_from() -> None:
     """With an outcome that says how it ended; it is a warning."""
     text = _TWO.replace("args: {reply: hello}", "args: {reply: one two three four, cut_after: 2}")

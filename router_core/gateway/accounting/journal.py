@@ -52,6 +52,8 @@ class ModelCall(Line):
     decision: Decision | None
     """The last choice that was made."""
     rule: str = ""
+    left: Sequence[Decision] = ()
+    """Those of models that had nobody to ask."""
 
     @property
     def importance(self) -> int:
@@ -85,6 +87,9 @@ class ModelCall(Line):
         line["tried"] = [_tried(each) for each in self.attempts[:_SHOWN]]
         if self.decision is not None:
             line["decision"] = _decided(self.decision)
+        left = [each for each in self.left if each is not self.decision]
+        if left:
+            line["left"] = [{"model": each.model_id, **_decided(each)} for each in left[:_SHOWN]]
         line.update(_used(self.attempts))
         return line
 
@@ -129,6 +134,7 @@ class Journal:
             ModelCall(
                 call.request_id, call.principal.id, call.endpoint, call.model_name, model_id, kind, message,
                 max(0.0, self._time() - call.started), call.stream, call.attempts, call.decision, call.rule,
+                call.left,
             )
         )  # fmt: skip
 

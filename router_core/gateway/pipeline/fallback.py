@@ -13,7 +13,6 @@ from router_core.gateway.pipeline.attempt import Ended
 from router_core.gateway.pipeline.failure import nobody
 from router_core.gateway.pipeline.retry import Retry
 from router_core.gateway.registry import ModelRouter, ModelTable
-from router_core.gateway.select.decision import Decision
 
 __all__ = ["ENDS", "Fallback"]
 
@@ -48,7 +47,7 @@ class Fallback:
 class _Chain:
     """One call on its way from model to model."""
 
-    __slots__ = ("_asleep", "_call", "_last", "_left", "_models", "_retry", "_unwoken")
+    __slots__ = ("_asleep", "_call", "_last", "_models", "_retry", "_unwoken")
 
     def __init__(self, retry: Retry, call: Call, models: ModelTable, last: Ended | None = None) -> None:
         self._retry = retry
@@ -58,8 +57,8 @@ class _Chain:
         self._asleep: list[ModelRouter] = []
         """Models for which others were to stand in while they wake."""
         self._unwoken: WakeFailed | None = None
-        self._left: list[Decision] = [] if last is not None or call.decision is None else [call.decision]
-        """Why nobody was asked, of each model of which nobody was."""
+        if last is None:
+            self._leave()
 
     async def follow(self, names: tuple[str, ...], asked: set[str], time: Callable[[], float]) -> Ended:
         """Ask the models of these names, and those that they fall back to, each once."""
@@ -91,11 +90,16 @@ class _Chain:
     def _nobody(self, asked: set[str], now: float) -> RouterError:
         """Return the error when no model had anybody to ask: by the decision of the first of them, but where
         that is final and another one is not, by the latter."""
-        call, left = self._call, self._left
+        call, left = self._call, self._call.left
         call.decision = next((each for each in left if each.passing), left[0] if left else None)
         closest = [router.selector.closest(now, call) for router in map(self._models.get, asked) if router]
         waits = [each.standing.back_at(now) - now for each in closest if each is not None]
         return nobody(call, False, min(waits, default=0.0))
+
+    def _leave(self) -> None:
+        """Note why a model had nobody to ask."""
+        if self._call.decision is not None:
+            self._call.left += (self._call.decision,)
 
     def _may_come(self, router: ModelRouter, ended: Ended | None) -> bool:
         """Return whether a model that did not serve may do so once its endpoint has woken."""
@@ -107,8 +111,8 @@ class _Chain:
             ended = await self._retry.serve(self._call, router, patient=patient)
         except WakeFailed as error:
             self._unwoken = error
-        if ended is None and self._call.decision is not None:
-            self._left.append(self._call.decision)
+        if ended is None:
+            self._leave()
         self._last = ended or self._last
         return ended
 
