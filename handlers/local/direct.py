@@ -243,9 +243,10 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
 
     def write(self, cycle: DirectCycle, response: Response) -> bool:
         """Write an answer of ``door.admitted``, if it is one of the plain ones."""
-        if type(response.body) is not bytes:
+        body = response.body
+        if type(body) is not bytes:
             return False
-        return self._write(cycle, response.body, response.status, self.door.full_block(response))
+        return self._write(cycle, body, response.status, self.door.full_block(response))
 
     def _write_plain(self, cycle: DirectCycle, response: Response) -> bool:
         """Write an answer with all its headers, if it is one of the plain ones."""

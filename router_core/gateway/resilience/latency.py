@@ -9,6 +9,8 @@ __all__ = ["PeakEwma"]
 
 _TAU: Final = 10.0
 _TAU_MAX: Final = 60.0
+_AT_ONCE: Final = 0.001
+"""Seconds in which nothing fades that could be seen."""
 
 
 class PeakEwma:
@@ -41,6 +43,6 @@ class PeakEwma:
         """Return the seconds, faded by the time since the last observation."""
         value = self.value
         idle = now - self._at
-        if idle <= 0.0 or not value:
+        if idle < _AT_ONCE or not value:
             return value
         return value * exp(-idle / (_TAU if value < 5.0 else min(2.0 * value, _TAU_MAX)))
