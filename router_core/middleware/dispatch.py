@@ -74,6 +74,22 @@ class Dispatch:
             return await self._stream(route, value, request)
         return to_response(route, value, request)
 
+    def shortcut(self, request: Request, route: Route) -> Callable[[Request], Awaitable[Response]] | None:
+        """Return what answers every request with this head as a call of this would, in one step less."""
+        plan = route.plan
+        if route.max_body_bytes is not None or not plan.request_only or _wants_job(route, request):
+            return None
+        call = plan.call_whole
+
+        async def answer(request: Request) -> Response:
+            try:
+                value = await call(request)
+            except _FATAL as error:
+                raise RuntimeError(f"{route.key} raised {type(error).__name__}") from error
+            return value if type(value) is Response else to_response(route, value, request)
+
+        return answer
+
     async def _with_dependencies(
         self, request: Request, route: Route, values: dict[str, Any], injected: Mapping[str, Any]
     ) -> Response:

@@ -57,11 +57,16 @@ class Exchange:
 class Admission:
     """What the gates say to every request with the same head: which route it leads to, and who asks."""
 
-    __slots__ = ("match", "principal")
+    __slots__ = ("call", "match", "principal")
 
-    def __init__(self, match: Match, principal: Principal | None) -> None:
+    def __init__(
+        self, match: Match, principal: Principal | None,
+        call: Callable[[Request], Awaitable[Response]] | None = None,
+    ) -> None:  # fmt: skip
         self.match = match
         self.principal = principal
+        self.call = call
+        """Answers such a request, where there is less to do than ``Dispatch`` does."""
 
 
 Dispatch = Callable[[Request, "Route"], Awaitable[Response]]

@@ -107,7 +107,11 @@ class Stack:
         except Exception:
             return None  # ``handle`` meets it again, and says so
         match = exchange.match
-        return None if match is None or match.path_params else Admission(match, exchange.principal)
+        if match is None or match.path_params:
+            return None
+        shortcut = getattr(self._dispatch, "shortcut", None)
+        call = None if shortcut is None else shortcut(request, match.route)
+        return Admission(match, exchange.principal, call)
 
     async def admitted(self, request: Request, admission: Admission) -> Response:
         """Answer a request that has its ``admission``, and its principal from there.
@@ -118,8 +122,12 @@ class Stack:
         started = perf_counter()
         exchange = Exchange(request, admission.match)
         exchange.principal = admission.principal
+        call = admission.call
         try:
-            response = await self._dispatch(request, admission.match.route)
+            if call is not None:
+                response = await call(request)
+            else:
+                response = await self._dispatch(request, admission.match.route)
         except Exception as error:
             response = await self._errors.answer(error, exchange)
         return recorded(self._events, exchange, response, started)
