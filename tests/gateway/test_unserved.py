@@ -78,10 +78,23 @@ async def test_the_wait_is_that_of_the_first_to_be_back() -> None:
         cheap = {"x-router-max-cost": "0.01"}
         first = await place.ask("/v1/chat/completions", chat("paid"), headers=cheap)
         again = await place.ask("/v1/chat/completions", chat("paid"), headers=cheap)
+        counted = _counted(place)
     assert (first.status, first.headers["retry-after"]) == (429, "7")
-    assert (again.status, again.headers["retry-after"]) == (503, "7")
+    assert (again.status, again.headers["retry-after"], again.json()["code"]) == (429, "7", "rate_limited")
+    assert counted[("paid", "rate_limited")] == 2
     assert "model=paid" in again.headers["x-router-decision"]
     assert "removed=p1:cooldown" in again.headers["x-router-decision"]
+
+
+async def test_what_is_left_alone_for_another_reason_is_no_rate_limit() -> None:
+    """A caller that is told to slow down, though it is not too fast, would look for the fault with itself."""
+    text = _MODELS.replace('fail_status: 429, retry_after: "7"', 'fail_status: 503, retry_after: "7"')
+    async with house(text) as place:
+        cheap = {"x-router-max-cost": "0.01"}
+        await place.ask("/v1/chat/completions", chat("paid"), headers=cheap)
+        again = await place.ask("/v1/chat/completions", chat("paid"), headers=cheap)
+    assert (again.status, again.headers["retry-after"]) == (503, "7")
+    assert again.json()["code"] == "no_deployment_available"
 
 
 async def test_a_rule_is_told_in_header_record_and_log() -> None:

@@ -54,6 +54,8 @@ def unserved(error: RouterError) -> Outcome:
     kind: Kind = "overloaded"
     if error.code == "context_length_exceeded":
         kind = "context_window"
+    elif error.status == 429:
+        kind = "rate_limited"
     elif error.status < 500:
         kind = "not_found" if error.status == 404 else "client_error"
     return Outcome(kind, "stop", status=error.status, message=error.detail)
@@ -76,10 +78,13 @@ def explained(error: RouterError, call: Call) -> RouterError:
     return error
 
 
-def nobody(call: Call, by_rule: bool, wait: float = 0.0) -> RouterError:
+def nobody(
+    call: Call, by_rule: bool = False, *, wait: float = 0.0, limited: bool = False
+) -> RouterError:  # fmt: skip
     """Return the error for a call that no deployment could be asked about.
 
-    ``wait`` is after how many seconds one can be again, as far as that is known.
+    ``wait`` is after how many seconds one can be again, as far as that is known, and ``limited`` says that
+    all that could serve it are left alone because they are rate limited.
     """
     decision: Any = call.decision
     if decision is None:
@@ -89,6 +94,11 @@ def nobody(call: Call, by_rule: bool, wait: float = 0.0) -> RouterError:
         return HTTPError(422, text, code="no_model")
     reasons = {reason for _, reason in decision.removed}
     explained = {"decision": decision.explain()}
+    if decision.passing and limited:
+        return RateLimited(
+            "every deployment of this model is rate limited", retry_after=max(_RETRY_AFTER, wait),
+            extra=explained,
+        )  # fmt: skip
     if decision.passing:
         return Unavailable(
             "no deployment of this model can be asked at the moment", retry_after=max(_RETRY_AFTER, wait),

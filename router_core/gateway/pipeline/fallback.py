@@ -93,8 +93,11 @@ class _Chain:
         call, left = self._call, self._call.left
         call.decision = next((each for each in left if each.passing), left[0] if left else None)
         closest = [router.selector.closest(now, call) for router in map(self._models.get, asked) if router]
-        waits = [each.standing.back_at(now) - now for each in closest if each is not None]
-        return nobody(call, False, min(waits, default=0.0))
+        standings = [each.standing for each in closest if each is not None]
+        if not standings:
+            return nobody(call)
+        limited = all(each.out(now) == "cooldown" and each.cooled_by == "rate_limited" for each in standings)
+        return nobody(call, wait=min(each.back_at(now) - now for each in standings), limited=limited)
 
     def _leave(self) -> None:
         """Note why a model had nobody to ask."""

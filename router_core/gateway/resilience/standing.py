@@ -35,8 +35,8 @@ class Standing:
 
     __slots__ = (
         "_breaker", "_clear", "_cool_until", "_ejected_until", "_forget", "_latency", "_limit", "_report",
-        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "failed", "id", "inflight",
-        "probe_detail", "probe_ok", "queue", "started",
+        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "cooled_by", "failed", "id",
+        "inflight", "probe_detail", "probe_ok", "queue", "started",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +49,8 @@ class Standing:
         """Calls ever begun."""
         self.failed = 0
         """Calls ever failed."""
+        self.cooled_by = ""
+        """The outcome that it was last left alone for: a word of ``outcome.KINDS``."""
         self.queue = 0
         """Requests waiting inside the upstream, as it says itself; 0 where nobody knows."""
         self.probe_ok: bool | None = None
@@ -274,7 +276,8 @@ class Standing:
     def _cool(self, outcome: Outcome, now: float) -> None:
         """Leave it alone for as long as it asked; never shorter than was agreed before."""
         was_out = now < self._cool_until
-        self._cool_until = max(self._cool_until, now + outcome.cooldown)
+        if now + outcome.cooldown > self._cool_until:
+            self._cool_until, self.cooled_by = now + outcome.cooldown, outcome.kind
         self._clear = False
         if not was_out:
             level = "warning" if outcome.kind == "auth" else "info"
