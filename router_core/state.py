@@ -15,7 +15,10 @@ from typing import Final, Protocol
 
 from router_core.errors import BadRequest, PayloadTooLarge
 
-__all__ = ["MAX_KEY", "MAX_VALUE", "Entry", "StatePage", "StateStore", "check_key", "check_value", "room_of"]
+__all__ = [
+    "MAX_KEY", "MAX_VALUE", "Entry", "StatePage", "StateStore", "check_key", "check_prefix", "check_value",
+    "room_of",
+]  # fmt: skip
 
 MAX_VALUE: Final = 350 * 1024
 MAX_KEY: Final = 500
@@ -110,6 +113,16 @@ def check_key(key: str) -> str:
     if size > MAX_KEY:
         raise BadRequest(f"a key of the state may have {MAX_KEY} bytes, not {size}")
     return key
+
+
+def check_prefix(prefix: str, cursor: str = "") -> str:
+    """Return a prefix that can be listed; raises BadRequest for it or the cursor."""
+    room_of(prefix)
+    try:
+        (prefix + cursor).encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest("a prefix of the state must be text that UTF-8 can write") from error
+    return prefix
 
 
 def check_value(value: bytes) -> bytes:

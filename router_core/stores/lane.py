@@ -47,7 +47,10 @@ class Lane:
     lane's thread. Callers in the same loop get the answers of a batch in one wake-up.
     """
 
-    def __init__(self, name: str, run_batch: RunBatch, at_end: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, run_batch: RunBatch, at_end: Callable[[], None], *, store: str = "job store"
+    ) -> None:
+        self._store = store
         self._run_batch = run_batch
         self._at_end = at_end
         self._queue: SimpleQueue[Op | None] = SimpleQueue()
@@ -78,9 +81,9 @@ class Lane:
         future: asyncio.Future[Any] = loop.create_future()
         with self._guard:
             if not self._open:
-                raise StoreError("the job store is not open")
+                raise StoreError(f"the {self._store} is not open")
             if self._queue.qsize() >= _MAX_PENDING:
-                raise StoreError("the job store cannot keep up")
+                raise StoreError(f"the {self._store} cannot keep up")
             self._queue.put(Op(run, args, loop, future))
         return future
 

@@ -32,22 +32,22 @@ def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) ->
     return (3, 7, 0) <= version <= (3, 51, 2)
 
 
-def prepare(path: Path) -> None:
+def prepare(path: Path, store: str = "job store", variable: str = "ROUTER_JOBS") -> None:
     """Make the directories and an empty file that only this user may read; raises Misconfigured."""
     try:
         _make_directories(path.parent)
         if path.is_dir():
             raise Misconfigured(
-                f"{path} is a directory; ROUTER_JOBS must name a file, as in sqlite:///{path}/jobs.db"
+                f"{path} is a directory; {variable} must name a file, as in sqlite:///{path}/router.db"
             )
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise Misconfigured(f"{path} is not a regular file; name another in ROUTER_JOBS")
+                raise Misconfigured(f"{path} is not a regular file; name another in {variable}")
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise Misconfigured(f"the job store cannot use {path}: {error.strerror or error}") from error
+        raise Misconfigured(f"the {store} cannot use {path}: {error.strerror or error}") from error
 
 
 def _make_directories(directory: Path) -> None:
@@ -156,21 +156,23 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 _MEANINGS: Final = {
-    sqlite3.SQLITE_BUSY: "the job store is locked by another process",
-    sqlite3.SQLITE_LOCKED: "the job store is locked",
-    sqlite3.SQLITE_FULL: "the disk of the job store is full",
-    sqlite3.SQLITE_IOERR: "the disk of the job store reports an error",
-    sqlite3.SQLITE_CORRUPT: "the file of the job store is damaged",
-    sqlite3.SQLITE_NOTADB: "the file of the job store is damaged",
-    sqlite3.SQLITE_READONLY: "the file of the job store is read-only",
-    sqlite3.SQLITE_CANTOPEN: "the file of the job store cannot be opened",
-    sqlite3.SQLITE_NOMEM: "the job store is out of memory",
+    sqlite3.SQLITE_BUSY: "the {} is locked by another process",
+    sqlite3.SQLITE_LOCKED: "the {} is locked",
+    sqlite3.SQLITE_FULL: "the disk of the {} is full",
+    sqlite3.SQLITE_IOERR: "the disk of the {} reports an error",
+    sqlite3.SQLITE_CORRUPT: "the file of the {} is damaged",
+    sqlite3.SQLITE_NOTADB: "the file of the {} is damaged",
+    sqlite3.SQLITE_READONLY: "the file of the {} is read-only",
+    sqlite3.SQLITE_CANTOPEN: "the file of the {} cannot be opened",
+    sqlite3.SQLITE_NOMEM: "the {} is out of memory",
 }
 
 
-def translate(error: sqlite3.Error) -> StoreError:
+def translate(error: sqlite3.Error, store: str = "job store") -> StoreError:
     """Turn a driver's error into ours: the only place that knows SQLite's codes."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if isinstance(error, sqlite3.ProgrammingError) and not code:
-        return StoreError("the job store is closed")
-    return StoreError(_MEANINGS.get(code, "the job store cannot answer"), retry_after=5.0 if code else 1.0)
+        return StoreError(f"the {store} is closed")
+    return StoreError(
+        _MEANINGS.get(code, "the {} cannot answer").format(store), retry_after=5.0 if code else 1.0
+    )

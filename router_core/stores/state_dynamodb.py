@@ -116,6 +116,7 @@ class DynamoStateStore:
 
     async def open(self) -> None:
         """Look at the table; raises Misconfigured when it is missing or has other keys."""
+        self._closed = False
         await self._run(check, self._table, state_table_definition(self._table.name), _COMMAND)
 
     async def close(self) -> None:

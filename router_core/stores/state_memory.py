@@ -113,7 +113,8 @@ class MemoryStateStore:
             return
 
     async def open(self) -> None:
-        """Do nothing: it is ready."""
+        """Take what comes, again after a close."""
+        self._closed = False
 
     async def close(self) -> None:
         """Refuse what comes later."""
