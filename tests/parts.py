@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,12 +14,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.served import free_port
 
-__all__ = ["AWS_VARIABLES", "aws_emulator", "end_group", "rie_binary", "sam_program"]
+__all__ = ["AWS_VARIABLES", "RedisProcess", "aws_emulator", "end_group", "rie_binary", "sam_program"]
 
 ROOT = Path(__file__).parent.parent
 AWS_VARIABLES: Mapping[str, str] = {
@@ -54,6 +57,62 @@ def aws_emulator(folder: Path) -> Iterator[str]:
         yield url
     finally:
         end_group(process)
+
+
+class RedisProcess:
+    """A redis-server of our own on a loopback port that keeps nothing on disk; ``with`` runs it."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            pytest.skip(
+                "redis-server is not installed: the package redis-server of Debian or Homebrew's redis"
+            )
+        self.port = free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"redis://{self.address}/0"
+        self._command = [
+            program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+            "--dir", str(folder), "--databases", "64", *options,
+        ]  # fmt: skip
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+        until = time.monotonic() + _START
+        while True:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), 2) as sock:
+                    sock.sendall(b"PING\r\n")
+                    if sock.recv(64):
+                        return
+            except OSError:
+                pass
+            if time.monotonic() > until or self._process.poll() is not None:
+                raise AssertionError("redis-server does not answer")
+            time.sleep(0.02)
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End it at once, also when it is stopped."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
 
 
 def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
