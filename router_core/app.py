@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from router_core.routing.route import Route
     from router_core.routing.table import Table
     from router_core.settings import Settings
+    from router_core.state import StateStore
     from router_core.telemetry.metrics import Metrics
 
 __all__ = ["App", "Extension", "Host", "Parts", "Upkeep"]
@@ -63,6 +64,9 @@ class Host:
     clock: Clock
     events: Events
     metrics: Metrics
+    state: StateStore
+    """What processes share, by ``ROUTER_STATE``: opened when it is first asked, closed when the app stops.
+    Where it is away, StoreError comes soon."""
 
 
 class Extension(Protocol):

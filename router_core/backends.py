@@ -1,7 +1,8 @@
-"""Which technology stands behind a URL of the settings: records, blobs, queue.
+"""Which technology stands behind a URL of the settings: records, blobs, queue, state.
 
 Schemes are looked up here first and then among installed packages (entry-point groups ``router_core.jobs``,
-``router_core.queues`` and ``router_core.blobs``), so that a stranger's store needs no change in this file.
+``router_core.queues``, ``router_core.blobs`` and ``router_core.states``), so that a stranger's store needs no
+change in this file.
 An entry point is a function ``(url, settings, clock) -> store``, or ``-> Dispatcher``.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 from router_core.clock import Clock
 from router_core.errors import Misconfigured
 from router_core.queues.inprocess import InProcessDispatcher
 from router_core.settings import Settings
+from router_core.telemetry.events import Events
 from router_core.types import new_id
 
 if TYPE_CHECKING:
@@ -23,8 +25,9 @@ if TYPE_CHECKING:
     from router_core.jobs.dispatch import Dispatcher
     from router_core.jobs.store import Store
     from router_core.jobs.worker import WorkerPool
+    from router_core.state import StateStore
 
-__all__ = ["open_blobs", "open_jobs", "open_queue"]
+__all__ = ["open_blobs", "open_jobs", "open_queue", "open_state"]
 
 Factory = Callable[[str, Settings, Clock], Any]
 
@@ -45,6 +48,60 @@ def _file_blobs(url: str, settings: Settings, clock: Clock) -> Any:
     from router_core.blobs.file import FileBlobStore
 
     return FileBlobStore(_file_path(url), clock, owner=_owner(settings))
+
+
+def _memory_state(_url: str, _settings: Settings, clock: Clock) -> Any:
+    from router_core.stores.state_memory import MemoryStateStore
+
+    return MemoryStateStore(clock)
+
+
+def _sqlite_state(url: str, settings: Settings, clock: Clock) -> Any:
+    path = os.path.expanduser(_sqlite_path(url, "ROUTER_STATE", "state.db"))
+    if settings.jobs.startswith("sqlite:"):
+        jobs = os.path.expanduser(_sqlite_path(settings.jobs))
+        if os.path.realpath(jobs) == os.path.realpath(path):
+            raise Misconfigured(f"ROUTER_STATE is {url!r}, the file of ROUTER_JOBS; name a file of its own")
+    from router_core.stores.state_sqlite import SqliteStateStore
+
+    return SqliteStateStore(path, clock)
+
+
+def _dynamodb_state(url: str, _settings: Settings, clock: Clock) -> Any:
+    name = _name("ROUTER_STATE", url, "dynamodb://table")
+    from router_core.stores.state_dynamodb import DynamoStateStore
+
+    # the guard in front of it gives up before that, and repeats nothing
+    return DynamoStateStore(name, clock, patience=_DYNAMO_PATIENCE)
+
+
+def _redis_state(url: str, _settings: Settings, _clock: Clock) -> Any:
+    _check_redis(url)
+    from router_core.stores.state_redis import RedisStateStore
+
+    return RedisStateStore(url)
+
+
+def _check_redis(url: str) -> None:
+    """Raise Misconfigured for an address that cannot be one: options of the driver have no place in it."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+    except ValueError:
+        named = False
+        parts = urlsplit("redis://")
+    database = parts.path.strip("/")
+    if not named or not (database == "" or (database.isascii() and database.isdigit())):
+        raise Misconfigured(
+            f"ROUTER_STATE is {_shown(url)!r}; write redis://host:6379/0, or rediss://user:password@host:6379/0"
+        )
+
+
+def _shown(url: str) -> str:
+    """Return a URL as it may be shown: without a name and password."""
+    scheme, separator, rest = url.partition("://")
+    place, at, _ = rest.rpartition("@")
+    return f"{scheme}{separator}***@{rest[len(place) + 1 :]}" if at else url
 
 
 def _owner(settings: Settings) -> str:
@@ -91,6 +148,15 @@ _JOBS: Mapping[str, Factory] = {"sqlite": _sqlite, "memory": _memory_jobs, "dyna
 _BLOBS: Mapping[str, Factory] = {"file": _file_blobs, "memory": _memory_blobs, "s3": _s3}
 
 
+_STATES: Mapping[str, Factory] = {
+    "memory": _memory_state, "sqlite": _sqlite_state, "dynamodb": _dynamodb_state, "redis": _redis_state,
+    "rediss": _redis_state,
+}  # fmt: skip
+_DYNAMO_PATIENCE: Final = 5.0
+_STATE_PATIENCE: Final[Mapping[str, float]] = {"dynamodb": 2.0}
+"""Seconds for one operation, where half of one is too little: a request over HTTPS in a cold process."""
+
+
 def open_jobs(settings: Settings, clock: Clock) -> Store:
     """Return the job store that ``settings.jobs`` names; it is opened by ``App.start``."""
     return cast("Store", _choose("ROUTER_JOBS", settings.jobs, _JOBS, "router_core.jobs", settings, clock))
@@ -101,6 +167,20 @@ def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
     return cast(
         "BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock)
     )
+
+
+def open_state(settings: Settings, clock: Clock, events: Events) -> StateStore:
+    """Return the state store that ``settings.state`` names; it is opened when it is first asked.
+
+    Raises Misconfigured for a URL that no store has. One that processes share has a guard before it.
+    """
+    store = _choose("ROUTER_STATE", settings.state, _STATES, "router_core.states", settings, clock)
+    if not getattr(store, "multi_process", True):
+        return cast("StateStore", store)
+    from router_core.stores.state_guard import PATIENCE, GuardedStateStore
+
+    patience = _STATE_PATIENCE.get(settings.state.partition("://")[0], PATIENCE)
+    return GuardedStateStore(store, clock, events, patience=patience)
 
 
 def open_queue(settings: Settings, clock: Clock, pool: WorkerPool) -> Dispatcher:
@@ -123,11 +203,13 @@ def _choose(
 ) -> Any:
     scheme, separator, _ = url.partition("://")
     if not separator:
-        raise Misconfigured(f"{variable} is {url!r}; it must be a URL such as {next(iter(known))}://...")
+        raise Misconfigured(
+            f"{variable} is {_shown(url)!r}; it must be a URL such as {next(iter(known))}://..."
+        )
     factory = known.get(scheme) or _installed(group, scheme)
     if factory is None:
         raise Misconfigured(
-            f"{variable} is {url!r}; the scheme must be one of {', '.join(sorted(known))}, "
+            f"{variable} is {_shown(url)!r}; the scheme must be one of {', '.join(sorted(known))}, "
             f"or come from an installed package (entry-point group {group})"
         )
     return factory(url, settings, clock)
@@ -144,12 +226,12 @@ def _installed(group: str, scheme: str) -> Factory | None:
     return None
 
 
-def _sqlite_path(url: str) -> str:
+def _sqlite_path(url: str, variable: str = "ROUTER_JOBS", file: str = "jobs.db") -> str:
     """Return the path as SQLAlchemy reads it: three slashes are relative, four are absolute."""
     rest = url.removeprefix("sqlite://")
     if not rest.startswith("/") or rest.endswith("/") or "?" in rest:
         raise Misconfigured(
-            f"ROUTER_JOBS is {url!r}; write sqlite:///relative/jobs.db or sqlite:////absolute/jobs.db"
+            f"{variable} is {url!r}; write sqlite:///relative/{file} or sqlite:////absolute/{file}"
         )
     return unquote(rest[1:])
 

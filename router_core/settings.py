@@ -6,7 +6,7 @@ Nothing in this package reads the environment when it is imported.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import field, fields, replace
 from typing import Any, Final
 
 from router_core.errors import Misconfigured
@@ -38,8 +38,9 @@ class Settings:
     ``runpod``."""
     blobs: str = "file://.router-core/blobs"
     """Where large inputs and results live: ``file://folder``, ``memory://``, ``s3://bucket/prefix``."""
-    state: str = ""
-    """Where shared state will live; not built yet, so it must be empty."""
+    state: str = field(default="memory://", repr=False)
+    """Where processes keep what they share: ``memory://`` (nothing), ``sqlite:///path``, ``dynamodb://table``,
+    ``redis://host:port/db`` or ``rediss://``. ``REDIS_URL`` does where this is not set."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8000
@@ -138,10 +139,6 @@ class Settings:
         ):  # fmt: skip
             if value not in allowed:
                 raise Misconfigured(f"{variable} is {value!r}; it must be one of {', '.join(allowed)}")
-        if self.state:
-            raise Misconfigured(
-                f"ROUTER_STATE is {self.state!r}; shared state is not built yet, so leave it unset"
-            )
         if not 0 <= self.port <= 65535:
             raise Misconfigured(f"PORT is {self.port}; it must be between 0 and 65535")
         if self.heartbeat * 2 > self.lease:
@@ -163,7 +160,7 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "jobs": ("ROUTER_JOBS",),
     "queue": ("ROUTER_QUEUE",),
     "blobs": ("ROUTER_BLOBS",),
-    "state": ("ROUTER_STATE",),
+    "state": ("ROUTER_STATE", "REDIS_URL"),
     "host": ("ROUTER_HOST",),
     "port": ("PORT",),
     "api_keys": ("ROUTER_API_KEYS",),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from router_core.app import App, Host, Parts, Upkeep
-from router_core.backends import open_blobs, open_jobs, open_queue
+from router_core.backends import open_blobs, open_jobs, open_queue, open_state
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.openapi import openapi_document
@@ -142,8 +142,7 @@ class _Build:
             realms=realms, exception_handlers=self.router.exception_handlers,
         )  # fmt: skip
         children.check()
-        host = Host(settings, clock, events, metrics)
-        extensions = [loop for each in self.router.extensions for loop in each.bind(host)]
+        extensions, state = self.extensions(metrics)
         app = App(
             Parts(
                 settings=settings, clock=clock, events=events, routes=routes, table=table, store=watched,
@@ -152,11 +151,20 @@ class _Build:
                 upkeep=(*self.upkeep(watched, blobs, dispatcher), *extensions),
                 on_startup=() if self.hooked else tuple(self.router.startup_hooks),
                 on_shutdown=() if self.hooked else tuple(self.router.shutdown_hooks),
-                closing=(children.close, self.threads.close),
+                closing=(children.close, self.threads.close, *state),
                 remarks=self.remarks(dispatcher),
             )
         )  # fmt: skip
         return app
+
+    def extensions(self, metrics: Metrics) -> tuple[Sequence[Upkeep], Sequence[Callable[[], Any]]]:
+        """Bind the extensions of the router: return their loops, and what lets go of the state they share."""
+        settings = self.settings
+        if not self.router.extensions and settings.state == Settings().state:
+            return (), ()  # nobody would ask for it, and a cold start need not load it
+        state = open_state(settings, self.clock, self.events)
+        host = Host(settings, self.clock, self.events, metrics, state)
+        return [loop for each in self.router.extensions for loop in each.bind(host)], (state.close,)
 
     def remarks(self, dispatcher: Dispatcher) -> tuple[Note, ...]:
         """Return what to say at the start: an option of a route that the queue here does nothing about.
