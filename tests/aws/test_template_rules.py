@@ -204,7 +204,7 @@ def _unprotected_records(template: Document) -> None:
 
 
 def _all_state(template: Document) -> None:
-    statement = _properties(template, "HttpStatePolicy")["PolicyDocument"]["Statement"][0]
+    statement = _properties(template, "StatePolicy")["PolicyDocument"]["Statement"][0]
     statement["Resource"] = "*"
 
 
