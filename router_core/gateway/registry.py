@@ -47,10 +47,12 @@ Default = TypeVar("Default")
 class ModelRouter:
     """One model: what it is, and a client for a call by its strategy."""
 
-    __slots__ = ("candidates", "created", "max_context_length", "model", "selector", "sleepers")
+    __slots__ = ("candidates", "created", "id", "max_context_length", "model", "selector", "sleepers")
 
     def __init__(self, model: Model, selector: Selector, created: int) -> None:
         self.model = model
+        self.id = model.id
+        """The name by which callers ask for it."""
         self.selector = selector
         self.candidates: tuple[Candidate, ...] = selector.candidates
         self.created = created
@@ -60,11 +62,6 @@ class ModelRouter:
             [(each.id, each.deployment.endpoint) for each in self.candidates if each.deployment.endpoint]
         )
         """Deployments whose endpoint can be asleep: their ids, and the names of the endpoints."""
-
-    @property
-    def id(self) -> str:
-        """The name by which callers ask for it."""
-        return self.model.id
 
     @property
     def type(self) -> str:

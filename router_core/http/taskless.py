@@ -51,7 +51,12 @@ class Prompt(Generic[T]):
             raise asyncio.InvalidStateError("it is settled already")
         self._state = _RESULT
         self._value = value
-        self._tell()
+        listener = self.listener
+        if listener is None or self._callbacks is not None:
+            self._tell()
+            return
+        self.listener = None
+        listener(self)
 
     def set_exception(self, error: BaseException) -> None:
         """Settle it with an error."""

@@ -194,6 +194,9 @@ class Metrics:
 
     def __call__(self, event: object) -> None:
         """Count an event: this is a listener for ``Events.subscribe``."""
+        if type(event) is RequestDone:  # which most are
+            self._request(event)
+            return
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             handler(self, event)

@@ -414,5 +414,5 @@ def test_the_healthy_state_comes_back_whole(board: _Board) -> None:
         assert standing.out(now)
         now += 100
         _call(standing, OK, now)
-        assert standing._clear
+        assert standing.clear
         assert standing.out(now) == ""

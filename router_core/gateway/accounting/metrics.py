@@ -157,6 +157,7 @@ class GatewayMetrics:
             "model_health_score", "Share of a model's calls that would succeed.", "model"
         )
         self._models: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+        self._rules: dict[str, list[float]] = {}
 
     def cells(self, deployment_id: str) -> DeploymentCells:
         """Return what the attempts of a deployment add to."""
@@ -187,7 +188,10 @@ class GatewayMetrics:
 
     def rule_matched(self, rule: str) -> None:
         """Count a rule that decided where a call goes."""
-        self.rule_matches.add((rule,))
+        cell = self._rules.get(rule)
+        if cell is None:
+            cell = self._rules[rule] = self.rule_matches.cell((rule,))
+        cell[0] += 1.0
 
     def selected(self, status: int, attempt: int) -> None:
         """Count a call of ``/select_endpoint``: the status that it ended with (-1: nobody could be reached)
@@ -198,6 +202,7 @@ class GatewayMetrics:
     def forget(self) -> None:
         """Let go of what was looked up, after models were removed; the sums stay."""
         self._models.clear()
+        self._rules.clear()
 
     def _count_more(self, attempts: list[Attempt]) -> None:
         """Count what was more than one try: each at its model, a fallback at the model that was left."""

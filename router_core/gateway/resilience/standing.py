@@ -30,13 +30,13 @@ _SOON: Final = 1.0
 class Standing:
     """The state of one deployment. Everything happens on one event loop, so nothing is locked.
 
-    A deployment in which nothing is wrong is ``_clear``; that flag is all that the hot path looks at.
+    A deployment in which nothing is wrong is ``clear``; that flag is all that the hot path looks at.
     """
 
     __slots__ = (
-        "_breaker", "_clear", "_cool_until", "_ejected_until", "_forget", "_latency", "_limit", "_report",
-        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "cooled_by", "failed", "id",
-        "inflight", "probe_detail", "probe_ok", "queue", "started",
+        "_breaker", "_cool_until", "_ejected_until", "_forget", "_latency", "_report", "_unhealthy_since",
+        "_unhealthy_until", "_upstream", "_window", "clear", "cooled_by", "failed", "id", "inflight", "limit",
+        "probe_detail", "probe_ok", "queue", "started",
     )  # fmt: skip
 
     def __init__(
@@ -62,8 +62,8 @@ class Standing:
         self._latency = PeakEwma()
         self._cool_until = self._ejected_until = 0.0
         self._unhealthy_since = self._unhealthy_until = 0.0
-        self._clear = True
-        self._limit: float = inf
+        self.clear = True
+        self.limit: float = inf
         self._forget = 0.0
         self._upstream = _upstream(deployment)
         self.follow(deployment, breaker)
@@ -75,7 +75,7 @@ class Standing:
         if upstream != self._upstream:
             self._upstream = upstream
             self._begin_anew()
-        self._limit = inf if deployment.max_concurrency is None else max(deployment.max_concurrency, 1)
+        self.limit = inf if deployment.max_concurrency is None else max(deployment.max_concurrency, 1)
         interval = deployment.health.interval
         self._forget = 3.0 * interval + deployment.health.timeout if interval > 0 else 60.0
         if breaker != self._breaker.policy:
@@ -87,7 +87,7 @@ class Standing:
         self._latency = PeakEwma()
         self._cool_until = self._ejected_until = self._unhealthy_since = self._unhealthy_until = 0.0
         self.probe_ok, self.probe_detail = None, ""
-        self._clear = True
+        self.clear = True
 
     @property
     def circuit(self) -> CircuitState:
@@ -114,15 +114,15 @@ class Standing:
     def well(self, now: float) -> bool:
         """Return whether its last call ended well, and nearly all of the window's: what has failed elsewhere
         may be asked of it without a thought for the load."""
-        if not self._clear or self._breaker.row:
+        if not self.clear or self._breaker.row:
             return False
         good, bad, _ = self._window.totals(now)
         return good > 0 and bad <= _WELL * (good + bad)
 
     def out(self, now: float) -> str:
         """Return why it must not be asked now, or nothing when it may; changes nothing."""
-        if self._clear:
-            return "" if self.inflight < self._limit else "busy"
+        if self.clear:
+            return "" if self.inflight < self.limit else "busy"
         if not self._breaker.admits(now):
             return "open_circuit"
         if now < self._cool_until:
@@ -131,7 +131,7 @@ class Standing:
             return "ejected"
         if now < self._unhealthy_until:
             return "unhealthy"
-        return "" if self.inflight < self._limit else "busy"
+        return "" if self.inflight < self.limit else "busy"
 
     def back_at(self, now: float) -> float:
         """Return when to try again, as far as that is known; ``now`` when it may be asked."""
@@ -145,11 +145,12 @@ class Standing:
 
         Refuses on an open circuit, while it cools down, and when it is full. Health and ejection are the
         selection's to weigh: in a panic it asks although they speak against it. ``early``: an open circuit
-        lets its probes through before its time, for when every deployment is out and one must be tried.
+        lets its probes through before its time, for when every deployment is out and one must be tried;
+        the first of these that ends well closes it.
         """
-        if self.inflight >= self._limit:
+        if self.inflight >= self.limit:
             return None
-        if self._clear:
+        if self.clear:
             permit = Permit(self._breaker.generation, now)
         else:
             admitted = self._admit(now, early)
@@ -171,7 +172,7 @@ class Standing:
         self.inflight -= 1
         if outcome.kind == "ok":
             self._latency.observe(seconds, now)
-            if self._clear:
+            if self.clear:
                 if permit.generation == self._breaker.generation:
                     self._breaker.good(seconds, now)
                 return
@@ -205,7 +206,7 @@ class Standing:
         if not was_out:
             self._unhealthy_since = now
         self._unhealthy_until = now + self._forget
-        self._clear = False
+        self.clear = False
         if not was_out:
             self._tell("deployment_unhealthy", "warning", {"detail": detail[:200]})
 
@@ -214,12 +215,12 @@ class Standing:
         if now >= self._ejected_until:
             self._tell("deployment_ejected", "warning", {"reason": reason, "seconds": round(seconds, 3)})
         self._ejected_until = max(self._ejected_until, now + seconds)
-        self._clear = False
+        self.clear = False
         self._window.clear()
 
     def tidy(self, now: float) -> None:
         """Report what has run out since anybody looked; called before a call and by the health loop."""
-        if self._clear:
+        if self.clear:
             return
         if self._ejected_until and now >= self._ejected_until:
             self._ejected_until = 0.0
@@ -228,7 +229,7 @@ class Standing:
             self._believe(None, now)
         if now >= self._cool_until:
             self._cool_until = 0.0
-        self._clear = self._breaker.state == "closed" and not (
+        self.clear = self._breaker.state == "closed" and not (
             self._cool_until or self._ejected_until or self._unhealthy_until
         )
 
@@ -245,7 +246,7 @@ class Standing:
                 return None
             breaker.half_open()
             self._tell("circuit_half_open", "info", {})
-        return breaker.take(now)
+        return breaker.take(now, sole=early)
 
     def _ended_well(self, permit: Permit, seconds: float, now: float) -> None:
         breaker = self._breaker
@@ -268,7 +269,7 @@ class Standing:
         else:
             opened = permit.generation == breaker.generation and breaker.bad(now)
         if opened:
-            self._clear = False
+            self.clear = False
             fields = {"seconds": round(breaker.open_until - now, 3), "cause": outcome.kind,
                       "detail": outcome.message}  # fmt: skip
             self._tell("circuit_opened", "warning", fields)
@@ -278,7 +279,7 @@ class Standing:
         was_out = now < self._cool_until
         if now + outcome.cooldown > self._cool_until:
             self._cool_until, self.cooled_by = now + outcome.cooldown, outcome.kind
-        self._clear = False
+        self.clear = False
         if not was_out:
             level = "warning" if outcome.kind == "auth" else "info"
             self._tell("cooldown", level, {"seconds": round(outcome.cooldown, 3), "cause": outcome.kind})

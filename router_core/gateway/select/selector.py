@@ -98,8 +98,8 @@ class Selector:
             fitting = self._fit(call)
         if tried or call.max_cost is not None or call.input_tokens + (call.max_tokens or 0) > fitting.window:
             return self._pick_among(fitting, call, now, tried)
-        for standing in fitting.standings:
-            if standing.out(now):
+        for standing in fitting.standings:  # what ``out`` says, for those in which nothing is wrong
+            if not standing.clear or standing.inflight >= standing.limit:
                 return self._pick_among(fitting, call, now, tried)
         chosen = self._strategy.draw(fitting.candidates, call, now, self._rng)
         if self._strategy.drawn is not None:
