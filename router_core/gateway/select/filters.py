@@ -100,9 +100,8 @@ def fits_budget(candidate: Candidate, call: Call, price: Price | None) -> Remova
     cost = estimate(price, call)
     if cost <= call.max_cost:
         return None
-    return Removal(
-        candidate.id, "budget", f"it would cost about {cost} micro-dollars, allowed are {call.max_cost}"
-    )
+    dollars = f"it would cost about {cost / 1e6:.6f} dollars, allowed are {call.max_cost / 1e6:.6f}"
+    return Removal(candidate.id, "budget", dollars)
 
 
 def estimate(price: Price, call: Call) -> int:
