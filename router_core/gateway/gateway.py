@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from router_core.app import Host, Upkeep
 from router_core.clock import Clock, SystemClock
+from router_core.errors import StoreError
 from router_core.gateway.accounting.journal import Journal
 from router_core.gateway.accounting.ledger import Ledger
 from router_core.gateway.accounting.metrics import GatewayMetrics
@@ -63,7 +65,8 @@ class Gateway:
     ) -> None:  # fmt: skip
         """``path`` names the file that ``config`` came from, which is watched then; without ``config`` it is
         read, together with what ``environ`` says. ``sink`` keeps the records of attempts, by default in the
-        file that ``ROUTER_GATEWAY_RECORDS`` names. Raises Misconfigured.
+        file that ``ROUTER_GATEWAY_RECORDS`` names. ``state`` is where the processes of this gateway tell
+        each other of endpoints, by default the app's ``ROUTER_STATE``. Raises Misconfigured.
         """
         self.events = Events()
         self.clock: Clock = clock or SystemClock()
@@ -80,9 +83,11 @@ class Gateway:
         self.ledger = Ledger(
             self.prices, self.metrics, self.events, self.clock, sink=sink, on_stream=self.journal.settled
         )
+        self._own_state = state is not None
+        self._state: StateStore = state or MemoryStateStore(self.clock)
         self.lifecycle = Lifecycle(
-            (), Drivers(self.transport, self.clock), state or MemoryStateStore(self.clock), self.clock,
-            self.events, in_flight=self._in_flight,
+            (), Drivers(self.transport, self.clock), self._state, self.clock, self.events,
+            in_flight=self._in_flight,
         )  # fmt: skip
         self.registry = Registry(
             self.transport,
@@ -98,6 +103,7 @@ class Gateway:
         self.router = self._router()
         self.router.extend(self)
         self.router.on_startup(self.ledger.write_at_once)
+        self.router.on_startup(self._open_state)
         self.router.on_startup(self.tell)
         self.router.on_shutdown(self.stop)
 
@@ -120,6 +126,9 @@ class Gateway:
         """Join an app: tell it what happens here, and hand it the loops that tend deployments."""
         self.events.subscribe(host.events.emit, host.events.heard)
         self.metrics.join(host.metrics)
+        if not self._own_state and getattr(host.state, "multi_process", True):
+            self._state = host.state
+            self.lifecycle.share(host.state)
         loops: list[Any] = [
             Prober(self.registry, self.events, ready=self.lifecycle.ready, ledger=self.ledger),
             EndpointUpkeep(self.lifecycle, self.events),
@@ -138,6 +147,12 @@ class Gateway:
         if not models and not len(snapshot.selector):
             text, level = "there is no model to serve: ROUTER_GATEWAY names the file of models", "warning"
         self.events.emit(Note("gateway_serving", level, text, fields))
+
+    async def _open_state(self) -> None:
+        """Refuse to start with state that is set up wrongly; one that is away may come back."""
+        if self.lifecycle.names:
+            with suppress(StoreError):
+                await self._state.open()
 
     async def stop(self) -> None:
         """Hand over the last accounts and close the connections."""

@@ -30,7 +30,7 @@ from router_core.telemetry.events import Events
 __all__ = ["Done", "Lifecycle", "WakeFailed"]
 
 _SHARE: Final = 30.0
-"""Seconds between two writes of an endpoint's activity."""
+"""Seconds between two writes of an endpoint's activity, where it may be idle for long enough."""
 _FRESH: Final = 5.0
 """Seconds for which a look is good enough for who asks for the status."""
 _LOOK_PATIENCE: Final = 5.0
@@ -88,6 +88,10 @@ class Lifecycle:
                 endpoint.waking.stop("its configuration has changed")
         self._endpoints = made
 
+    def share(self, state: StateStore) -> None:
+        """Share with other processes through this store from now on."""
+        self._shared.use(state)
+
     async def aclose(self) -> None:
         """End what goes on in the background; endpoints stay as they are."""
         wakes = [each.waking for each in self._endpoints.values() if each.waking and not each.waking.ended]
@@ -126,7 +130,7 @@ class Lifecycle:
             return
         endpoint.last_activity = self.clock.now()
         now = self.clock.monotonic()
-        if now - endpoint.shared_at >= _SHARE:
+        if now - endpoint.shared_at >= _share_every(endpoint):
             endpoint.shared_at = now
             self._spawn(self._share(endpoint))
 
@@ -270,7 +274,7 @@ class Lifecycle:
         if busy:
             endpoint.last_activity = self.clock.now()
         now = self.clock.monotonic()
-        if now - endpoint.shared_at >= _SHARE:
+        if now - endpoint.shared_at >= _share_every(endpoint):
             endpoint.shared_at = now
             await self._share(endpoint)
         if now - endpoint.looked_at >= look_every:
@@ -288,6 +292,7 @@ class Lifecycle:
         endpoint.pushed = True
         claim = await self._shared.claim("auto_sleep", name, f"{wanted:g}")
         if claim is None:
+            endpoint.pushed = not self._shared.down
             return
         try:
             set_there = await endpoint.driver.push_timer(wanted)
@@ -304,7 +309,8 @@ class Lifecycle:
         if endpoint.self_sleeping or not self._is_idle(endpoint):
             return
         await self._read_shared(endpoint)
-        if not self._is_idle(endpoint):
+        # with the store away, others may be calling it; a provider's own timer goes on
+        if self._shared.down or not self._is_idle(endpoint):
             return
         lease = await self._shared.lease("sleep", name, _SLEEP_LEASE)
         if lease is None or not self._is_idle(endpoint):
@@ -367,3 +373,9 @@ class Lifecycle:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _share_every(endpoint: Endpoint) -> float:
+    """Return the seconds between two writes: others have to hear of a call before they find it idle."""
+    auto_sleep = endpoint.spec.auto_sleep
+    return min(_SHARE, auto_sleep / 3) if auto_sleep > 0 else _SHARE

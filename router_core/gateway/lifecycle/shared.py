@@ -56,7 +56,12 @@ class Shared:
     def __init__(self, store: StateStore, events: Events) -> None:
         self._store = store
         self._events = events
-        self._down = False
+        self.down = False
+        """Whether the store did not answer when it was last asked."""
+
+    def use(self, store: StateStore) -> None:
+        """Take another store, which was not there yet when this was made."""
+        self._store = store
 
     async def read(self, name: str) -> Record | None:
         """Return the record of an endpoint; None where there is none, or no store."""
@@ -68,7 +73,7 @@ class Shared:
         key = _key("record", name)
         for _ in range(_TRIES):
             entry = await self._try(self._store.get(key))
-            if self._down:
+            if self.down:
                 return None
             held = Record() if entry is None else _decode(entry.value)
             joined = held.joined(record)
@@ -85,7 +90,7 @@ class Shared:
         """Take the right to do something for ``ttl`` seconds; None when another process has it."""
         owner = secrets.token_hex(8).encode()
         taken = await self._try(self._store.put(_key(what, name), owner, if_absent=True, ttl=ttl))
-        return ALONE if self._down else taken
+        return ALONE if self.down else taken
 
     async def release(self, what: str, name: str, lease: str) -> None:
         """Give a right back."""
@@ -100,7 +105,7 @@ class Shared:
         """Write a value that nobody has written before it; None when it stands there, or without a store."""
         key = _key(what, name)
         entry = await self._try(self._store.get(key))
-        if self._down or (entry is not None and entry.value == value.encode()):
+        if self.down or (entry is not None and entry.value == value.encode()):
             return None
         version = None if entry is None else entry.version
         return await self._try(
@@ -121,9 +126,9 @@ class Shared:
         return found
 
     def _told(self, *, down: bool, error: BaseException | None = None) -> None:
-        if down is self._down:
+        if down is self.down:
             return
-        self._down = down
+        self.down = down
         if down:
             text = "endpoints: the state store does not answer; each process acts alone"
             self._events.emit(Note("endpoint_store_down", "warning", text, {"error": str(error)}))
