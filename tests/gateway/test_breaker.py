@@ -305,6 +305,16 @@ def test_good_news_is_never_too_late(successor: bool) -> None:
     assert bench.circuit() == ("half_open" if successor else "closed")
 
 
+def test_one_success_is_enough_where_nobody_else_is_left() -> None:
+    """A probe before its time is made when every deployment is out: whom it finds alive, all others get."""
+    bench = _Bench(replace(_POLICY, successes=3))
+    bench.break_it()
+    permit = bench.standing.begin(bench.now, early=True)
+    assert permit is not None
+    bench.standing.end(permit, OK, bench.now, 0.1)
+    assert bench.circuit() == "closed"
+
+
 def test_a_stream_has_proved_itself_with_its_first_content() -> None:
     """Its permit is free from then on, its end is that of any call, and counts for nothing twice."""
     bench = _Bench(replace(_POLICY, successes=2))

@@ -60,7 +60,7 @@ class Retry:
         made = reached = turns = 0
         while True:
             turns += 1
-            candidate, early = await self._pick(call, router, tried, patient, made)
+            candidate, early = await self._pick(call, router, tried, patient, last)
             if candidate is None:
                 if not await self._again(call, policy, made, last, tried):
                     return last
@@ -104,12 +104,13 @@ class Retry:
         return held
 
     async def _pick(
-        self, call: Call, router: ModelRouter, tried: list[str], patient: bool, made: int
+        self, call: Call, router: ModelRouter, tried: list[str], patient: bool, last: Ended | None
     ) -> tuple[Candidate | None, bool]:
         """Return whom to ask, and whether its open circuit has to be probed for that.
 
-        Where every circuit is open and nothing was tried yet, the one that would be back first is probed: a
-        model is never refused for good because its only deployment had a bad minute.
+        Where every circuit is open the one that would be back first is probed, and the next one where the
+        last was refused at the door: a model is never refused for good because its deployments had a bad
+        minute, nor because a dead one is always the first in the queue.
         """
         now = self._time()
         if router.sleepers:
@@ -117,10 +118,10 @@ class Retry:
             candidate = await self._waker.pick(call, router, tried, patient=patient)
         else:
             candidate = router.selector.pick(call, now, tried)
-        if candidate is not None or made or tried:
+        if candidate is not None or (last is not None and _took_long(last.outcome)):
             return candidate, False
-        closest = router.selector.closest(now, call)
-        if closest is None or closest.standing.out(now) != "open_circuit":
+        closest = router.selector.closest(now, call, tried)
+        if closest is None or closest.id in tried or closest.standing.out(now) != "open_circuit":
             return None, False
         return closest, True
 
@@ -141,3 +142,8 @@ class Retry:
         await asyncio.sleep(pause)
         tried.clear()  # everybody had a turn: the same ones may be asked once more
         return True
+
+
+def _took_long(outcome: Outcome) -> bool:
+    """Return whether an attempt was more than a knock at a closed door."""
+    return outcome.reached or outcome.kind == "timeout"

@@ -33,6 +33,8 @@ class Permit(msgspec.Struct, eq=False):
     """Monotonic seconds."""
     probe: bool = False
     """Whether the circuit was half-open: on this call hangs what becomes of it."""
+    sole: bool = False
+    """Whether nobody else was left to ask: then one success is enough, for the others have nobody."""
     ended: bool = False
 
 
@@ -97,11 +99,11 @@ class Breaker:
         self._successes = 0
         self._probes.clear()
 
-    def take(self, now: float) -> Permit | None:
+    def take(self, now: float, *, sole: bool = False) -> Permit | None:
         """Return one of the permits of a half-open circuit, or None when all are out."""
         if self._free(now) <= 0:
             return None
-        permit = Permit(self.generation, now, probe=True)
+        permit = Permit(self.generation, now, probe=True, sole=sole)
         self._probes.append(permit)
         return permit
 
@@ -135,7 +137,7 @@ class Breaker:
         if not held and (permit.generation != self.generation or self.state != "half_open"):
             return False
         self._successes += 1
-        return self._successes >= self._policy.successes and self._close()
+        return (permit.sole or self._successes >= self._policy.successes) and self._close()
 
     def _free(self, now: float) -> int:
         """Return how many permits are left, after taking back those whose lease is over."""
