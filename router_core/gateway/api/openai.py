@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
@@ -70,7 +71,7 @@ class OpenAIRoutes:
         router = Router(tags=("models",))
         for endpoint in ENDPOINTS:
             name = endpoint.replace("/", "_")
-            handler = _handler(self, endpoint, name)
+            handler = functools.partial(self.serve, endpoint)
             meta = {**OPENAI_ERRORS, TASKLESS: True, "openapi": describe(endpoint)}
             router.post(f"/v1/{endpoint}", meta=meta, name=name, summary=_SUMMARIES[endpoint])(handler)
 
@@ -133,14 +134,6 @@ def answer(served: Served) -> Response:
     status = 200 if reply.status < 300 else reply.status  # 205, say, must not have a body
     content_type = answer_type(reply.headers.get("content-type", JSON))
     return Response(status, served.explained.typed(content_type), served.body)
-
-
-def _handler(routes: OpenAIRoutes, endpoint: str, name: str) -> Callable[[Request], Any]:
-    async def handler(request: Request) -> Response:
-        return await routes.serve(endpoint, request)
-
-    handler.__name__ = name
-    return handler
 
 
 def _json_call(endpoint: str, body: bytes, content_type: str, started: float) -> Call:

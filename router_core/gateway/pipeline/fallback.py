@@ -32,16 +32,13 @@ class Fallback:
 
     async def serve(self, call: Call, routers: tuple[ModelRouter, ...], models: ModelTable) -> Ended:
         """Return how the last attempt ended. Raises a RouterError when nobody could be asked at all."""
-        first = routers[0]
-        if len(routers) == 1 and not first.sleepers:  # what most calls are
-            ended = await self._retry.serve(call, first)
-            if ended is not None and ended.outcome.move in ENDS:
-                return ended
-            return await _Chain(self._retry, call, models, ended).follow(
-                _next(first, ended), {first.id}, self._time
-            )
         names = tuple([router.id for router in routers])
         return await _Chain(self._retry, call, models).follow(names, set(), self._time)
+
+    async def go_on(self, call: Call, asked: ModelRouter, ended: Ended | None, models: ModelTable) -> Ended:
+        """Do the same after one model was asked, and did not serve."""
+        chain = _Chain(self._retry, call, models, ended)
+        return await chain.follow(_next(asked, ended), {asked.id}, self._time)
 
 
 class _Chain:

@@ -37,6 +37,8 @@ class Resolved(msgspec.Struct, frozen=True, eq=False):
     rule: str = ""
     """Name of the rule that decided; empty: the caller named the model."""
     match: RuleMatch | None = None
+    alone: bool = False
+    """Whether there is one model that never sleeps, which is asked without more ado."""
 
 
 class Explained:
@@ -79,8 +81,8 @@ class Served(msgspec.Struct, eq=False):
 class Pipeline:
     """Serves calls by the snapshot of the moment: a call keeps the one that it began with."""
 
-    __slots__ = ("_explained", "_fallback", "_on_call", "_on_rule", "_registry", "_resolved", "_snapshot",
-                 "_time")  # fmt: skip
+    __slots__ = ("_explained", "_fallback", "_on_call", "_on_rule", "_registry", "_resolved", "_retry",
+                 "_snapshot", "_time")  # fmt: skip
 
     def __init__(
         self, registry: Registry, retry: Retry, time: Callable[[], float],
@@ -89,6 +91,7 @@ class Pipeline:
         """``on_call`` is told of every call that has ended or begun to stream: the call, the id of the
         model, and the outcome (None: it was cancelled); ``on_rule`` of the rule that decided, by name."""
         self._registry = registry
+        self._retry = retry
         self._fallback = Fallback(retry, time)
         self._time = time
         self._on_call = on_call
@@ -114,7 +117,13 @@ class Pipeline:
             _stick(call, first.model.sticky_by)
         outcome: Outcome | None = None
         try:
-            ended = await self._fallback.serve(call, resolved.routers, snapshot.models)
+            if resolved.alone:
+                asked = await self._retry.serve(call, first)
+                if asked is None or asked.outcome.move not in ENDS:
+                    asked = await self._fallback.go_on(call, first, asked, snapshot.models)
+                ended = asked
+            else:
+                ended = await self._fallback.serve(call, resolved.routers, snapshot.models)
             outcome = ended.outcome
         except RouterError as error:
             outcome = unserved(error)
@@ -173,7 +182,7 @@ class Pipeline:
             raise HTTPError(422, "Wrong model type", code="wrong_model_type")
         resolved = self._resolved.get((id(router), ""))
         if resolved is None or resolved.routers[0] is not router:
-            resolved = self._keep(Resolved((router,)), (id(router), ""), snapshot)
+            resolved = self._keep(_resolved((router,)), (id(router), ""), snapshot)
         return resolved
 
     def _by_rules(self, call: Call, snapshot: Snapshot, dry: bool) -> Resolved:
@@ -198,7 +207,7 @@ class Pipeline:
                 routers.append(router)
         if not routers:
             raise nobody(call, match is not None)
-        resolved = Resolved(tuple(routers), "" if match is None else match.rule.name, match)
+        resolved = _resolved(tuple(routers), "" if match is None else match.rule.name, match)
         return self._keep(resolved, (id(match), call.endpoint), snapshot)
 
     def _keep(self, resolved: Resolved, key: tuple[int, str], snapshot: Snapshot) -> Resolved:
@@ -222,6 +231,10 @@ class Pipeline:
                 self._explained.clear()
             self._explained[id(decision)] = explained
         return explained
+
+
+def _resolved(routers: tuple[ModelRouter, ...], rule: str = "", match: RuleMatch | None = None) -> Resolved:
+    return Resolved(routers, rule, match, len(routers) == 1 and not routers[0].sleepers)
 
 
 def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tuple[str, str], ...]:
