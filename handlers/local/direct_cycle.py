@@ -115,14 +115,25 @@ class DirectCycle(Watched, Mapping[str, Any]):
 
     def interrupt(self) -> None:
         """Cancel the answer, where that was asked for."""
-        if self.interrupts:
+        if not self.interrupts:
+            return
+        if self.task is not None:
+            # A task that is cancelled before its first step never takes it, and what it was to go on with
+            # would hang in the air. That step is due before whatever is asked for now.
+            self.protocol.loop.call_soon(self._cancel)
+            return
+        self.interrupts = False
+        self.happened = True
+        if self._waiting is not None:
+            self._waiting.listener = None
+            self._step(None, asyncio.CancelledError())
+
+    def _cancel(self) -> None:
+        """Cancel the task, unless it has come past what was to be interrupted."""
+        if self.interrupts and self.task is not None:
             self.interrupts = False
             self.happened = True
-            if self.task is not None:
-                self.task.cancel()
-            elif self._waiting is not None:
-                self._waiting.listener = None
-                self._step(None, asyncio.CancelledError())
+            self.task.cancel()
 
     # --- the ASGI scope --------------------------------------------------------------------------
 

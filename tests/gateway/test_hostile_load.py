@@ -8,13 +8,16 @@ import json
 import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import pytest
 
+from handlers.local.direct_cycle import DirectCycle
 from handlers.local.server import ServeOptions
 from router_core.gateway.config.load import parse_config
+from router_core.http.message import Response
+from router_core.http.taskless import Prompt
 from router_core.testing.upstream import Upstream, in_thread
 from router_core.testing.upstream_faults import SSE, Behaviour, hang, stall_in_stream
 from router_core.testing.upstream_openai import models, openai_chat
@@ -100,6 +103,42 @@ def test_callers_that_go_away(direct: bool) -> None:
             assert made.standing("d1").failed == 0
             stats = made.gateway.transport.stats()  # type: ignore[attr-defined]
             assert sum(each.in_use for each in stats.values()) == 0
+
+
+class _Protocol:
+    """As much of a connection as an answer needs that never comes to be written."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    async def answer(self, cycle: DirectCycle, coming: Awaitable[Response]) -> None:
+        await coming
+
+
+async def test_a_caller_that_goes_as_its_call_moves_into_a_task() -> None:
+    """What had begun without a task learns of it, although the task was cancelled before its first step."""
+    seen: list[str] = []
+    loop = asyncio.get_running_loop()
+    prompt: Prompt[None] = Prompt(loop)
+
+    async def call_of_a_model() -> Response:
+        cycle.interrupts = True
+        try:
+            await prompt
+            seen.append("goes on")
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            seen.append("cancelled")
+        return Response(499, (), b"")
+
+    protocol: Any = _Protocol()
+    cycle = DirectCycle(protocol, None, "POST", b"/", "1.1", True, "id")  # type: ignore[arg-type]
+    cycle.begin(call_of_a_model())
+    prompt.set_result(None)  # as the upstream answers,
+    cycle.interrupt()  # the caller is gone
+    await asyncio.wait(protocol.tasks, timeout=5)
+    assert seen == ["goes on", "cancelled"]
 
 
 def test_readers_that_are_slower_than_their_upstream() -> None:
