@@ -64,7 +64,7 @@ def serve(
 
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 90  # LiteLLM takes half a minute on a busy machine
     while time.monotonic() < until:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with code {process.returncode} before it answered")
