@@ -71,7 +71,7 @@ def _dynamodb_state(url: str, _settings: Settings, clock: Clock) -> Any:
     name = _name("ROUTER_STATE", url, "dynamodb://table")
     from router_core.stores.state_dynamodb import DynamoStateStore
 
-    # the guard in front of it gives up before that, and repeats nothing
+    # longer than the guard before it waits: a write that is late may still be taken
     return DynamoStateStore(name, clock, patience=_DYNAMO_PATIENCE)
 
 

@@ -57,7 +57,7 @@ class RedisServer:
         try:
             return await client.execute_command(*words)
         except Exception as error:
-            raise _translate(error) from error
+            raise await self._told(client, error) from error
 
     async def run(self, script: Script, keys: tuple[str, ...], *arguments: Any) -> Any:
         """Run a script, and send its text where the server does not know it yet."""
@@ -70,7 +70,15 @@ class RedisServer:
             except NoScriptError:
                 return await client.execute_command("EVAL", script.text, len(keys), *keys, *arguments)
         except Exception as error:
-            raise _translate(error) from error
+            raise await self._told(client, error) from error
+
+    async def _told(self, client: Any, error: Exception) -> RouterError:
+        """Return our error, and leave a server that is no longer the one which may be written to."""
+        from redis.exceptions import ReadOnlyError
+
+        if isinstance(error, ReadOnlyError):
+            await client.connection_pool.disconnect(inuse_connections=False)
+        return _translate(error)
 
     async def close(self) -> None:
         """Close the connections of this loop; those of loops that have ended went with them."""

@@ -205,6 +205,21 @@ async def test_a_killed_server_comes_back(shaky: RedisProcess) -> None:
     await store.close()
 
 
+async def test_a_server_that_is_no_longer_the_first_is_left(server: RedisProcess) -> None:
+    """One that became a replica refuses writes; the next call looks where the name leads now."""
+    store = made(server)
+    await store.put("room/key", b"1")
+    try:
+        await store._server.command("REPLICAOF", "127.0.0.1", "1")
+        with pytest.raises(StoreError, match="READONLY"):
+            await store.put("room/key", b"2")
+        assert not store._server._client().connection_pool._available_connections[0].is_connected
+    finally:
+        await store._server.command("REPLICAOF", "NO", "ONE")
+    await store.put("room/key", b"3")
+    await store.close()
+
+
 async def _back(store: GuardedStateStore) -> None:
     for _ in range(500):
         try:
