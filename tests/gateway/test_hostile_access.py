@@ -142,7 +142,7 @@ async def test_a_caller_that_makes_mistakes_opens_no_circuit() -> None:
 
 async def test_a_storm_of_calls_is_not_made_a_larger_one() -> None:
     """When everything fails, retries stay a fraction of the calls."""
-    calls = 150
+    calls = 80
     model = "retry: {max_attempts: 3, budget_floor: 1}\nbreaker: {minimum: 100000, in_a_row: 100000}"
     async with Upstream(status(500)) as upstream, house(models_yaml(upstream.url, model=model)) as made:
         await asyncio.gather(*[made.ask("/v1/chat/completions", chat()) for _ in range(calls)])
@@ -150,8 +150,8 @@ async def test_a_storm_of_calls_is_not_made_a_larger_one() -> None:
 
 
 async def test_a_large_prompt_does_not_stop_the_others() -> None:
-    """What is done with a body of 10 MB takes little of the one thread that serves everybody."""
-    content = "".join(random.Random(3).choices('abc {}[]"\\é\n', k=4_000_000))
+    """What is done with a body of megabytes takes little of the one thread that serves everybody."""
+    content = "".join(random.Random(3).choices('abc {}[]"\\é\n', k=1_500_000))
     body = json.dumps(chat(messages=[{"role": "user", "content": content}]), ensure_ascii=False).encode()
     longest = 0.0
     async with (

@@ -19,7 +19,6 @@ from router_core.testing.upstream_openai import openai_chat
 from tests.gateway.serving import House, chat, house, models_yaml
 
 PATH = "/v1/chat/completions"
-LOOPS = {"asyncio": asyncio.SelectorEventLoop, "uvloop": uvloop.new_event_loop}
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"x"}}]}\n\n'
 CALLS = 12
 
@@ -65,7 +64,13 @@ async def test_the_total_time_of_a_deployment_does_speak_against_it() -> None:
             assert made.standing("d1").failed > 0
 
 
-@pytest.mark.parametrize("loop", LOOPS.values(), ids=LOOPS)
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param(asyncio.SelectorEventLoop, id="asyncio", marks=pytest.mark.soak),
+        pytest.param(uvloop.new_event_loop, id="uvloop"),
+    ],
+)
 def test_a_pause_of_this_process_opens_no_circuit(loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     """While connections are opened and answers are awaited, the process stands still for longer than they
     may take: all calls are served."""

@@ -27,7 +27,7 @@ from tests.gateway.serving import chat, house, models_yaml, on_socket
 PATH = "/v1/chat/completions"
 LENIENT = "retry: {max_attempts: 1}\nbreaker: {minimum: 9999, in_a_row: 9999}"
 EVENT = b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % (b"x" * 4000)
-LEAVING: Final = 30
+LEAVING: Final = 12
 
 
 def call(more: dict[str, Any] | None = None, path: str = PATH) -> bytes:
@@ -141,6 +141,7 @@ async def test_a_caller_that_goes_as_its_call_moves_into_a_task() -> None:
     assert seen == ["goes on", "cancelled"]
 
 
+@pytest.mark.soak
 def test_readers_that_are_slower_than_their_upstream() -> None:
     """What an upstream sends as fast as it can waits there, and not in the memory of the gateway."""
     upstream = Upstream(lambda seen: endless() if seen.method == "POST" else models())
@@ -188,11 +189,11 @@ async def test_callers_that_never_ask_the_same_twice() -> None:
             gc.collect()
             return (await made.ask("/metrics")).body.count(b"\n"), len(gc.get_objects())
 
-        for number in range(300):
+        for number in range(260):
             await ask(number)
         await size()  # counts itself
         before = await size()
-        for number in range(300, 900):
+        for number in range(260, 560):
             await ask(number)
         after = await size()
     assert after[0] - before[0] < 5
@@ -215,7 +216,7 @@ async def test_configurations_that_change_while_calls_are_made() -> None:
                     statuses.add((await made.ask(PATH, chat(stream=stream))).status)
 
             callers = [asyncio.create_task(caller(number % 2 == 0)) for number in range(16)]
-            for number in range(80):
+            for number in range(40):
                 made.gateway.apply(parse_config(texts[number % len(texts)], "gateway.yaml", {}))
                 await asyncio.sleep(0.005)
             going = False
