@@ -31,6 +31,7 @@ RouterError                     500  something went wrong here
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any, ClassVar
 
 __all__ = [
@@ -212,7 +213,8 @@ class _RetryLater(RouterError):
     def __init__(self, detail: str = "", *, retry_after: float = 1.0, **kwargs: Any) -> None:
         super().__init__(detail, **kwargs)
         self.retry_after = retry_after
-        self.headers.setdefault("Retry-After", str(max(1, round(retry_after))))
+        # rounded up: who comes back as told must not be early
+        self.headers.setdefault("Retry-After", str(max(1, ceil(retry_after))))
 
 
 class RateLimited(_RetryLater):

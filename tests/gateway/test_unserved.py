@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 
+import pytest
+
+from router_core.errors import Unavailable
 from router_core.gateway.accounting.journal import ModelCall
 from router_core.telemetry.lines import to_fields
 from tests.gateway.serving import House, chat, house
@@ -95,6 +98,12 @@ async def test_what_is_left_alone_for_another_reason_is_no_rate_limit() -> None:
         again = await place.ask("/v1/chat/completions", chat("paid"), headers=cheap)
     assert (again.status, again.headers["retry-after"]) == (503, "7")
     assert again.json()["code"] == "no_deployment_available"
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, "1"), (2.0, "2"), (2.2, "3"), (2.8, "3")])
+def test_who_comes_back_as_told_is_not_early(seconds: float, told: str) -> None:
+    """Retry-After counts whole seconds: rounded up."""
+    assert Unavailable("busy", retry_after=seconds).headers["Retry-After"] == told
 
 
 async def test_a_rule_is_told_in_header_record_and_log() -> None:
