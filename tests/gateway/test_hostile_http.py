@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import pytest
 
 from handlers.local.server import ServeOptions
+from router_core.gateway.transport.answer import Names
 from router_core.testing.upstream import Seen, Upstream, in_thread
 from router_core.testing.upstream_faults import ok, raw
 from tests.gateway.serving import House, chat, models_yaml, on_socket
@@ -257,6 +258,16 @@ def test_answers_of_a_hostile_upstream(door: Door, data: bytes, status: int) -> 
     door.upstream.script = ok(ANSWER)
     assert door.talk(LAST).endswith(ANSWER)
     assert door.house.in_flight() == 0
+
+
+def test_names_of_fields_are_remembered_within_bounds() -> None:
+    """An upstream cannot have this process keep long names, or ever more of them."""
+    names = Names()
+    for number in range(5000):
+        assert names.lower(b"X-%d" % number) == f"x-{number}"
+        assert names.lower(b"Y" * 60_000) == "y" * 60_000
+    assert len(names.known) <= 1024
+    assert max(map(len, names.known)) <= 64
 
 
 def test_names_that_no_header_can_hold(door: Door) -> None:

@@ -93,7 +93,8 @@ class AnthropicClient(HttpClient):
         """Return the event for an error inside a stream that began well."""
         kind, message = str(error.get("type", ""))[:100], str(error.get("message", ""))[:4000]
         status = ERROR_STATUSES.get(kind, 500)
-        body = error_body(status, masked(message, self._secrets), kind=masked(kind), code=masked(kind))
+        body = error_body(status, masked(message, self._secrets), kind=masked(kind, self._secrets),
+                          code=masked(kind, self._secrets))  # fmt: skip
         return b"data: %b\n\n" % body
 
 

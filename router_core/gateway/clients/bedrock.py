@@ -145,11 +145,12 @@ class BedrockClient:
         status = _STATUSES.get(reply.status, reply.status)
         told = error_reply(Reply(status, reply.headers, reply.body), self._secrets)
         name = reply.headers.get("x-amzn-errortype", "").partition(":")[0]
-        return _named(told, masked(name)[:100]) if name else told
+        return _named(told, masked(name, self._secrets)[:100]) if name else told
 
     def _error_event(self, kind: str, message: str) -> bytes:
         status, word = _ERRORS.get(kind.lower(), (500, "server_error"))
-        body = error_body(status, masked(message, self._secrets), kind=word, code=masked(kind))
+        body = error_body(status, masked(message, self._secrets), kind=word,
+                          code=masked(kind, self._secrets))  # fmt: skip
         return b"data: %b\n\n" % body
 
 

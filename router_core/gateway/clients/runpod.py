@@ -188,7 +188,8 @@ class RunPodClient(HttpClient):
 
     def _told(self, error: OutputError) -> bytes:
         message = masked(error.message, self._secrets)
-        return error_body(error.status, message, kind=masked(error.kind), code=masked(error.code))
+        kind, code = masked(error.kind, self._secrets), masked(error.code, self._secrets)
+        return error_body(error.status, message, kind=kind, code=code)
 
     async def _streamed(self, call: Call, job: Job, patience: _Patience, deadline: float) -> Reply:
         """Wait for the first output, so that what fails before it can be tried elsewhere."""

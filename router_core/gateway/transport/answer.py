@@ -17,6 +17,8 @@ MAX_FIELDS: Final = 100
 MAX_INTERIM: Final = 16
 """Answers of 1xx before the final one."""
 _MAX_NAMES: Final = 1024
+_LONGEST_NAME: Final = 64
+"""Bytes of a name that is remembered."""
 _PIECES: Final = 128
 """Pieces of a body that are kept apart: small ones cost more than what is in them."""
 _BLOCK: Final = 64 * 1024
@@ -41,7 +43,7 @@ class Names:
     def lower(self, name: bytes) -> str:
         """Return a name in lower case, and remember it."""
         found = name.decode("latin-1").lower()
-        if len(self.known) < _MAX_NAMES:
+        if len(name) <= _LONGEST_NAME and len(self.known) < _MAX_NAMES:
             self.known[name] = found
         return found
 
