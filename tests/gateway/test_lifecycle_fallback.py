@@ -129,10 +129,13 @@ async def test_one_awake_that_fails_does_not_hide_one_asleep(
     assert served_by(answer) == (SMALL if small == "reply: small" else BIG)
 
 
-async def test_who_waits_in_vain_is_told_when_to_come_back(hub: HuggingFaceApi, clock: FakeClock) -> None:
+@pytest.mark.parametrize("model", ["", "wake_fallback: small"], ids=["alone", "the small one fails"])
+async def test_who_waits_in_vain_is_told_when_to_come_back(
+    hub: HuggingFaceApi, clock: FakeClock, model: str
+) -> None:
     """After the wake timeout: 503, ``endpoint_not_ready``, Retry-After; OpenAI's error inside."""
     hub.habits.initializing = 1e6
-    async with TestClient(gateway_of(hub, clock, model="").router) as client:
+    async with TestClient(gateway_of(hub, clock, model=model, small="fail_status: 500").router) as client:
         began = clock.monotonic()
         answers = await passing(clock, asyncio.gather(*(ask(client) for _ in range(10))), step=2.0)
         took = clock.monotonic() - began

@@ -80,8 +80,10 @@ class _Chain:
             ended = await self._ask(router, patient=True)
             if ended is not None:
                 return ended
+        if self._unwoken is not None and (self._last is None or self._asleep):
+            raise self._unwoken  # it is what the call waited for, and says when to come back
         if self._last is None:
-            raise self._unwoken or self._nobody(asked, time())
+            raise self._nobody(asked, time())
         return self._last
 
     def _nobody(self, asked: set[str], now: float) -> RouterError:
