@@ -141,6 +141,7 @@ def _translate(error: Exception) -> RouterError:
     if isinstance(error, (redis.ConnectionError, OSError)):
         return StoreError("the Redis server cannot be reached")
     if isinstance(error, redis.ResponseError):
+        # the driver takes the word off that it has a class for; the rest may show keys
         word = text.split(" ", 1)[0]
-        return StoreError(f"the Redis server refuses to work: {word if word.isupper() else 'error'}")
+        return StoreError(f"the Redis server refuses: {word if word.isupper() else type(error).__name__}")
     return StoreError(f"the Redis server cannot be used: {type(error).__name__}")
