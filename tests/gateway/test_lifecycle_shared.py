@@ -83,6 +83,23 @@ async def test_two_processes_on_one_file(hub: HuggingFaceApi, clock: FakeClock, 
     assert told[0].last_activity == told[1].last_activity is not None
 
 
+async def test_a_lease_in_a_file_outlives_its_process(
+    hub: HuggingFaceApi, clock: FakeClock, tmp_path: Path
+) -> None:
+    """One that died before it gave the order holds the others up until the lease has run out."""
+    hub.add("ann", "big", state="paused")
+    dead, store = (SqliteStateStore(tmp_path / "state.db", clock) for _ in range(2))
+    await dead.put("endpoints/wake:big", b"one that died", if_absent=True, ttl=60.0)
+    await dead.close()
+    async with gateway([spec_of(hub, "big")], clock, store) as one:
+        await passing(clock, one.lifecycle.status())
+        began = clock.monotonic()
+        await passing(clock, one.lifecycle.wake("big", never()))
+        assert clock.monotonic() - began >= 60.0
+    await store.close()
+    assert len(hub.actions("resume")) == 1
+
+
 async def test_nothing_is_put_to_sleep_while_the_store_is_away(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Others may be calling it, who cannot say so; when the store is back they can."""
     hub.add("ann", "big")
@@ -114,12 +131,14 @@ async def test_the_timer_is_set_once_the_store_is_back(clock: FakeClock) -> None
             assert len(hub.actions("update")) == 1
 
 
-async def test_short_idleness_is_shared_in_time(hub: HuggingFaceApi, clock: FakeClock) -> None:
+async def test_short_idleness_is_shared_in_time(
+    hub: HuggingFaceApi, clock: FakeClock, tmp_path: Path
+) -> None:
     """Where half a minute would be too late, others hear of calls sooner."""
     hub.add("ann", "big")
-    state = MemoryStateStore(clock)
+    stores = [SqliteStateStore(tmp_path / "state.db", clock) for _ in range(2)]
     specs = [spec_of(hub, "big", auto_sleep=15.0)]
-    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+    async with gateway(specs, clock, stores[0]) as one, gateway(specs, clock, stores[1]) as two:
         for _ in range(100):
             one.lifecycle.touch("big")
             await asyncio.sleep(0.001)
@@ -129,6 +148,8 @@ async def test_short_idleness_is_shared_in_time(hub: HuggingFaceApi, clock: Fake
         for _ in range(17):
             clock.advance(1.0)
             await passing(clock, two.upkeep.tick())
+    for store in stores:
+        await store.close()
     assert len(hub.actions("scale-to-zero")) == 1
 
 
