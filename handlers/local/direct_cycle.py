@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import TYPE_CHECKING, Any, cast
 
 from router_core.http.disconnect import Watched
 from router_core.http.head import Head
@@ -118,9 +119,14 @@ class DirectCycle(Watched, Mapping[str, Any]):
         if not self.interrupts:
             return
         if self.task is not None:
-            # A task that is cancelled before its first step never takes it, and what it was to go on with
-            # would hang in the air. That step is due before whatever is asked for now.
-            self.protocol.loop.call_soon(self._cancel)
+            coming = cast("Coroutine[Any, Any, None]", self.task.get_coro())
+            if getcoroutinestate(coming) == CORO_CREATED:
+                # A task that is cancelled before its first step never takes it, and what it was to go on with
+                # would hang in the air. That step is due before whatever is asked for now.
+                self.protocol.loop.call_soon(self._cancel)
+            else:
+                # at once: one whose stream never waits, now that nobody reads it, leaves the loop no turn
+                self._cancel()
             return
         self.interrupts = False
         self.happened = True
