@@ -70,7 +70,9 @@ async def test_hanging_before_retries_were_earned(stream: bool) -> None:
     well, so it is asked in its place, whatever the budget."""
     async with Upstream(hang()) as silent, Upstream() as good:
         model = "routing_strategy: round_robin\nretry: {budget_ratio: 0, budget_floor: 0}"
-        args = "timeouts: {connect: 2, first_byte: 0.3, idle: 2}"
+        # its streams go on for longer than the other one is waited for
+        good.script = openai_stream(("piece ",) * 12, delay=0.1) if stream else openai_chat()
+        args = "timeouts: {connect: 5, first_byte: 0.7, idle: 5}"
         async with house(models_yaml(silent.url, good.url, args=args, model=model)) as made:
             answers = await at_once(made, 100, stream=stream)
             assert Counter(each.status for each in answers) == {200: 100}

@@ -75,6 +75,18 @@ def test_it_is_well_while_its_calls_end_well(board: _Board) -> None:
     assert not standing.well(_NOW)
 
 
+def test_a_stream_shows_that_it_is_well_before_it_ends(board: _Board) -> None:
+    """With its first content, for as long as calls are looked back upon; not when something failed since."""
+    standing = board.get(BreakerPolicy(window=60.0))
+    permit = standing.begin(_NOW)
+    assert permit is not None
+    standing.answered(permit, _NOW)
+    assert standing.well(_NOW + 59.0)
+    assert not standing.well(_NOW + 60.0)
+    _call(standing, _BAD, _NOW + 1.0)
+    assert not standing.well(_NOW + 1.0)
+
+
 # --- calls in flight -----------------------------------------------------------------------------
 
 

@@ -34,9 +34,9 @@ class Standing:
     """
 
     __slots__ = (
-        "_breaker", "_cool_until", "_ejected_until", "_forget", "_latency", "_report", "_unhealthy_since",
-        "_unhealthy_until", "_upstream", "_window", "clear", "cooled_by", "failed", "id", "inflight", "limit",
-        "probe_detail", "probe_ok", "queue", "started",
+        "_answered_at", "_breaker", "_cool_until", "_ejected_until", "_forget", "_latency", "_report",
+        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "clear", "cooled_by", "failed", "id",
+        "inflight", "limit", "probe_detail", "probe_ok", "queue", "started",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Standing:
         self._window = self._breaker.window
         self._latency = PeakEwma()
         self._cool_until = self._ejected_until = 0.0
+        self._answered_at = -inf
+        """When a stream last had its first content."""
         self._unhealthy_since = self._unhealthy_until = 0.0
         self.clear = True
         self.limit: float = inf
@@ -86,6 +88,7 @@ class Standing:
         self._breaker.forget()
         self._latency = PeakEwma()
         self._cool_until = self._ejected_until = self._unhealthy_since = self._unhealthy_until = 0.0
+        self._answered_at = -inf
         self.probe_ok, self.probe_detail = None, ""
         self.clear = True
 
@@ -117,7 +120,9 @@ class Standing:
         if not self.clear or self._breaker.row:
             return False
         good, bad, _ = self._window.totals(now)
-        return good > 0 and bad <= _WELL * (good + bad)
+        if not good:  # streams are counted when they end, and may go on for long
+            return not bad and now - self._answered_at < self._breaker.policy.window
+        return bad <= _WELL * (good + bad)
 
     def out(self, now: float) -> str:
         """Return why it must not be asked now, or nothing when it may; changes nothing."""
@@ -188,6 +193,7 @@ class Standing:
     def answered(self, permit: Permit, now: float) -> None:
         """Take the first content of a stream as the success of a probe: how long the stream goes on has
         nothing to do with whether the deployment is back. Its end counts as that of an ordinary call."""
+        self._answered_at = now
         if not permit.probe or permit.ended:
             return
         if self._breaker.probed(permit, True, now):
