@@ -125,14 +125,21 @@ def orders(hub: HuggingFaceApi, action: str) -> int:
     return len(hub.actions(action))
 
 
-@pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.soak)])
-async def test_two_hundred_calls_to_two_processes_wake_once(
-    hub: HuggingFaceApi, tmp_path: Path, kind: str
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [
+        ("sqlite", 25),
+        pytest.param("sqlite", 100, marks=pytest.mark.soak),
+        pytest.param("redis", 100, marks=pytest.mark.soak),
+    ],
+)
+async def test_many_calls_to_two_processes_wake_once(
+    hub: HuggingFaceApi, tmp_path: Path, kind: str, number: int
 ) -> None:
     """All are answered, and the provider got one order."""
     hub.add("ann", "big", state="paused")
     with pair(hub, tmp_path, kind) as both:
-        assert await calls(both.one, both.two) == {200: 200}
+        assert await calls(both.one, both.two, number=number) == {200: 2 * number}
         assert orders(hub, "resume") == 1
         assert await both.lease()
         for service in (both.one, both.two):
