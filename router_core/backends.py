@@ -44,6 +44,12 @@ def _memory_jobs(_url: str, _settings: Settings, clock: Clock) -> Any:
     return MemoryJobStore(clock)
 
 
+def _no_jobs(_url: str, _settings: Settings, clock: Clock) -> Any:
+    from router_core.stores.none import NoJobStore
+
+    return NoJobStore(clock)
+
+
 def _file_blobs(url: str, settings: Settings, clock: Clock) -> Any:
     from router_core.blobs.file import FileBlobStore
 
@@ -109,7 +115,7 @@ def _owner(settings: Settings) -> str:
 
     Records in memory end with their process, so no other process may take its blobs for its own.
     """
-    if settings.jobs.startswith("memory:"):
+    if settings.jobs.startswith(("memory:", "none:")):
         return new_id()
     if settings.jobs.startswith("sqlite:"):
         return f"sqlite:{os.path.realpath(os.path.expanduser(_sqlite_path(settings.jobs)))}"
@@ -144,7 +150,9 @@ def _name(variable: str, url: str, example: str) -> str:
     return name
 
 
-_JOBS: Mapping[str, Factory] = {"sqlite": _sqlite, "memory": _memory_jobs, "dynamodb": _dynamodb}
+_JOBS: Mapping[str, Factory] = {
+    "sqlite": _sqlite, "memory": _memory_jobs, "dynamodb": _dynamodb, "none": _no_jobs,
+}  # fmt: skip
 _BLOBS: Mapping[str, Factory] = {"file": _file_blobs, "memory": _memory_blobs, "s3": _s3}
 
 

@@ -32,7 +32,8 @@ class Settings:
     app: str = ""
     """``module:attribute`` of the router or app to serve."""
     jobs: str = "sqlite:///.router-core/jobs.db"
-    """Where job records live: ``sqlite:///path``, ``memory://``, ``dynamodb://table``."""
+    """Where job records live: ``sqlite:///path``, ``memory://``, ``dynamodb://table``; ``none://`` takes no
+    jobs."""
     queue: str = "inprocess"
     """How a worker learns of a job: ``inprocess``, ``pull`` (remote workers ask), ``sqs://name`` or
     ``runpod``."""

@@ -101,6 +101,7 @@ class _Build:
     def app(self, store: Store, blobs: BlobStore, extra_routes: ExtraRoutes | None) -> App:
         """Put everything together."""
         settings, clock, events = self.settings, self.clock, self.events
+        self.check_jobs()
         hub = Hub()
         watched = WatchedStore(store, hub, events)
         children = ChildPool(routes=self.by_key, events=events, origin=settings.app)
@@ -165,6 +166,15 @@ class _Build:
         state = open_state(settings, self.clock, self.events)
         host = Host(settings, self.clock, self.events, metrics, state)
         return [loop for each in self.router.extensions for loop in each.bind(host)], (state.close,)
+
+    def check_jobs(self) -> None:
+        """Raise Misconfigured where there are job routes and no store for their records."""
+        job = next((route for route in self.own if route.kind == "job"), None)
+        if job is not None and self.settings.jobs.startswith("none:"):
+            raise Misconfigured(
+                f"{job.key} is a job route, and ROUTER_JOBS={self.settings.jobs} keeps no jobs: use "
+                "sqlite:///path, or another store"
+            )
 
     def remarks(self, dispatcher: Dispatcher) -> tuple[Note, ...]:
         """Return what to say at the start: an option of a route that the queue here does nothing about.

@@ -55,8 +55,8 @@ def serve(router: Any, settings: Settings, options: ServeOptions | None = None) 
         if options.workers == 1:
             return run_app(app, options)
         if app is not router and not any(route.kind == "job" for route in app.routes):
-            # nothing will ever stand in the store of such a service, so each process may have one of its own
-            settings = replace(settings, jobs="memory://")
+            # it needs no store, and what its processes did not share only one of them would find
+            settings = replace(settings, jobs="none://")
             return _serve_many(app, settings, options, shared=False)
         return _serve_many(app, settings, options)
     finally:

@@ -25,7 +25,7 @@ from handlers.local.runpod_words import (
     read_wait,
 )
 from router_core.binding.inputs import Intake
-from router_core.errors import Conflict, Forbidden, Gone
+from router_core.errors import BadRequest, Conflict, Forbidden, Gone
 from router_core.http.message import Request, Response
 from router_core.jobs import moves
 from router_core.jobs.job import WAITING, Job, State
@@ -188,6 +188,11 @@ class RunpodShape:
     async def _submit(self, envelope: Envelope, principal: Principal) -> Job:
         named = self._named.find(envelope.input)
         _check_scopes(named.route, principal)
+        if named.route.plan.request_only:
+            raise BadRequest(
+                f"{named.route.key} takes a request as it is, which no job can keep; call it directly",
+                code="no_job",
+            )
         options = envelope.options
         key = take_key(named, envelope.policy)
         if key and not options.key:

@@ -45,8 +45,8 @@ def wants_job(route: Route, request: Request) -> bool:
     """Return whether the request is to become a job: by its route, or because the caller allows it to."""
     if route.kind == "job":
         return True
-    if route.internal or "prefer" not in request.headers:
-        return False
+    if route.internal or route.plan.request_only or "prefer" not in request.headers:
+        return False  # what takes the request itself has nothing that a record could keep
     return "respond-async" in parse_prefer(request.headers.getlist("prefer"))
 
 

@@ -181,3 +181,25 @@ async def test_a_priority_where_the_queue_knows_it_is_nothing_to_talk_about() ->
     await app.start()
     await app.stop(1)
     assert "priority_ignored" not in [note.name for note in said]
+
+
+async def test_a_service_without_a_store_takes_no_jobs() -> None:
+    """``none://`` answers calls, and refuses one that asks to become a job."""
+    router = Router()
+
+    @router.get("/add")
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    app = build_app(router, Settings(jobs="none://", blobs="memory://"))
+    await app.start()
+    assert (await app.handle(Request("GET", "/add", "a=1&b=2"))).status == 200
+    asked = Headers([("prefer", "respond-async")])
+    assert (await app.handle(Request("GET", "/add", "a=1&b=2", asked))).status == 501
+    await app.stop(0)
+
+
+def test_job_routes_need_a_store() -> None:
+    """Said when the app is built, naming the route."""
+    with pytest.raises(Misconfigured, match="/double"):
+        build_app(router, Settings(jobs="none://", blobs="memory://"))

@@ -240,3 +240,10 @@ async def test_a_prompt_that_the_model_refuses_comes_back_with_its_words() -> No
     assert (reply.status, reply.json()["code"]) == (400, "prompt_refused")
     assert reply.json()["detail"] == "the model refused the prompt: too hot"
     assert reply.headers["x-router-deployment"] == "d1"
+
+
+async def test_a_call_of_a_model_never_becomes_a_job() -> None:
+    """A wish for that is passed over: what takes a request as it is has nothing that a record could keep."""
+    async with house(CONFIG) as made:
+        reply = await made.ask("/v1/chat/completions", chat("gpt-4"), headers={"prefer": "respond-async"})
+        assert text_of(reply) == "from gpt-4"

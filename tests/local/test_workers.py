@@ -129,10 +129,16 @@ def test_workers_that_cannot_start_are_not_started_for_ever() -> None:
         assert running.wait(60) == 1
 
 
+def _work() -> None:
+    """Do nothing."""
+
+
 def test_several_workers_need_a_name_and_a_store_to_share() -> None:
     """Said before anything is started."""
     options = ServeOptions(workers=2)
     with pytest.raises(Misconfigured, match="ROUTER_APP"):
         serve(Router(), Settings(jobs="memory://", blobs="memory://"), options)
+    router = Router()
+    router.route("/work")(_work)
     with pytest.raises(Misconfigured, match="share"):
-        serve(Router(), Settings(app="a:b", jobs="memory://", blobs="memory://"), options)
+        serve(router, Settings(app="a:b", jobs="memory://", blobs="memory://"), options)
