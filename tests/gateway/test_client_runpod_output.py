@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from router_core.gateway.clients.runpod_output import OutputError, UnknownOutput, answer_of, error_of
@@ -203,6 +203,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=40)
+@example({"choices": [{"message": None}, None]}, "chat/completions")
 @given(JSON, st.sampled_from(["chat/completions", "completions", "embeddings"]))
 def test_no_output_does_harm(output: Any, endpoint: str) -> None:
     """Whatever a worker puts out is an answer, an error, or unknown: whole and streamed."""

@@ -162,7 +162,10 @@ def events_of(answer: Mapping[str, Any]) -> bytes:
     head = {name: value for name, value in answer.items() if name not in ("choices", "usage")}
     head["object"] = "chat.completion.chunk" if chat else "text_completion"
     events = []
-    for choice in answer.get("choices") or ():
+    choices = answer.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        if not isinstance(choice, Mapping):
+            continue
         index, finish = choice.get("index", 0), choice.get("finish_reason") or "stop"
         message = choice.get("message")
         if chat and isinstance(message, Mapping):
