@@ -60,7 +60,9 @@ class Retry:
         made = reached = turns = 0
         while True:
             turns += 1
-            candidate, early = await self._pick(call, router, tried, patient, last)
+            candidate, early = self._at_once(call, router, tried) or await self._pick(
+                call, router, tried, patient, last
+            )
             if candidate is None:
                 if not await self._again(call, policy, made, last, tried):
                     return last
@@ -102,6 +104,11 @@ class Retry:
         if held is None or held[0] is not policy:
             held = self._budgets[router.id] = (policy, RetryBudget(policy.budget_ratio, policy.budget_floor))
         return held
+
+    def _at_once(self, call: Call, router: ModelRouter, tried: list[str]) -> tuple[Candidate, bool] | None:
+        """Return whom to ask, where nobody has to be woken or probed for that."""
+        candidate = None if router.sleepers else router.selector.pick(call, self._time(), tried)
+        return None if candidate is None else (candidate, False)
 
     async def _pick(
         self, call: Call, router: ModelRouter, tried: list[str], patient: bool, last: Ended | None
