@@ -99,7 +99,8 @@ def _check_redis(url: str) -> None:
     database = parts.path.strip("/")
     if not named or not (database == "" or (database.isascii() and database.isdigit())):
         raise Misconfigured(
-            f"ROUTER_STATE is {_shown(url)!r}; write redis://host:6379/0, or rediss://user:password@host:6379/0"
+            f"ROUTER_STATE (or REDIS_URL) is {_shown(url)!r}; write redis://host:6379/0, or "
+            "rediss://user:password@host:6379/0"
         )
 
 

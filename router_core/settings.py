@@ -112,7 +112,7 @@ class Settings:
         for name, variables in VARIABLES.items():
             for variable in variables:
                 text = environ.get(variable, "").strip()
-                if text:
+                if text and not (variable == "REDIS_URL" and not text.startswith(_REDIS)):
                     values[name] = _parse(variable, text, cls.__dataclass_fields__[name].type)
                     break
         known = {f.name for f in fields(cls)}
@@ -234,6 +234,8 @@ def _parse(variable: str, text: str, kind: object) -> object:
     return text
 
 
+_REDIS: Final = ("redis://", "rediss://")
+"""What we take of a variable that is not ours: others may mean more by it."""
 _POSITIVE: Final = (
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth", "header_timeout",
     "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention", "progress_interval",

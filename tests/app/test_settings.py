@@ -37,6 +37,7 @@ def test_redis_url_does_where_no_state_is_set() -> None:
     assert Settings.from_env({}).state == "memory://"
     assert Settings.from_env(other).state == other["REDIS_URL"]
     assert Settings.from_env({**other, "ROUTER_STATE": "memory://"}).state == "memory://"
+    assert Settings.from_env({"REDIS_URL": "unix:///run/redis.sock"}).state == "memory://"
     assert "hunter2" not in repr(Settings.from_env(other))
 
 
