@@ -35,6 +35,8 @@ __all__ = ["Bundle", "build_bundle", "build_once", "forget_run", "main", "zip_fo
 
 _NOT_NEEDED: Final = "testing"
 """The room of router_core that no function runs."""
+_OF_GATEWAY: Final = "msgspec"
+"""A package that router-core's extra ``gateway`` brings."""
 _NEEDED: Final = ("__init__.py", "aws", "loader.py")
 """What of the handlers a function runs."""
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)
@@ -116,6 +118,8 @@ def _copy_ours(out: Path) -> None:
         left_out = {name for name in names if is_ignored(name)}
         if Path(folder) == here / "router_core":
             left_out.add(_NOT_NEEDED)
+            if not (out / _OF_GATEWAY).exists():  # nobody asked for the extra, without which it cannot work
+                left_out.add("gateway")
         if Path(folder) == here / "handlers":
             left_out.update(set(names).difference(_NEEDED))
         return left_out

@@ -65,6 +65,7 @@ def test_it_holds_what_runs_and_nothing_else(arm64: Bundle) -> None:
     handlers = {path.name for path in (arm64.folder / "handlers").iterdir()}
     assert handlers <= {"__init__.py", "__pycache__", "aws", "loader.py"}
     assert not (arm64.folder / "router_core" / "testing").exists()
+    assert not (arm64.folder / "router_core" / "gateway").exists(), "nobody asked for its extra"
 
 
 def test_its_machine_code_is_for_lambda(arm64: Bundle) -> None:
