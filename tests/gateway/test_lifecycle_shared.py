@@ -19,6 +19,7 @@ from router_core.state import Entry
 from router_core.stores.state_guard import GuardedStateStore
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.stores.state_sqlite import SqliteStateStore
+from router_core.telemetry.events import Events, Note
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
 from router_core.wiring import build_app
@@ -98,6 +99,40 @@ async def test_a_lease_in_a_file_outlives_its_process(
         assert clock.monotonic() - began >= 60.0
     await store.close()
     assert len(hub.actions("resume")) == 1
+
+
+class Hanging(MemoryStateStore):
+    """A store that never answers."""
+
+    async def get(self, key: str) -> Entry | None:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    async def put(
+        self, key: str, value: bytes, *, if_version: str | None = None, if_absent: bool = False,
+        ttl: float | None = None,
+    ) -> str:  # fmt: skip
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+
+async def test_a_store_that_hangs_keeps_nothing_asleep(hub: HuggingFaceApi, clock: FakeClock) -> None:
+    """What is called is woken all the same, by one order, and the log says once why nobody was asked."""
+    hub.add("ann", "big", state="paused")
+    notes: list[Note] = []
+    events = Events(lambda event: notes.append(event) if isinstance(event, Note) else None)
+    store = GuardedStateStore(Hanging(clock), clock, events, patience=0.01)
+    async with gateway([spec_of(hub, "big")], clock, store) as one:
+        await passing(clock, one.lifecycle.status())
+        await passing(clock, asyncio.gather(*(one.lifecycle.wake("big", never()) for _ in range(20))))
+        for _ in range(10):
+            one.lifecycle.touch("big")
+            clock.advance(31.0)
+            await passing(clock, one.upkeep.tick())
+        assert len(one.notes_of("endpoint_store_down")) == 1
+    await store.close()
+    assert len(hub.actions("resume")) == 1
+    assert [note.name for note in notes] == ["state_store_down"]
 
 
 async def test_nothing_is_put_to_sleep_while_the_store_is_away(hub: HuggingFaceApi, clock: FakeClock) -> None:
