@@ -124,7 +124,11 @@ def test_what_a_builder_may_choose_has_a_default(stages: list[list[Line]]) -> No
     """Extras, app, its folder, and Debian packages for either stage."""
     before, build, run = stages
     assert set(arguments(before)) == {"PYTHON_VERSION"}
-    assert arguments(build) == {"EXTRAS": "runpod,gateway,examples", "APT_BUILD_PACKAGES": "", "APP_DIR": "examples"}
+    assert arguments(build) == {
+        "EXTRAS": "runpod,gateway,examples",
+        "APT_BUILD_PACKAGES": "",
+        "APP_DIR": "examples",
+    }
     assert arguments(run) == {"APT_PACKAGES": "", "ROUTER_APP": "examples.app:router"}
 
 
