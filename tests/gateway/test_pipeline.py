@@ -313,3 +313,13 @@ async def test_calls_of_one_kind_stay_together(
             found.setdefault(key, set()).add(reply.headers["x-router-deployment"])
         assert all(len(deployments) == 1 for deployments in found.values())
         assert set.union(*found.values()) == {"d1", "d2", "d3"}
+
+
+async def test_what_an_upstream_does_not_have_is_not_asked_for_again() -> None:
+    """A lone deployment is asked once; where there are others, each is."""
+    for count in (1, 2):
+        async with serving(count) as (made, upstreams):
+            for upstream in upstreams:
+                upstream.script = status(404, message="no such route")
+            assert await calls(made, 1) == [502]
+            assert [len(upstream.requests) for upstream in upstreams] == [1] * count

@@ -138,9 +138,12 @@ class Retry:
         """Wait before asking the same deployments again; False where there is no point in it.
 
         There is none where something else than having been tried keeps them all away: then they have asked to
-        be left alone, their circuits have opened, or they sleep and this call does not wait for that.
+        be left alone, their circuits have opened, or they sleep and this call does not wait for that. Nor
+        where the last of them does not have what was asked for: it will not have it in a moment either.
         """
-        if last is None or not tried or last.outcome.cooldown or not 0 < made < policy.max_attempts:
+        if last is None or not tried or not 0 < made < policy.max_attempts:
+            return False
+        if last.outcome.cooldown or last.outcome.kind == "not_found":
             return False
         ceiling = min(policy.backoff_max, policy.backoff * 2 ** max(0, made - 1))
         pause = self._random.uniform(0, ceiling)
