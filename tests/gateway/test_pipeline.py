@@ -320,6 +320,6 @@ async def test_what_an_upstream_does_not_have_is_not_asked_for_again() -> None:
     for count in (1, 2):
         async with serving(count) as (made, upstreams):
             for upstream in upstreams:
-                upstream.script = status(404, message="no such route")
+                upstream.script = status(404, message="Not Found")
             assert await calls(made, 1) == [502]
             assert [len(upstream.requests) for upstream in upstreams] == [1] * count
