@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 from pathlib import Path
@@ -28,6 +29,7 @@ async def test_a_cancel_while_the_draft_is_opened_leaves_nothing(
         return begin()
 
     monkeypatch.setattr(blobs, "_begin", slowly)
+    gc.collect()  # what earlier tests left open must not be closed meanwhile
     before = len(os.listdir("/proc/self/fd"))
     task = asyncio.create_task(blobs.put(b"x"))
     await asyncio.to_thread(begun.wait, 20)
@@ -37,5 +39,5 @@ async def test_a_cancel_while_the_draft_is_opened_leaves_nothing(
         await task
     go.set()
     await asyncio.to_thread(blobs._pool.shutdown)  # whatever its threads were still doing is done now
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert not list((tmp_path / "blobs").rglob(".new-*"))
