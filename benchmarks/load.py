@@ -127,7 +127,7 @@ def wrk_load(
 
 
 def _milliseconds(output: str, percent: int) -> float:
-    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)$", output, re.MULTILINE)
+    found = re.search(rf"^\s+{percent}%\s+([\d.]+)(us|ms|s|m)[ ]*$", output, re.MULTILINE)
     if found is None:
         raise RuntimeError(f"wrk said nothing of the time of {percent}%: {output}")
     return float(found.group(1)) * {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}[found.group(2)]
