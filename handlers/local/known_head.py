@@ -83,6 +83,8 @@ def known_head(data: bytes, cycle: DirectCycle, admission: Admission) -> KnownHe
     None where it says more than these few things, or may be read in another way next time.
     """
     head = cycle.head
+    if not head.has_body:
+        return None  # nothing was asked of it that is asked of one with a body
     size = data.find(b"\r\n\r\n") + 4
     if not 4 < size <= _LONGEST or len(data) != size + head.length or not cycle.keep_alive:
         return None

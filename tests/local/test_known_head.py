@@ -113,6 +113,15 @@ def test_what_comes_after_the_length_is_compared(port: int) -> None:
             assert one_answer(sock).startswith(b"HTTP/1.1 " + status)
 
 
+def test_what_is_asked_of_a_body_is_asked_of_the_first_one(port: int) -> None:
+    """A coding that an empty body may have is not one that the next body may have."""
+    head = HEAD + b"Content-Encoding: gzip\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        for body, status in ((b"", b"200"), (b"", b"200"), (b"hello", b"415")):
+            sock.sendall(post(body, head))
+            assert one_answer(sock).startswith(b"HTTP/1.1 " + status)
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_smuggling_is_refused_behind_a_known_head(name: str, port: int, sock: socket.socket) -> None:
     """As on a fresh connection."""
