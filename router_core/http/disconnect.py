@@ -49,6 +49,12 @@ class Watched(Interruption):
 
     interrupts: bool
     """Whether the task is to be cancelled when the peer goes."""
+    disconnected: bool
+    """Whether it has gone."""
+
+    def interrupt(self) -> None:
+        """Cancel the task, if ``interrupts`` still says so."""
+        raise NotImplementedError
 
 
 def interrupt_when_gone(request: Request) -> Interruption:
@@ -60,5 +66,7 @@ def interrupt_when_gone(request: Request) -> Interruption:
     watched = getattr(gone, "__self__", None)
     if isinstance(watched, Watched):
         watched.interrupts = True
+        if watched.disconnected:  # before anybody asked: nothing else will tell it
+            asyncio.get_running_loop().call_soon(watched.interrupt)
         return watched
     return Interruption(gone)

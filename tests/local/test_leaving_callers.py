@@ -166,12 +166,17 @@ class Streams(TinyApp):
 
     def __init__(self) -> None:
         super().__init__()
+        self.began = threading.Event()
         self.closed = threading.Event()
         self.told = threading.Event()
 
     async def handle(self, request: Request) -> Response:
         """Answer as the path says."""
-        if request.path == "/wait":
+        if request.path == "/late":
+            assert request.disconnected is not None
+            self.began.set()
+            await request.disconnected()
+        if request.path in ("/wait", "/late"):
             interruption = interrupt_when_gone(request)
             try:
                 await asyncio.Event().wait()
@@ -213,3 +218,14 @@ def test_a_waiting_call_is_told_that_its_caller_has_gone(way: dict[str, Any]) ->
         assert not app.told.is_set()
         sock.close()
         eventually(app.told.is_set)
+
+
+@door
+def test_a_call_that_asks_late_is_told_as_well(way: dict[str, Any]) -> None:
+    """Who it is for may have gone while it was found out who that is."""
+    app = Streams()
+    with served(app, **way) as port:
+        sock = post(port, "/late")
+        assert app.began.wait(10)
+        sock.close()
+        assert app.told.wait(2)
