@@ -133,6 +133,16 @@ async def test_a_call_may_leave_the_model_to_the_rules() -> None:
         assert (await made.ask("/v1/embeddings", {"model": "auto", "input": "x"})).status == 422
 
 
+@pytest.mark.parametrize("condition", ["requestType: [chat]", "contentLength: {min: 5}"])
+async def test_rules_look_at_a_call_without_headers(condition: str) -> None:
+    """What it is and how long it is: nobody has to say that, and nobody gets round a rule in silence."""
+    config = CONFIG.replace("agentType: [creative]", condition).replace(
+        "      requestType: [completion, chat]\n      contentLength: {min: 5, max: 2000}\n", ""
+    )
+    async with house(config) as made:
+        assert text_of(await made.ask("/v1/chat/completions", chat("auto"))) == "from claude"
+
+
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
@@ -217,6 +227,18 @@ async def test_shares_of_a_rule_are_drawn_by_user() -> None:
             found.setdefault(user, set()).add(answer["modelId"])
         assert all(len(models) == 1 for models in found.values())
         assert set.union(*found.values()) == {"gpt-4", "claude-3-sonnet"}
+
+
+@pytest.mark.parametrize("headers", [{}, {"x-router-agent-type": "creative"}], ids=["plain", "with headers"])
+async def test_shares_of_a_rule_are_drawn_anew_for_callers_without_a_name(headers: dict[str, str]) -> None:
+    """All who call without a key are not one user, and do not all go the same way."""
+    split = CONFIG.replace("weight: 1.0", "weight: 0.5").replace("weight: 0.0", "weight: 0.5")
+    split = split.replace("      agentType: [creative]\n", "")
+    async with house(split) as made:
+        found = {
+            text_of(await made.ask("/v1/chat/completions", chat("auto"), headers=headers)) for _ in range(40)
+        }
+    assert found == {"from gpt-4", "from claude"}
 
 
 async def test_a_routed_prompt_is_explained_in_headers() -> None:

@@ -27,6 +27,7 @@ from router_core.gateway.json import (
     wants_usage_of,
 )
 from router_core.gateway.pipeline import Pipeline, Served
+from router_core.gateway.pipeline.serve import AUTO
 from router_core.gateway.registry import Registry
 from router_core.gateway.values import ENDPOINTS
 from router_core.http.disconnect import interrupt_when_gone
@@ -121,6 +122,8 @@ class OpenAIRoutes:
         if says_more(headers):
             call.headers = {name: value for name in PASSED_ON if (value := headers.get(name)) is not None}
             read_wishes(headers, call)
+        elif call.model_name == AUTO:
+            read_wishes(headers, call)  # rules look at what nobody has to say, too
         if request.answer_by < call.deadline:
             call.deadline = request.answer_by
         return call

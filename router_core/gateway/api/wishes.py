@@ -76,7 +76,8 @@ def read_wishes(headers: Headers, call: Call) -> None:
         agent_type=headers.get("x-router-agent-type", ""),
         request_type=headers.get("x-router-request-type", "") or _REQUEST_TYPES.get(call.endpoint, ""),
         workspace_id=headers.get("x-router-workspace", ""),
-        user_id=call.principal.id,
+        # callers that nobody knows are no one user: shares of rules would all be drawn for them at once
+        user_id="" if call.principal.kind == "anonymous" else call.principal.id,
         user_tier=headers.get("x-router-user-tier", ""),
         content_length=len(call.body),
         tags=call.tags,
