@@ -304,6 +304,8 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
             full.message_event.set()
         if self.cycle is cycle:
             self.cycle = full
+        else:  # others came after it; it is to be told all the same when the peer goes
+            self._overtaken = [full if each is cycle else each for each in self._overtaken]
         return full
 
     # --- between requests ------------------------------------------------------------------------

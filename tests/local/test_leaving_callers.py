@@ -186,7 +186,9 @@ class Streams(TinyApp):
                 self.told.set()
             finally:
                 interruption.forget()
-        return Response(200, (("content-type", "text/plain"), ("x-request-id", request.id)), self._endless())
+        more = (("connection", "close"),) if request.path == "/last" else ()
+        fields = (*more, ("content-type", "text/plain"), ("x-request-id", request.id))
+        return Response(200, fields, self._endless())
 
     async def _endless(self) -> AsyncIterator[bytes]:
         try:
@@ -229,3 +231,15 @@ def test_a_call_that_asks_late_is_told_as_well(way: dict[str, Any]) -> None:
         assert app.began.wait(10)
         sock.close()
         assert app.told.wait(2)
+
+
+@door
+def test_a_stream_is_closed_when_its_reader_has_gone_and_had_asked_for_more(way: dict[str, Any]) -> None:
+    """Another request waits behind it, and the stream is one that goes out the way of ASGI."""
+    app = Streams()
+    with served(app, **way) as port:
+        sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+        sock.sendall(b"GET /last HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
+        assert b"200 OK" in sock.recv(65536)
+        sock.close()
+        assert app.closed.wait(2)
