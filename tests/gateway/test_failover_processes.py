@@ -62,6 +62,9 @@ def configured(upstreams: Upstreams, model: str, first_byte: float) -> str:
     return f"models:\n  - id: m\n    type: text-generation\n    {model}\n    clients:\n{clients}"
 
 
+ROUNDS = 4
+
+
 @asynccontextmanager
 async def scene(folder: Path, model: str, *, first_byte: float, pause: float) -> AsyncIterator[Scene]:
     """Yield four upstreams, a gateway in front of them, and 64 callers who call."""
@@ -97,14 +100,15 @@ async def through_it(one: Scene, *, timeout: float) -> None:
     await one.until_circuits(lambda found: set(found.values()) == {0}, timeout=timeout)
 
 
-def judged(callers: Callers) -> None:
+def judged(callers: Callers, rounds: int = 1) -> None:
     """Nothing has failed; streams that had begun at what was killed or hung have been told so."""
     failed = callers.of("failed")
     assert not failed, f"{len(failed)} of {len(callers.made)}:\n{told(failed)}"
     broken = callers.of("interrupted")
     assert all(each.stream and "stream_interrupted" in each.detail for each in broken), told(broken)
     assert {each.by for each in broken} <= {1, 2, 3}
-    assert len(broken) <= 64 + 32, Counter(each.by for each in broken)
+    # as many as may have been under way when half were killed, and when one stood still
+    assert len(broken) <= rounds * (64 + 32), Counter(each.by for each in broken)
 
 
 async def test_half_are_killed_one_hangs_and_all_come_back(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ async def test_half_are_killed_one_hangs_and_all_come_back(tmp_path: Path) -> No
 async def test_again_and_again_as_it_is_configured_by_default(tmp_path: Path) -> None:
     """The same with the product's own policy, several times over; circuits are open for up to 20 s."""
     async with scene(tmp_path, "", first_byte=2.0, pause=0.05) as one:
-        for _ in range(4):
+        for _ in range(ROUNDS):
             await through_it(one, timeout=40)
-    judged(one.callers)
+    judged(one.callers, ROUNDS)
     assert len(one.callers.made) > 3_000
