@@ -69,7 +69,6 @@ class Door(NamedTuple):
             time.sleep(0.002)
 
 
-
 @pytest.fixture(scope="module", params=[True, False], ids=["direct", "asgi"])
 def door(request: pytest.FixtureRequest) -> Iterator[Door]:
     """Serve one gateway for all tests of this file."""
