@@ -1,8 +1,8 @@
 # Everything runs from .venv; nothing has to be activated.
 PYTHON ?= python3
 PORT ?= 8000
-# Test processes side by side: one more than two cores have, as many tests wait for processes and connections.
-WORKERS ?= 3
+# Test processes side by side: no more than there are cores, as some tests watch the clock.
+WORKERS ?= 2
 # Neighbours stay together, which share what their file has started; who is done early takes from the others.
 PYTEST_SPREAD = -n $(WORKERS) --dist worksteal
 
