@@ -113,6 +113,10 @@ class Call(msgspec.Struct, eq=False):
     sticky: str = ""
     attributes: Attributes = Attributes()
     deadline: float = inf
+    workspace: str = ""
+    """The tenant that it belongs to, as the access control has settled it; empty: none."""
+    trial: str = ""
+    """``id/arm`` of the rollout or experiment that it takes part in; empty: none."""
     rule: str = ""
     """Name of the routing rule that led to the model; empty: the caller named it."""
     attempts: list[Attempt] = []
@@ -120,3 +124,10 @@ class Call(msgspec.Struct, eq=False):
     """``select.decision.Decision`` once one was made."""
     left: tuple[Any, ...] = ()
     """The decisions of models that had nobody to ask, so that another model was turned to."""
+    permit: Any = None
+    """``admission.Permit`` while the call holds one."""
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether it is being answered with a stream that has not ended: its last attempt goes on."""
+        return self.stream and bool(self.attempts) and not self.attempts[-1].outcome

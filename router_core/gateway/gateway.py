@@ -16,6 +16,7 @@ from router_core.gateway.accounting.ledger import Ledger
 from router_core.gateway.accounting.metrics import GatewayMetrics
 from router_core.gateway.accounting.prices import Prices
 from router_core.gateway.accounting.sinks import JsonLinesFile, Sink
+from router_core.gateway.admission import Admission
 from router_core.gateway.api.endpoints import endpoints_router
 from router_core.gateway.api.openai import OpenAIRoutes
 from router_core.gateway.api.route import routing_router
@@ -61,12 +62,13 @@ class Gateway:
         self, config: GatewayConfig | None = None, *, path: str = "",
         environ: Mapping[str, str] | None = None, transport: Transport | None = None,
         state: StateStore | None = None, sink: Sink | None = None, clock: Clock | None = None,
-        rng: random.Random | None = None,
+        rng: random.Random | None = None, admission: Admission | None = None,
     ) -> None:  # fmt: skip
         """``path`` names the file that ``config`` came from, which is watched then; without ``config`` it is
         read, together with what ``environ`` says. ``sink`` keeps the records of attempts, by default in the
         file that ``ROUTER_GATEWAY_RECORDS`` names. ``state`` is where the processes of this gateway tell
-        each other of endpoints, by default the app's ``ROUTER_STATE``. Raises Misconfigured.
+        each other of endpoints, by default the app's ``ROUTER_STATE``. ``admission`` limits calls. Raises
+        Misconfigured.
         """
         self.events = Events()
         self.clock: Clock = clock or SystemClock()
@@ -99,6 +101,7 @@ class Gateway:
         self.metrics.watch(lambda: self.registry.snapshot.candidates.values())
         self._random = rng or random.Random()  # noqa: S311 - spreads calls, keeps no secret
         self.pipeline = self._pipeline()
+        self.admission = admission
         self.apply(config if config is not None else self.read())
         self.router = self._router()
         self.router.extend(self)
@@ -106,6 +109,15 @@ class Gateway:
         self.router.on_startup(self._open_state)
         self.router.on_startup(self.tell)
         self.router.on_shutdown(self.stop)
+
+    @property
+    def admission(self) -> Admission | None:
+        """What limits calls; None: nothing does. May be set before the first call."""
+        return self.pipeline.admission
+
+    @admission.setter
+    def admission(self, admission: Admission | None) -> None:
+        self.pipeline.admission = admission
 
     # -- configuration -----------------------------------------------------------------------------------
 

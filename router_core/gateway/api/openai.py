@@ -27,7 +27,7 @@ from router_core.gateway.json import (
     wants_usage_of,
 )
 from router_core.gateway.pipeline import Pipeline, Served
-from router_core.gateway.pipeline.serve import AUTO
+from router_core.gateway.pipeline.resolve import AUTO
 from router_core.gateway.registry import Registry
 from router_core.gateway.values import ENDPOINTS
 from router_core.http.disconnect import interrupt_when_gone

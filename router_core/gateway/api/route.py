@@ -14,7 +14,7 @@ from router_core.errors import HTTPError, RouterError, UpstreamError
 from router_core.gateway.accounting.tokens import estimate_input
 from router_core.gateway.call import Attributes, Call
 from router_core.gateway.pipeline import Pipeline, Served
-from router_core.gateway.pipeline.serve import AUTO
+from router_core.gateway.pipeline.resolve import AUTO
 from router_core.gateway.registry import Registry
 from router_core.http.message import Request, Response
 from router_core.routing.router import Router

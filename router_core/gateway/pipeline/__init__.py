@@ -1,5 +1,6 @@
 """The way of a call through the gateway. The order of the layers is fixed here, outermost first:
 
+admission     before anything is done for a call; what it holds is settled when all of it has ended
 record        sees how every call ended, whoever ended it, so that none is missing from the accounts
 resolve       rules before names: what may serve is known before anybody is asked
 fallback      around retry: another model is tried only when this one has nothing left to offer

@@ -11,6 +11,7 @@ import msgspec
 from router_core.gateway.accounting.ledger import Ledger
 from router_core.gateway.accounting.tokens import estimate_answer
 from router_core.gateway.accounting.usage import usage_of
+from router_core.gateway.admission import settle
 from router_core.gateway.call import Attempt, Call, Usage
 from router_core.gateway.outcome import CANCELLED, OK, Outcome
 from router_core.gateway.pipeline.relay import Relay
@@ -97,7 +98,7 @@ class Attempts:
                 relayed = isinstance(ended.body, Relay)
                 if relayed:
                     candidate.standing.answered(permit, self._time())
-                    ended.body.carry(permit, self._finish)  # type: ignore[union-attr]
+                    ended.body.carry(permit, self._finish_stream)  # type: ignore[union-attr]
         except UpstreamFailure as failure:
             ended = Ended(classify_failure(failure, own_limit=deadline < call.deadline), candidate)
         finally:
@@ -130,6 +131,15 @@ class Attempts:
             return Ended(failure, candidate, refusal, b"" if refusal is None else refusal.body or b"")
         attempt.first_byte = self._time() - attempt.started
         return Ended(OK, candidate, reply, Relay(call, candidate, attempt, reply, held))
+
+    def _finish_stream(
+        self, call: Call, candidate: Candidate, attempt: Attempt, permit: Permit, outcome: Outcome,
+        usage: Usage | None,
+    ) -> None:  # fmt: skip
+        """Do so for a stream, with which its call has ended."""
+        self._finish(call, candidate, attempt, permit, outcome, usage)
+        if call.permit is not None:
+            settle(call, self._time())
 
     def _finish(
         self, call: Call, candidate: Candidate, attempt: Attempt, permit: Permit, outcome: Outcome,

@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import time as wall
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
 
-from router_core.errors import HTTPError, RouterError
+from router_core.errors import RouterError
+from router_core.gateway.admission import Admission, has_to_wait, settle
 from router_core.gateway.call import Call
 from router_core.gateway.outcome import Outcome
-from router_core.gateway.pipeline.failure import explained, failed, nobody, printed, unserved
+from router_core.gateway.pipeline.failure import explained, failed, printed, unserved
 from router_core.gateway.pipeline.fallback import ENDS, Fallback
+from router_core.gateway.pipeline.resolve import AUTO, Resolved, Resolver, split_by
 from router_core.gateway.pipeline.retry import Retry
-from router_core.gateway.registry import ModelRouter, Registry, Snapshot
+from router_core.gateway.registry import Registry, Snapshot
 from router_core.gateway.reply import Reply
-from router_core.gateway.rules.engine import RuleMatch
 from router_core.gateway.select.candidate import Candidate
+from router_core.http.taskless import own_task
 
-__all__ = ["AUTO", "Explained", "Pipeline", "Resolved", "Served"]
+__all__ = ["Explained", "Pipeline", "Served"]
 
 _KEPT: Final = 4096
-"""Things that are remembered of one snapshot, of each kind."""
+"""Explanations that are remembered of one snapshot."""
 _TYPES: Final = 16
 """Content types for which headers are kept ready."""
-
-AUTO: Final = "auto"
-"""The name of a model by which a caller leaves the choice to the rules."""
-
-
-class Resolved(msgspec.Struct, frozen=True, eq=False):
-    """The models that may serve a call, in the order in which they are asked."""
-
-    routers: tuple[ModelRouter, ...]
-    rule: str = ""
-    """Name of the rule that decided; empty: the caller named the model."""
-    match: RuleMatch | None = None
-    alone: bool = False
-    """Whether there is one model that never sleeps, which is asked without more ado."""
 
 
 class Explained:
@@ -81,8 +69,8 @@ class Served(msgspec.Struct, eq=False):
 class Pipeline:
     """Serves calls by the snapshot of the moment: a call keeps the one that it began with."""
 
-    __slots__ = ("_explained", "_fallback", "_on_call", "_on_rule", "_registry", "_resolved", "_retry",
-                 "_snapshot", "_time")  # fmt: skip
+    __slots__ = ("_explained", "_fallback", "_on_call", "_registry", "_resolver", "_retry", "_snapshot",
+                 "_time", "admission")  # fmt: skip
 
     def __init__(
         self, registry: Registry, retry: Retry, time: Callable[[], float],
@@ -95,20 +83,45 @@ class Pipeline:
         self._fallback = Fallback(retry, time)
         self._time = time
         self._on_call = on_call
-        self._on_rule = on_rule
+        self._resolver = Resolver(on_rule)
+        self.admission: Admission | None = None
+        """What limits calls; None: nothing does."""
         self._snapshot: Snapshot | None = None
-        """That of which the following two are."""
-        self._resolved: dict[tuple[int, str], Resolved] = {}
-        """What the rules came to, by match and endpoint."""
+        """That of which the following are."""
         self._explained: dict[int, Explained] = {}
         """What calls without a retry are told, by decision."""
 
-    async def serve(self, call: Call) -> Served:
+    def serve(self, call: Call) -> Coroutine[Any, Any, Served]:
         """Answer a call; raises a RouterError that tells the caller why nobody did."""
+        return self._serve(call) if self.admission is None else self._admitted(call, self.admission)
+
+    async def _admitted(self, call: Call, admission: Admission) -> Served:
+        """Answer a call that has to be admitted first."""
+        try:
+            admitted = admission.admit(call, self._time())
+            if has_to_wait(admitted):
+                await own_task()
+                admitted = await admitted
+            call.permit = admitted
+        except RouterError as error:
+            self._refused(call, error)
+            raise
+        try:
+            return await self._serve(call)
+        finally:
+            if not call.in_flight:  # else the stream is settled at its end
+                settle(call, self._time())
+
+    def _refused(self, call: Call, error: RouterError) -> None:
+        """Count a call that was refused before it was known who may serve it."""
+        router = self._registry.snapshot.models.get(call.model_name)
+        self._on_call(call, "" if router is None else router.id, unserved(error))
+
+    async def _serve(self, call: Call) -> Served:
         snapshot = self._registry.snapshot
         if snapshot is not self._snapshot:
             self._snapshot = snapshot
-            self._resolved.clear()
+            self._resolver.follow(snapshot)
             self._explained.clear()
         resolved = self._resolve(call, snapshot)
         first = resolved.routers[0]
@@ -140,8 +153,8 @@ class Pipeline:
         """Say who would serve a call, and why, without asking anybody or changing anything."""
         snapshot = self._registry.snapshot
         named = call.model_name != AUTO or AUTO in snapshot.models
-        rules = None if named else snapshot.rules.explain(call.attributes, wall.time(), key=_split_by(call))
-        resolved = self.resolve(call, snapshot, dry=True)
+        rules = None if named else snapshot.rules.explain(call.attributes, wall.time(), key=split_by(call))
+        resolved = self._resolver.resolve(call, snapshot, dry=True)
         now = self._time()
         decisions = [router.selector.explain(call, now) for router in resolved.routers]
         chosen = next((one for one in decisions if one.chosen), None)
@@ -158,64 +171,12 @@ class Pipeline:
     def _resolve(self, call: Call, snapshot: Snapshot) -> Resolved:
         """Return who may serve a call, and count one that nobody may."""
         try:
-            resolved = self.resolve(call, snapshot)
+            resolved = self._resolver.resolve(call, snapshot)
         except RouterError as error:
-            router = snapshot.models.get(call.model_name)
-            self._on_call(call, "" if router is None else router.id, unserved(error))
+            self._refused(call, error)
             raise
         if resolved.rule:
             call.rule = resolved.rule
-        return resolved
-
-    def resolve(self, call: Call, snapshot: Snapshot, *, dry: bool = False) -> Resolved:
-        """Return who may serve a call: the model it names, or what the rules say where it names none.
-
-        Raises NotFound for a name that nobody bears, 422 for a model of another type.
-        """
-        name = call.model_name
-        if name == AUTO and name not in snapshot.models:
-            return self._by_rules(call, snapshot, dry)
-        router = snapshot.models.get(name)
-        if router is None:
-            raise HTTPError(404, "Model not found", code="model_not_found")
-        if not router.model.fits(call.endpoint):
-            raise HTTPError(422, "Wrong model type", code="wrong_model_type")
-        resolved = self._resolved.get((id(router), ""))
-        if resolved is None or resolved.routers[0] is not router:
-            resolved = self._keep(_resolved((router,)), (id(router), ""), snapshot)
-        return resolved
-
-    def _by_rules(self, call: Call, snapshot: Snapshot, dry: bool) -> Resolved:
-        key, now = _split_by(call), wall.time()
-        match = snapshot.rules.match(call.attributes, now, key=key)
-        if snapshot.rules.has_shadows and not dry:
-            for shadow in snapshot.rules.shadows(call.attributes, now, key=key):
-                self._on_rule(f"{shadow.rule.name} (shadow)")
-        resolved = self._resolved.get((id(match), call.endpoint))
-        if resolved is None or resolved.match is not match or snapshot is not self._snapshot:
-            resolved = self._look_up(call, match, snapshot)
-        if resolved.rule and not dry:
-            self._on_rule(resolved.rule)
-        return resolved
-
-    def _look_up(self, call: Call, match: RuleMatch | None, snapshot: Snapshot) -> Resolved:
-        names = [snapshot.default_model] if match is None else list(match.targets)
-        routers = []
-        for name in names:
-            router = snapshot.models.get(name)
-            if router is not None and router.model.fits(call.endpoint):
-                routers.append(router)
-        if not routers:
-            raise nobody(call, match is not None)
-        resolved = _resolved(tuple(routers), "" if match is None else match.rule.name, match)
-        return self._keep(resolved, (id(match), call.endpoint), snapshot)
-
-    def _keep(self, resolved: Resolved, key: tuple[int, str], snapshot: Snapshot) -> Resolved:
-        """Note it for the next call of the kind; it holds on to what its key is the identity of."""
-        if snapshot is self._snapshot:
-            if len(self._resolved) >= _KEPT:
-                self._resolved.clear()
-            self._resolved[key] = resolved
         return resolved
 
     def _explain(self, call: Call, candidate: Candidate, resolved: Resolved) -> Explained:
@@ -233,10 +194,6 @@ class Pipeline:
         return explained
 
 
-def _resolved(routers: tuple[ModelRouter, ...], rule: str = "", match: RuleMatch | None = None) -> Resolved:
-    return Resolved(routers, rule, match, len(routers) == 1 and not routers[0].sleepers)
-
-
 def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tuple[str, str], ...]:
     deployment = candidate.deployment
     first = resolved.routers[0]
@@ -251,11 +208,6 @@ def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tupl
     if resolved.rule:
         headers += (("x-router-rule", printed(resolved.rule)),)
     return headers
-
-
-def _split_by(call: Call) -> str:
-    """Return what shares of rules are drawn by: the same for all calls of one session or user."""
-    return call.sticky or call.attributes.user_id or call.request_id
 
 
 def _stick(call: Call, by: str) -> None:
