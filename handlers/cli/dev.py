@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
 from handlers.cli.output import say
@@ -27,6 +28,8 @@ examples:
 
 _GRACE = "2"
 """Seconds that running jobs get before a restart; they are given back and run again."""
+_LOOK_MS = 50
+"""Milliseconds after which a watch without a change answers, for the first time once it has begun."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,14 +56,17 @@ def run(args: argparse.Namespace) -> int:
     stop = threading.Event()
     child = _Child(_command(args, settings.app))
     with _stopping(stop):
-        child.start()
         say(f"watching {', '.join(folders)}; Ctrl-C ends")
+        looks = watch(
+            *folders,
+            watch_filter=PythonFilter(),
+            stop_event=stop,
+            rust_timeout=_LOOK_MS,
+            yield_on_timeout=True,
+        )
         try:
-            for changes in watch(*folders, watch_filter=PythonFilter(), stop_event=stop, rust_timeout=1000):
-                names = sorted({os.path.relpath(path) for _, path in changes})
-                say(f"changed: {', '.join(names[:3])}{' ...' if len(names) > 3 else ''}; starting again")
-                child.stop()
-                child.start()
+            for changes in looks:
+                child.follow(sorted({path for _, path in changes}))
         finally:
             child.stop()
     return 0
@@ -72,6 +78,16 @@ class _Child:
     def __init__(self, command: list[str]) -> None:
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+
+    def follow(self, changed: list[str]) -> None:
+        """Start it at the first look, which finds the watch begun, and again after every change."""
+        if changed:
+            names = [os.path.relpath(path) for path in changed[:3]]
+            say(f"changed: {', '.join(names)}{' ...' if len(changed) > 3 else ''}; starting again")
+            self.stop()
+            _forget_compiled(changed)
+        if self._process is None:
+            self.start()
 
     def start(self) -> None:
         env = {**os.environ, "ROUTER_DRAIN_GRACE": os.environ.get("ROUTER_DRAIN_GRACE", _GRACE)}
@@ -89,6 +105,18 @@ class _Child:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _forget_compiled(paths: Iterable[str]) -> None:
+    """Remove what Python keeps of these files, while no child is there to write it anew.
+
+    It knows a source by its size and by the second of its last change: of two versions of one length that
+    are saved within a second, the older would be run.
+    """
+    for path in paths:
+        for level in ("", 1, 2):
+            with contextlib.suppress(OSError):
+                os.unlink(importlib.util.cache_from_source(os.path.abspath(path), optimization=level))
 
 
 @contextlib.contextmanager

@@ -183,7 +183,9 @@ def test_dev_starts_again_when_a_file_changes_and_keeps_jobs(tmp_path: Path) -> 
         with connect(url) as client:
             job_id = client.predict("kept").wait(20).id
         module.write_text("import no_such_library\n")
-        _until(lambda: not _answers(url), "the broken version to end the server")
+        log = tmp_path / "server.log"
+        _until(lambda: b"no_such_library" in log.read_bytes(), "the broken version to be tried")
+        assert not _answers(url)
         module.write_text(SERVICE.replace("return a + b", "return a * b"))
         wait_until_ready(url)
         with connect(url) as client:
