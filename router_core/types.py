@@ -29,11 +29,25 @@ class Principal:
     id: str
     scopes: frozenset[str] = field(default_factory=frozenset)
     kind: str = "anonymous"
+    roles: frozenset[str] = field(default_factory=frozenset)
+    """The roles that its scopes came from; what may be done is said by ``scopes`` alone."""
+    workspaces: frozenset[str] = field(default_factory=lambda: _EVERY)
+    """Workspaces that it may act in; ``*`` is every one."""
+    workspace: str = ""
+    """The one that its calls belong to where they name none."""
+    tier: str = ""
+    """Tier of the user, for routing rules."""
 
     def may(self, scope: str) -> bool:
         """Return whether the caller holds ``scope``."""
         return "*" in self.scopes or scope in self.scopes
 
+    def may_enter(self, workspace: str) -> bool:
+        """Return whether the caller may act in a workspace."""
+        return "*" in self.workspaces or workspace in self.workspaces
+
+
+_EVERY: Final = frozenset({"*"})
 
 ANONYMOUS: Final = Principal("anonymous", frozenset({"*"}))
 """The caller when no authentication is configured (a local runner on loopback)."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 __all__ = [
-    "CLIENT_TYPES", "ENDPOINTS", "MODEL_TYPES", "BreakerPolicy", "Deployment", "EjectionPolicy",
-    "EndpointSpec", "GatewayConfig", "HealthPolicy", "HedgePolicy", "Model", "Price", "RetryPolicy",
-    "Secret", "StrategyName", "Timeouts",
+    "CLIENT_TYPES", "ENDPOINTS", "LIMIT_KINDS", "MODEL_TYPES", "AgentPreferences", "BreakerPolicy",
+    "Deployment", "EjectionPolicy", "EndpointSpec", "GatewayConfig", "HealthPolicy", "HedgePolicy", "Limit",
+    "Model", "Price", "Requirements", "RetryPolicy", "Secret", "StrategyName", "Timeouts", "Workspace",
 ]  # fmt: skip
 
 CLIENT_TYPES: Final = (
@@ -272,6 +272,12 @@ class Model:
     hedge: HedgePolicy | None = None
     total_timeout: float = 600.0
     """Seconds for one call with all its attempts and fallbacks."""
+    status: str = "active"
+    """``active``; one that is ``inactive`` or in ``maintenance`` is listed by the control plane alone and
+    serves nobody, one that is ``deprecated`` serves and is told to be."""
+    tags: frozenset[str] = frozenset()
+    limits: tuple[Limit, ...] = ()
+    """For all callers together."""
 
     @property
     def max_context_length(self) -> int | None:
@@ -284,6 +290,67 @@ class Model:
         return endpoint in MODEL_TYPES.get(self.type, ())
 
 
+LIMIT_KINDS: Final = ("daily", "weekly", "monthly", "requests", "tokens", "concurrency")
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How much of something a workspace, a caller or a model may use."""
+
+    kind: str
+    """One of LIMIT_KINDS. Money of a calendar day, week (from Monday) or month in UTC; requests or tokens of
+    a minute; calls at once."""
+    amount: int
+    """Micro-dollars for money, else a count."""
+    on_store_failure: Literal["open", "closed"] = "closed"
+    """Whether calls pass while the shared state cannot be asked: ``open`` lets them, and counts them here
+    alone."""
+    alerts: tuple[int, ...] = ()
+    """Percent of the amount at each of which the owner is told, once in each window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """What the measured quality of a model has to be for it to be chosen."""
+
+    min_success_rate: float = 0.0
+    """0 to 1."""
+    max_latency: float = 0.0
+    """Seconds; 0: any."""
+    max_cost_per_token: float = 0.0
+    """Dollars; 0: any."""
+    capabilities: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class AgentPreferences:
+    """What agents of a type want where no rule decides."""
+
+    agent_type: str
+    preferred: tuple[str, ...] = ()
+    """Ids of models, the first one that can serve is taken."""
+    fallback: tuple[str, ...] = ()
+    """Asked when none of the preferred can."""
+    requirements: Requirements = field(default_factory=Requirements)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A tenant: what its calls may use, and how much of it."""
+
+    id: str
+    models: tuple[str, ...] = ()
+    """Ids of the models that it may call; empty: all."""
+    limits: tuple[Limit, ...] = ()
+    requirements: Requirements = field(default_factory=Requirements)
+    compliance: frozenset[str] = frozenset()
+    """Data policies that every deployment which serves it has to satisfy."""
+    regions: frozenset[str] = frozenset()
+    """Where its calls may be served; empty: anywhere."""
+    webhook: str = ""
+    """URL that is told of alerts; empty: the log alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything that one configuration says; valid as a whole, or not made."""
@@ -292,6 +359,12 @@ class GatewayConfig:
     endpoints: tuple[EndpointSpec, ...] = ()
     rules: tuple[Any, ...] = ()
     """``rules.Rule`` values."""
+    workspaces: tuple[Workspace, ...] = ()
+    agents: tuple[AgentPreferences, ...] = ()
+    rollouts: tuple[Any, ...] = ()
+    """``trials.rollout.Rollout`` values."""
+    experiments: tuple[Any, ...] = ()
+    """``trials.experiment.Experiment`` values."""
     default_model: str = ""
     """What /api/route uses where neither a rule nor the caller names a model."""
     selector: tuple[Deployment, ...] = ()

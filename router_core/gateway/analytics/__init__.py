@@ -1,0 +1,1 @@
+"""What happened: sums of calls by time, model and workspace."""

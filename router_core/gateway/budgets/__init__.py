@@ -1,0 +1,1 @@
+"""What workspaces, callers and models may spend."""

@@ -1,0 +1,1 @@
+"""What is configured through the API: documents, versions, and how the data plane learns of them."""

@@ -1,0 +1,1 @@
+"""Trying models on real traffic: staged rollouts and experiments."""
