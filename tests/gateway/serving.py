@@ -17,6 +17,7 @@ from router_core.gateway.config.load import parse_config
 from router_core.gateway.environment import from_environment
 from router_core.gateway.gateway import Gateway
 from router_core.http.message import Headers, Request, Response
+from router_core.telemetry.events import Note
 from tests.local.tiny_app import served
 
 __all__ = ["House", "Reply", "chat", "house", "models_yaml", "on_socket", "text_of"]
@@ -78,6 +79,11 @@ class House:
         found = self.gateway.standings.find(deployment_id)
         assert found is not None
         return found
+
+    def notes(self, *deployment_ids: str) -> list[str]:
+        """Return what was told of these deployments, by name and in order."""
+        notes = [each for each in self.seen if isinstance(each, Note)]
+        return [each.name for each in notes if each.fields.get("deployment") in deployment_ids]
 
     def in_flight(self) -> int:
         """Return the calls that are counted as under way."""
