@@ -19,6 +19,9 @@ ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}\Z")
 """What a job id looks like; anything else is answered with 404 before a store or a path sees it."""
 
 
+_EVERY: Final = frozenset({"*"})
+
+
 @dataclass(frozen=True, slots=True)
 class Principal:
     """Who is asking.
@@ -31,7 +34,7 @@ class Principal:
     kind: str = "anonymous"
     roles: frozenset[str] = field(default_factory=frozenset)
     """The roles that its scopes came from; what may be done is said by ``scopes`` alone."""
-    workspaces: frozenset[str] = field(default_factory=lambda: _EVERY)
+    workspaces: frozenset[str] = field(default=_EVERY)
     """Workspaces that it may act in; ``*`` is every one."""
     workspace: str = ""
     """The one that its calls belong to where they name none."""
@@ -46,8 +49,6 @@ class Principal:
         """Return whether the caller may act in a workspace."""
         return "*" in self.workspaces or workspace in self.workspaces
 
-
-_EVERY: Final = frozenset({"*"})
 
 ANONYMOUS: Final = Principal("anonymous", frozenset({"*"}))
 """The caller when no authentication is configured (a local runner on loopback)."""

@@ -100,9 +100,10 @@ class Price:
 class RetryPolicy:
     """When a failed attempt is tried again, on another deployment where there is one."""
 
-    max_attempts: int = 3
-    """Tries of one model, not retries; fallback models have their own. Deployments that could not be reached
-    are not counted: each is asked once more at most, while there is another one."""
+    max_attempts: int = 4
+    """Tries of one model, not retries; fallback models have their own. Three deployments that have fallen ill
+    at once do not fail a call that a fourth can serve. Those that could not be reached are not counted: each
+    is asked once more at most, while there is another one."""
     budget_ratio: float = 0.2
     """Retries (and hedges) allowed as a share of the calls of this process."""
     budget_floor: float = 10.0

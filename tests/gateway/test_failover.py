@@ -103,6 +103,19 @@ async def test_a_call_is_risked_once_at_most() -> None:
             assert "d2:probation" in answers[0].headers["x-router-decision"]
 
 
+async def test_three_that_fall_ill_at_once_fail_no_call() -> None:
+    """Nothing was known against any of them: by default a call has an attempt left for the fourth."""
+    async with AsyncExitStack() as stack:
+        upstreams = [await stack.enter_async_context(Upstream(status(500))) for _ in range(3)]
+        upstreams.append(await stack.enter_async_context(Upstream()))
+        made = await stack.enter_async_context(
+            house(models_yaml(*[each.url for each in upstreams], args=QUICK))
+        )
+        (answer,) = await at_once(made, 1)
+        assert (answer.status, answer.headers["x-router-attempts"]) == (200, "4")
+        assert [len(each.requests) for each in upstreams] == [1, 1, 1, 1]
+
+
 async def test_nobody_left_and_back_again() -> None:
     """Every deployment is dead: a quick 503 that says when to come back; the first that answers is asked."""
     async with AsyncExitStack() as stack:

@@ -35,7 +35,7 @@ def check(draft: Draft, beside: GatewayConfig, problems: Problems) -> GatewayCon
     specs = tuple(spec for _, spec in draft.endpoints)
     rules = tuple(rule for _, rule in draft.rules)
     default = names.get(draft.default_model[1], "")
-    config = merge(GatewayConfig(tuple(models), specs, rules, default), beside)
+    config = merge(GatewayConfig(tuple(models), specs, rules, default_model=default), beside)
     places = {mention.what: mention.line for read in draft.models for mention in reversed(read.mentions)}
     for chain in (*CHAINS, "wake_fallback"):
         _chain(chain, config.models, places, problems)
