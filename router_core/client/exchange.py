@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import urlencode, urljoin, urlsplit
 
 from router_core.client.errors import BadAnswer, error_from
@@ -76,8 +76,7 @@ class Exchange:
     async def fetch(self, call: Call, *, repeatable: bool) -> Answer:
         """Send, read the whole answer, repeat where that is harmless; raises the error it stands for."""
         answer = await self.request(call, repeatable=repeatable, streams=frozenset())
-        assert isinstance(answer, Answer)  # noqa: S101 - for the type checker: no streams were allowed
-        return answer
+        return cast(Answer, answer)  # no streams were allowed
 
     async def request(
         self, call: Call, *, repeatable: bool, streams: frozenset[str] = STREAMS

@@ -45,36 +45,37 @@ class Upload:
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Return the content from its beginning; reads happen in a thread."""
-        if isinstance(self._source, bytes):
-            yield self._source
+        source = self._source
+        if isinstance(source, bytes):
+            yield source
             return
-        stream = await asyncio.to_thread(self._open)
+        stream = await asyncio.to_thread(self._open, source)
         try:
             while chunk := await asyncio.to_thread(stream.read, _CHUNK):
                 yield chunk
         finally:
-            if stream is not self._source:
+            if stream is not source:
                 stream.close()
 
     def read(self) -> bytes:
         """Return the whole content."""
-        if isinstance(self._source, bytes):
-            return self._source
-        stream = self._open()
+        source = self._source
+        if isinstance(source, bytes):
+            return source
+        stream = self._open(source)
         try:
             return stream.read()
         finally:
-            if stream is not self._source:
+            if stream is not source:
                 stream.close()
 
-    def _open(self) -> BinaryIO:
-        if isinstance(self._source, Path):
-            return self._source.open("rb")
-        if isinstance(self._source, File):
-            return self._source.open()
-        assert not isinstance(self._source, bytes)  # noqa: S101 - for the type checker
-        self._source.seek(self._start)
-        return self._source
+    def _open(self, source: Path | File | BinaryIO) -> BinaryIO:
+        if isinstance(source, Path):
+            return source.open("rb")
+        if isinstance(source, File):
+            return source.open()
+        source.seek(self._start)
+        return source
 
 
 def is_file(value: object) -> bool:

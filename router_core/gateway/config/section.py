@@ -231,9 +231,9 @@ class Section:
             if each in known:
                 return each
         found = self.find(*keys)
-        assert found is not None  # noqa: S101 - there was a text
-        shown = self._shown(found[1])
-        self.wrong(found[0], f"is {shown}{near(word, known) or '; it is one of ' + ', '.join(known)}")
+        if found is not None:
+            shown = self._shown(found[1])
+            self.wrong(found[0], f"is {shown}{near(word, known) or '; it is one of ' + ', '.join(known)}")
         return default
 
     def texts(self, key: str) -> dict[str, MaskedText]:
