@@ -27,6 +27,7 @@ from router_core.testing.upstream_wire import Exchange, Seen, Wire
 
 __all__ = ["UNRESOLVABLE", "Behaviour", "Exchange", "Script", "Seen", "Upstream", "closed_port", "in_thread"]
 
+_PATIENCE: Final = 30.0
 UNRESOLVABLE: Final = "no-such-host.invalid"
 """A name that no resolver knows, by RFC 6761."""
 
@@ -51,6 +52,7 @@ class Upstream:
         """Requests whose caller hung up before they were answered."""
         self._queue: deque[Behaviour] = deque()
         self._wires: set[Wire] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._changed = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -94,8 +96,9 @@ class Upstream:
             self._server = None
         self.hang_up()
         await self.until(lambda: not self._wires)
-        # The tasks of the connections were cancelled, and end now.
-        await asyncio.sleep(0)
+        # They were cancelled, and end now; unless it is one of them that stops us.
+        if left := self._tasks - {asyncio.current_task()}:
+            await asyncio.wait(left)
 
     def close_connections(self) -> None:
         """Close every open connection properly, as servers do with those that are idle."""
@@ -124,9 +127,11 @@ class Upstream:
 
     # What the connections report.
 
-    def connected(self, wire: Wire) -> int:
-        """Count a connection and return its number."""
+    def connected(self, wire: Wire, task: asyncio.Task[None]) -> int:
+        """Count a connection, which a task serves, and return its number."""
         self._wires.add(wire)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         self.connections += 1
         self._changed.set()
         return self.connections
@@ -181,10 +186,20 @@ def in_thread(upstream: Upstream) -> Iterator[Upstream]:
     thread = threading.Thread(target=loop.run_forever, name="upstream", daemon=True)
     thread.start()
     try:
-        asyncio.run_coroutine_threadsafe(upstream.start(), loop).result(10)
+        asyncio.run_coroutine_threadsafe(upstream.start(), loop).result(_PATIENCE)
         yield upstream
-        asyncio.run_coroutine_threadsafe(upstream.stop(), loop).result(10)
     finally:
+        asyncio.run_coroutine_threadsafe(_wound_up(upstream), loop).result(_PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(10)
         loop.close()
+
+
+async def _wound_up(upstream: Upstream) -> None:
+    """Stop it, and end what its loop still does: connections that were never ready, in a handshake."""
+    await upstream.stop()
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await asyncio.sleep(0)  # transports close their sockets in the next round

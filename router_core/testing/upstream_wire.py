@@ -131,8 +131,8 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are of no class of asyncio's.
         self._transport = transport  # type: ignore[assignment]
-        self.number = self._upstream.connected(self)
         self._task = asyncio.get_running_loop().create_task(self._serve())
+        self.number = self._upstream.connected(self, self._task)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -154,7 +154,8 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._eof = True
         self._more.set()
-        self._upstream.disconnected(self)
+        # Its socket is closed behind this call, and until then it takes what the other side sends.
+        asyncio.get_running_loop().call_soon(self._upstream.disconnected, self)
         if self._task is not None:
             self._task.cancel()
 

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from handlers.local.server import ServeOptions
@@ -16,6 +16,7 @@ from router_core.app import App
 from router_core.gateway.config.load import parse_config
 from router_core.gateway.environment import from_environment
 from router_core.gateway.gateway import Gateway
+from router_core.gateway.values import GatewayConfig
 from router_core.http.message import Headers, Request, Response
 from router_core.telemetry.events import Note
 from tests.local.tiny_app import served
@@ -44,9 +45,13 @@ class Reply:
 class House:
     """A gateway inside an app."""
 
-    def __init__(self, text: str, environ: Mapping[str, str] | None = None, **settings: Any) -> None:
+    def __init__(
+        self, text: str, environ: Mapping[str, str] | None = None, *, probing: bool = True, **settings: Any
+    ) -> None:
         given = environ or {}
         config = parse_config(text, "gateway.yaml", given, beside=from_environment(given))
+        if not probing:
+            config = _unprobed(config)
         self.gateway = Gateway(config, environ=given, rng=random.Random(7))
         router = Router()
         router.include_router(self.gateway.router)
@@ -110,12 +115,25 @@ def on_socket(
     environ: Mapping[str, str] | None = None,
     *,
     options: ServeOptions | None = None,
+    probing: bool = False,
     **settings: Any,
 ) -> Iterator[tuple[House, str]]:
-    """Serve a gateway in a thread, as ``router-core serve`` does; yields it and its address."""
-    made = House(text, environ, port=0, log_level="error", **settings)
+    """Serve a gateway in a thread, as ``router-core serve`` does; yields it and its address. Nobody but its
+    callers asks the upstreams, unless they are to be probed."""
+    made = House(text, environ, probing=probing, port=0, log_level="error", **settings)
     with served(made.app, options=options) as port:
         yield made, f"http://127.0.0.1:{port}"
+
+
+def _unprobed(config: GatewayConfig) -> GatewayConfig:
+    """Leave it to calls to find out how deployments are: probes come at any time."""
+    models = tuple(
+        replace(model, deployments=tuple(
+            replace(each, health=replace(each.health, interval=0.0)) for each in model.deployments
+        ))
+        for model in config.models
+    )  # fmt: skip
+    return replace(config, models=models)
 
 
 def chat(model: str = "m", **more: Any) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_a_minute_of_chaos_leaves_nothing_behind() -> None:
             models_yaml(first.url, second.url, args=QUICK),
             models_yaml(second.url, first.url, args=QUICK),
         ]
-        with on_socket(texts[0]) as (made, url):
+        with on_socket(texts[0], probing=True) as (made, url):
             port = int(url.rpartition(":")[2])
             sizes: list[int] = []
             usual: list[int] = []
