@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 __all__ = [
-    "CLIENT_TYPES", "ENDPOINTS", "LIMIT_KINDS", "MODEL_TYPES", "AgentPreferences", "BreakerPolicy",
-    "Deployment", "EjectionPolicy", "EndpointSpec", "GatewayConfig", "HealthPolicy", "HedgePolicy", "Limit",
-    "Model", "Price", "Requirements", "RetryPolicy", "Secret", "StrategyName", "Timeouts", "Workspace",
+    "CLIENT_TYPES", "ENDPOINTS", "LIMIT_KINDS", "MODEL_TYPES", "SERVING", "STATUSES", "AgentPreferences",
+    "BreakerPolicy", "ControlPolicy", "Deployment", "EjectionPolicy", "EndpointSpec", "GatewayConfig",
+    "HealthPolicy", "HedgePolicy", "Limit", "Model", "Price", "Requirements", "RetryPolicy", "Secret",
+    "StrategyName", "Timeouts", "Workspace",
 ]  # fmt: skip
 
 CLIENT_TYPES: Final = (
@@ -36,6 +37,10 @@ MODEL_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "text-to-image": ("images/generations",),
 }
 """Type of a model -> the endpoints that fit it."""
+
+STATUSES: Final = ("active", "inactive", "deprecated", "maintenance")
+SERVING: Final = frozenset({"active", "deprecated"})
+"""Statuses in which a model answers calls."""
 
 StrategyName = Literal[
     "shuffle", "round_robin", "weighted", "least_busy", "latency", "cheapest", "priority", "sticky"
@@ -241,6 +246,8 @@ class Deployment:
     """Sent with every call, beside those of its type."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Whatever else its client type understands (api_version, script, ca_file, ...)."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of a body for calls that do not say them: temperature, max_tokens, ..."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +315,8 @@ class Limit:
     alone."""
     alerts: tuple[int, ...] = ()
     """Percent of the amount at each of which the owner is told, once in each window."""
+    unpriced: Literal["allow", "refuse"] = "allow"
+    """Of money: whether deployments may serve whose price nobody knows, so that their calls count as 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,6 +362,17 @@ class Workspace:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlPolicy:
+    """What may be configured through the API, as the file says."""
+
+    secrets: tuple[tuple[str, frozenset[str]], ...] = ()
+    """Names of variables whose values may be keys of deployments, each with the hosts that they may be sent
+    to; no hosts: any."""
+    private_urls: bool = False
+    """Whether deployments may be at addresses that are not public."""
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything that one configuration says; valid as a whole, or not made."""
 
@@ -361,6 +381,8 @@ class GatewayConfig:
     rules: tuple[Any, ...] = ()
     """``rules.Rule`` values."""
     workspaces: tuple[Workspace, ...] = ()
+    workspaces_required: bool = False
+    """Refuse calls that name no workspace, or one that is not among these."""
     agents: tuple[AgentPreferences, ...] = ()
     rollouts: tuple[Any, ...] = ()
     """``trials.rollout.Rollout`` values."""
@@ -370,6 +392,7 @@ class GatewayConfig:
     """What /api/route uses where neither a rule nor the caller names a model."""
     selector: tuple[Deployment, ...] = ()
     """ENDPOINT_LIST: what POST /select_endpoint tries."""
+    control: ControlPolicy = field(default_factory=ControlPolicy)
     version: str = ""
     """Hash of what it was read from: equal text, equal version."""
     source: str = ""
