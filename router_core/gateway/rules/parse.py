@@ -19,7 +19,7 @@ from router_core.gateway.rules.rule import (
     TrafficSplit,
 )
 
-__all__ = ["TOLERANCE", "parse_rule", "zone"]
+__all__ = ["TOLERANCE", "parse_condition", "parse_rule", "zone"]
 
 TOLERANCE: Final = 0.5
 """Percent by which the shares of a split may miss 100: three times 33.3 is meant to be all."""
@@ -51,7 +51,7 @@ def parse_rule(data: Mapping[str, Any]) -> Rule:
     return Rule(
         name=text(given["name"], "name"),
         targets=targets,
-        condition=_condition(given["condition"]) if "condition" in given else ANYTHING,
+        condition=parse_condition(given["condition"]) if "condition" in given else ANYTHING,
         split=split,
         priority=whole(given.get("priority", 0), "priority", least=-(10**12)),
         enabled=flag(given.get("enabled", True), "enabled"),
@@ -124,7 +124,8 @@ def _split(value: object, targets: tuple[Target, ...]) -> TrafficSplit:
 # --- condition ----------------------------------------------------------------------------------
 
 
-def _condition(value: object) -> Condition:
+def parse_condition(value: object) -> Condition:
+    """Return the condition that the field ``condition`` says. Raises ValueError, beginning with the field."""
     given = members(value, "condition", _CONDITION)
     lists = {ours: texts(given[name], f"condition.{name}") for name, ours in _LISTS.items() if name in given}
     return Condition(

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["ANYTHING", "DAYS", "Condition", "ContentLength", "Rule", "Target", "TimeOfDay", "TrafficSplit"]
+__all__ = [
+    "ANYTHING", "DAYS", "Condition", "ContentLength", "Rule", "Target", "TimeOfDay", "TrafficSplit",
+    "condition_json",
+]  # fmt: skip
 
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -95,7 +98,7 @@ class Rule:
     def to_json(self) -> dict[str, Any]:
         """Return what ``parse_rule`` reads: reading it back gives an equal rule."""
         data: dict[str, Any] = {"id": self.id} if self.id else {}
-        data |= {"name": self.name, "condition": _condition(self.condition)}
+        data |= {"name": self.name, "condition": condition_json(self.condition)}
         data["targetModels"] = [
             {"modelId": each.model_id, "weight": each.weight, "fallbackOrder": each.fallback_order}
             for each in self.targets
@@ -109,7 +112,8 @@ class Rule:
         return data | {"priority": self.priority, "enabled": self.enabled, "shadow": self.shadow}
 
 
-def _condition(condition: Condition) -> dict[str, Any]:
+def condition_json(condition: Condition) -> dict[str, Any]:
+    """Return what ``parse_condition`` reads."""
     data: dict[str, Any] = {
         name: list(values)
         for name, values in (
