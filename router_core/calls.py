@@ -8,6 +8,7 @@ finds no route among them, is answered by the whole app, which is built when the
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,10 @@ class CallService:
         run_sync: RunSync | None = None,
     ) -> None:
         """``run_sync`` runs sync functions, by default in threads."""
+        if "${" in settings.api_keys:
+            from router_core.secrets.resolve import settings_with_secrets  # most begin without it
+
+            settings = settings_with_secrets(settings, os.environ)
         self.settings = settings
         self.clock: Clock = clock or SystemClock()
         self.events = events or Events()

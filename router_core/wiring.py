@@ -33,6 +33,7 @@ from router_core.middleware.threads import CallThreads
 from router_core.routing.product import product_route
 from router_core.routing.route import Route
 from router_core.routing.table import Table
+from router_core.secrets.resolve import settings_with_secrets
 from router_core.security.api_keys import WORKERS, ApiKeys
 from router_core.security.fetch import GuardedHttp
 from router_core.security.signing import parse_secrets, sign
@@ -338,6 +339,7 @@ def build_app(
     """
     if settings is None:
         settings = Settings.from_env(os.environ, **router.settings_overrides)
+    settings = settings_with_secrets(settings, os.environ)
     clock = clock or SystemClock()
     build = _Build(router, settings, clock, events or Events(), scope)
     return build.app(store or open_jobs(settings, clock), blobs or open_blobs(settings, clock), extra_routes)

@@ -41,6 +41,7 @@ from router_core.gateway.transport.pool import ConnectionPool
 from router_core.gateway.transport.protocol import Transport
 from router_core.gateway.values import GatewayConfig
 from router_core.routing.router import Router
+from router_core.secrets.resolve import SecretEnviron, Secrets
 from router_core.state import StateStore
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Events, Note
@@ -71,8 +72,9 @@ class Gateway:
         Misconfigured.
         """
         self.events = Events()
+        self._secrets = Secrets(environ or {})
         self.clock: Clock = clock or SystemClock()
-        self._environ = dict(environ or {})
+        self._environ: Mapping[str, str] = SecretEnviron(dict(environ or {}), self._secrets)
         self._path = path
         self.transport: Transport = transport or ConnectionPool()
         self.metrics = GatewayMetrics()
@@ -147,7 +149,8 @@ class Gateway:
             self.ledger,
         ]
         # without a file it only sees to clients that were replaced
-        loops.append(ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain))
+        loops.append(ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain,
+                                   stale=self._secrets.stale))  # fmt: skip
         return loops
 
     def tell(self) -> None:

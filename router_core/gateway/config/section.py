@@ -12,14 +12,16 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from router_core.errors import Misconfigured
+from router_core.errors import Misconfigured, Unavailable
 from router_core.gateway.config.document import Items, Node, Scalar, Table, plain
 from router_core.gateway.config.otherwise import instead, reference
 from router_core.gateway.values import Secret
 
 __all__ = ["MaskedText", "Problems", "Section", "near"]
 
-_REFERENCE: Final = re.compile(r"\$(\$\{)|\$\{(?:([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|())")
+_REFERENCE: Final = re.compile(
+    r"\$(\$\{)|\$\{(?:([A-Za-z_][A-Za-z0-9_]*|(?:file|vault|aws-sm|aws-ssm):[^{}\s]+?)(?::-([^}]*))?\}|())"
+)
 _CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f]")
 _FLAGS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _SHOWN: Final = 60
@@ -325,10 +327,16 @@ class Section:
             return "${"
         if broken is not None or (default is not None and "${" in default):
             self.problems.add(
-                line, f"{key} of {self.name}: a reference is written ${{NAME}} or ${{NAME:-default}}"
+                line,
+                f"{key} of {self.name}: a reference is written ${{NAME}} or ${{NAME:-default}}, that of a "
+                "secret elsewhere like ${vault:path#field}",
             )
             return ""
-        value = self.environ.get(name, "")
+        try:
+            value = self.environ.get(name, "")
+        except (Misconfigured, Unavailable) as error:  # of a secret that stands somewhere else
+            self.problems.add(line, f"{key} of {self.name}: {error}")
+            return ""
         if value or (default is None and name in self.environ):
             return value
         if default is None:

@@ -30,7 +30,8 @@ class ConfigWatcher:
     A file that is missing, cannot be read or says something wrong changes nothing: the gateway goes on with
     what it has, and one note says why, once for each bad version. ``read`` runs in a thread, ``apply`` on the
     event loop; both raise Misconfigured. ``drain`` is called at every look (``Registry.drain``). Without a
-    path that is all that is done.
+    path that is all that is done. ``stale`` says that something else than the file may have changed, which
+    is read again then: secrets that it names.
     """
 
     name = "gateway_config"
@@ -38,13 +39,15 @@ class ConfigWatcher:
     def __init__(
         self, path: str | Path, read: Callable[[], GatewayConfig], apply: Callable[[GatewayConfig], object],
         events: Events, *, drain: Callable[[float], Awaitable[None]] | None = None,
-        clock: Clock | None = None, interval: float = INTERVAL,
+        stale: Callable[[], bool] = lambda: False, clock: Clock | None = None, interval: float = INTERVAL,
     ) -> None:  # fmt: skip
         self._path = path
         self._read = read
         self._apply = apply
         self._events = events
         self._drain = drain
+        self._stale = stale
+        self._current: GatewayConfig | None = None
         clock = clock or SystemClock()
         self._pulse = Pulse(clock, interval)
         self._loop = Loop(self.name, self.tick, clock=clock, events=events, interval=interval)
@@ -81,9 +84,10 @@ class ConfigWatcher:
         """Read the file and apply it now. Raises Misconfigured, and then nothing has changed."""
         async with self._one_at_a_time:
             stamp, config = await self._whole()
-            if config.version != self.version:
+            if config.version != self.version or config != self._current:
                 self._apply(config)
                 self._tell(config)
+            self._current = config
             self._settled, self._refused, self.version = stamp, "", config.version
             return config
 
@@ -91,7 +95,7 @@ class ConfigWatcher:
         stamp = await asyncio.to_thread(_stamp, self._path)
         if stamp is None:
             self._refuse(f"{self._path}: there is no such file")
-        elif stamp == self._seen and stamp != self._settled:
+        elif stamp == self._seen and (stamp != self._settled or self._stale()):
             await self._take(stamp)
         self._seen = stamp
 
