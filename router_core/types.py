@@ -11,7 +11,17 @@ from typing import Any, Final
 
 from router_core.records import dataclass
 
-__all__ = ["ANONYMOUS", "ID_PATTERN", "JSON", "Counted", "Principal", "first_id", "new_id"]
+__all__ = [
+    "ANONYMOUS",
+    "ID_PATTERN",
+    "JSON",
+    "Allowance",
+    "Counted",
+    "Principal",
+    "first_id",
+    "limits_of",
+    "new_id",
+]
 
 JSON = Any  # a value that json.dumps takes; spelled out for readers, not enforced by the type checker
 
@@ -20,6 +30,20 @@ ID_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{7,63}\Z")
 
 
 _EVERY: Final = frozenset({"*"})
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How much of something a caller may use; the gateway holds it to that."""
+
+    kind: str
+    """daily, weekly or monthly (money), requests or tokens (of a minute), concurrency."""
+    amount: int
+    """Micro-dollars for money, else a count."""
+    on_store_failure: str = "closed"
+    """``open`` or ``closed``: whether calls pass while the shared state cannot be asked."""
+    alerts: tuple[int, ...] = ()
+    """Percent of the amount at which the owner is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +64,29 @@ class Principal:
     """The one that its calls belong to where they name none."""
     tier: str = ""
     """Tier of the user, for routing rules."""
+    limits: tuple[Allowance, ...] = ()
+    """What it may use; ``limits_of(principal)`` for those who look at callers of any kind."""
 
     def may(self, scope: str) -> bool:
         """Return whether the caller holds ``scope``."""
         return "*" in self.scopes or scope in self.scopes
 
+    @property
+    def manages_jobs(self) -> bool:
+        """Whether the jobs of all owners are open to the caller.
+
+        ``*`` alone does not say so: keys that list nothing may do everything, each to its own jobs.
+        """
+        return "jobs:manage" in self.scopes or "admin" in self.roles
+
     def may_enter(self, workspace: str) -> bool:
         """Return whether the caller may act in a workspace."""
         return "*" in self.workspaces or workspace in self.workspaces
+
+
+def limits_of(principal: Principal) -> tuple[Allowance, ...]:
+    """Return what a caller may use: no more of a kind than its allowance; of kinds without one, anything."""
+    return principal.limits
 
 
 ANONYMOUS: Final = Principal("anonymous", frozenset({"*"}))
