@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from router_core.http.message import Request, Response
@@ -34,7 +35,13 @@ class Matcher(Protocol):
 
 
 class Authenticator(Protocol):
-    """Finds out who is asking."""
+    """Finds out who is asking.
+
+    It may offer a shorter way to callers that it knows, or both: ``identify(request) -> Principal``, where
+    nothing has ever to be waited for, and ``recall(request) -> (Principal, until) | None``, where None means
+    that it has to ask first. ``until`` is by the app's monotonic clock: so long what it says holds of every
+    request with the same head. With ``identify`` that is for good where ``lasting`` is true.
+    """
 
     async def authenticate(self, request: Request) -> Principal:
         """Return the caller; raises Unauthorized."""
@@ -43,13 +50,15 @@ class Authenticator(Protocol):
 class Exchange:
     """One request, from its arrival to its answer. Mutable, and private to the stack."""
 
-    __slots__ = ("error", "match", "principal", "request")
+    __slots__ = ("error", "match", "principal", "request", "until")
 
     def __init__(self, request: Request, match: Match | None = None) -> None:
         self.request = request
         self.match = match
         self.principal: Principal | None = None
         """Set when authentication is configured."""
+        self.until = inf
+        """As long as who is asking is believed to be so, by the monotonic clock."""
         self.error: BaseException | None = None
         """What the answer was made from, if it is an error."""
 
@@ -57,14 +66,16 @@ class Exchange:
 class Admission:
     """What the gates say to every request with the same head: which route it leads to, and who asks."""
 
-    __slots__ = ("call", "match", "principal")
+    __slots__ = ("call", "match", "principal", "until")
 
     def __init__(
         self, match: Match, principal: Principal | None,
-        call: Callable[[Request], Awaitable[Response]] | None = None,
+        call: Callable[[Request], Awaitable[Response]] | None = None, until: float = inf,
     ) -> None:  # fmt: skip
         self.match = match
         self.principal = principal
+        self.until = until
+        """By the monotonic clock: whoever asks later is judged again (``Stack.admitted`` sees to that)."""
         self.call = call
         """Answers such a request, where there is less to do than ``Dispatch`` does."""
 

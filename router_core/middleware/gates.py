@@ -152,8 +152,11 @@ def authenticate_gate(
 
     async def ask(exchange: Exchange, asked: Authenticator) -> None:
         exchange.principal = await asked.authenticate(exchange.request)
+        known = recall(exchange.request) if recall is not None and asked is authenticator else None
+        exchange.until = 0.0 if known is None else known[1]
 
     identify = getattr(authenticator, "identify", None)
+    recall = getattr(authenticator, "recall", None)
 
     def authenticate(exchange: Exchange) -> Awaitable[None] | None:
         match = exchange.match
@@ -167,6 +170,11 @@ def authenticate_gate(
         if identify is not None:  # nothing to wait for
             exchange.principal = identify(exchange.request)
             return None
+        if recall is not None:
+            known = recall(exchange.request)
+            if known is not None:
+                exchange.principal, exchange.until = known
+                return None
         return ask(exchange, authenticator)
 
     return authenticate

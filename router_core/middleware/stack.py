@@ -19,8 +19,9 @@ request pass or raise, and are called one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from time import perf_counter
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from time import monotonic, perf_counter
 
 from router_core.http.message import Request, Response
 from router_core.middleware.errors import Errors, ExceptionHandler
@@ -55,19 +56,21 @@ __all__ = ["Stack", "build_stack"]
 class Stack:
     """The compiled layers: ``handle`` answers a request, ``admit`` judges one whose body is still to come."""
 
-    __slots__ = ("_dispatch", "_errors", "_events", "_gates", "_lasting", "layers")
+    __slots__ = ("_dispatch", "_errors", "_events", "_gates", "_lasting", "_monotonic", "layers")
 
     def __init__(
         self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events,
-        lasting: bool = False,
+        lasting: bool = False, monotonic: Callable[[], float] = monotonic,
     ) -> None:  # fmt: skip
-        """``lasting``: whoever is known now is known for as long as this lives."""
+        """``lasting``: what the gates say of a request holds of every other with its head, for as long as
+        they say."""
         self.layers = ("record", "headers", "errors", *[name for name, _ in gates], "dispatch")
         self._gates = tuple(gate for _, gate in gates)
         self._dispatch = dispatch
         self._errors = errors
         self._events = events
         self._lasting = lasting
+        self._monotonic = monotonic
 
     async def handle(self, request: Request, match: Match | None = None) -> Response:
         """Answer; errors are answers too. Who has looked for the ``match`` already may bring it along."""
@@ -111,7 +114,7 @@ class Stack:
             return None
         shortcut = getattr(self._dispatch, "shortcut", None)
         call = None if shortcut is None else shortcut(request, match.route)
-        return Admission(match, exchange.principal, call)
+        return Admission(match, exchange.principal, call, exchange.until)
 
     async def admitted(self, request: Request, admission: Admission) -> Response:
         """Answer a request that has its ``admission``, and its principal from there.
@@ -122,8 +125,10 @@ class Stack:
         started = perf_counter()
         exchange = Exchange(request, admission.match)
         exchange.principal = admission.principal
-        call = admission.call
+        call, until = admission.call, admission.until
         try:
+            if until != inf and until <= self._monotonic():
+                request = await self._judge_again(exchange, admission)
             if call is not None:
                 response = await call(request)
             else:
@@ -131,6 +136,19 @@ class Stack:
         except Exception as error:
             response = await self._errors.answer(error, exchange)
         return recorded(self._events, exchange, response, started)
+
+    async def _judge_again(self, exchange: Exchange, admission: Admission) -> Request:
+        """Ask the gates whether an admission still stands, and let it stand from now on."""
+        for gate in self._gates:
+            waiting = gate(exchange)
+            if waiting is not None:
+                await waiting
+        principal = exchange.principal
+        admission.principal, admission.until = principal, exchange.until
+        if principal is None:
+            return exchange.request
+        exchange.request = _informed(exchange.request, principal, admission.match)
+        return exchange.request
 
     async def explain(self, error: Exception, request: Request, route: Route | None = None) -> Response:
         """Answer an error that an adapter met itself, the way ``handle`` answers it."""
@@ -161,8 +179,9 @@ def build_stack(
     authenticator: Authenticator | None = None,
     realms: Mapping[str, Authenticator] | None = None,
     exception_handlers: Mapping[type[BaseException], ExceptionHandler] | None = None,
+    monotonic: Callable[[], float] = monotonic,
 ) -> Stack:
-    """Put the layers that are configured into their order."""
+    """Put the layers that are configured into their order; ``monotonic`` is the clock of authenticators."""
     hosts = allowed_hosts(settings)
     gates: list[tuple[str, Gate | None]] = [
         ("host", host_gate(hosts) if hosts else None),
@@ -173,7 +192,8 @@ def build_stack(
     ]
     configured = [(name, gate) for name, gate in gates if gate is not None]
     lasting = authenticator is None or bool(getattr(authenticator, "lasting", False))
-    return Stack(configured, dispatch, Errors(exception_handlers or {}, events), events, lasting)
+    lasting = lasting or hasattr(authenticator, "recall")
+    return Stack(configured, dispatch, Errors(exception_handlers or {}, events), events, lasting, monotonic)
 
 
 def _informed(request: Request, principal: Principal | None, match: Match) -> Request:
