@@ -17,6 +17,7 @@ __all__ = ["ENVIRONMENTS", "Settings", "unknown_variables"]
 ENVIRONMENTS: Final = ("localhost", "serverless", "hosted", "decentralized")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("auto", "json", "text")
+TLS_VERSIONS: Final = ("1.2", "1.3")
 _ENVIRONMENT_ALIASES: Final = {"local": "localhost"}
 _MIB: Final = 1024 * 1024
 
@@ -46,8 +47,45 @@ class Settings:
     """Address to listen on."""
     port: int = 8000
     """Port to listen on."""
-    api_keys: str = ""
-    """Comma-separated API keys, or ``@path`` of a file with one key a line; empty means no authentication."""
+    api_keys: str = field(default="", repr=False)
+    """Comma-separated API keys (``name:key``, with roles ``name:key:developer``), or ``@path`` of a file with
+    one a line; where no other way to say who one is is set, empty means no authentication."""
+    keys: str = ""
+    """``state``: API keys are kept in the shared state, too; ``router-core keys create`` and ``/api/keys``
+    make them."""
+    keys_belief: float = 5.0
+    """Seconds for which a key of the shared state is believed before it is looked up again; a revoked one is
+    refused everywhere by then."""
+    keys_stale: float = 60.0
+    """Seconds for which such a key goes on being believed while the shared state does not answer."""
+    jwt_issuer: str = ""
+    """Who issues the JSON Web Tokens that are taken (claim ``iss``); empty takes none."""
+    jwt_audience: str = ""
+    """For whom they have to be issued (claim ``aud``); of several, separated by commas, any one."""
+    jwt_jwks: str = ""
+    """Where the keys of the issuer are: an https URL of its JWKS, or ``@path`` of a file."""
+    jwt_secret: str = field(default="", repr=False)
+    """Secret of at least 32 bytes that is shared with the issuer, in place of a JWKS: tokens are HS256 then,
+    and nothing else."""
+    jwt_algorithms: str = "RS256,ES256,EdDSA"
+    """Algorithms that tokens may be signed with, each with keys of its own type alone."""
+    jwt_roles_claim: str = "roles"
+    """Claim that holds roles, with dots where it is inside another (``realm_access.roles``)."""
+    jwt_workspaces_claim: str = "workspaces"
+    """Claim that holds workspaces; ``*`` lets every token into every workspace."""
+    jwt_tier_claim: str = "tier"
+    """Claim that holds the tier of the user."""
+    jwt_leeway: float = 30.0
+    """Seconds by which the clocks of issuer and service may differ."""
+    jwt_stale: float = 3600.0
+    """Seconds for which known keys of the issuer go on being used while it does not answer."""
+    client_certificates: str = ""
+    """Which client certificates are whose, ``pattern=role|scope@workspace`` separated by commas, or ``@path``
+    of a file with one a line; empty: a certificate says nothing about who is calling."""
+    tls_min: str = "1.2"
+    """Oldest version of TLS that is spoken: 1.2 or 1.3."""
+    roles: str = ""
+    """Roles beside viewer, developer, operator and admin: ``name=scope|scope``, comma-separated."""
     webhook_secret: str = ""
     """Secret that signs webhooks (``whsec_`` + base64); empty refuses webhooks."""
     max_body_bytes: int = 10 * _MIB
@@ -102,6 +140,12 @@ class Settings:
     lambda_grace: float = 10.0
     """Seconds before the deadline of a Lambda invocation at which a running job is given back."""
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether callers have to say who they are."""
+        tokens = self.jwt_issuer or self.jwt_jwks or self.jwt_secret
+        return bool(self.api_keys or self.keys or tokens or self.client_certificates)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **overrides: Any) -> Settings:
         """Read the variables named in ``VARIABLES``; ``overrides`` that are not None win.
@@ -140,6 +184,13 @@ class Settings:
         ):  # fmt: skip
             if value not in allowed:
                 raise Misconfigured(f"{variable} is {value!r}; it must be one of {', '.join(allowed)}")
+        for variable, value, allowed in (
+            ("ROUTER_TLS_MIN", self.tls_min, TLS_VERSIONS), ("ROUTER_KEYS", self.keys, ("", "state"))
+        ):  # fmt: skip
+            if value not in allowed:
+                raise Misconfigured(
+                    f"{variable} is {value!r}; it must be one of {', '.join(filter(None, allowed))}"
+                )
         if not 0 <= self.port <= 65535:
             raise Misconfigured(f"PORT is {self.port}; it must be between 0 and 65535")
         if self.heartbeat * 2 > self.lease:
@@ -165,6 +216,22 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "host": ("ROUTER_HOST",),
     "port": ("PORT",),
     "api_keys": ("ROUTER_API_KEYS",),
+    "keys": ("ROUTER_KEYS",),
+    "keys_belief": ("ROUTER_KEYS_BELIEF",),
+    "keys_stale": ("ROUTER_KEYS_STALE",),
+    "jwt_issuer": ("ROUTER_JWT_ISSUER",),
+    "jwt_audience": ("ROUTER_JWT_AUDIENCE",),
+    "jwt_jwks": ("ROUTER_JWT_JWKS",),
+    "jwt_secret": ("ROUTER_JWT_SECRET",),
+    "jwt_algorithms": ("ROUTER_JWT_ALGORITHMS",),
+    "jwt_roles_claim": ("ROUTER_JWT_ROLES_CLAIM",),
+    "jwt_workspaces_claim": ("ROUTER_JWT_WORKSPACES_CLAIM",),
+    "jwt_tier_claim": ("ROUTER_JWT_TIER_CLAIM",),
+    "jwt_leeway": ("ROUTER_JWT_LEEWAY",),
+    "jwt_stale": ("ROUTER_JWT_STALE",),
+    "client_certificates": ("ROUTER_CLIENT_CERTIFICATES",),
+    "tls_min": ("ROUTER_TLS_MIN",),
+    "roles": ("ROUTER_ROLES",),
     "webhook_secret": ("ROUTER_WEBHOOK_SECRET",),
     "max_body_bytes": ("ROUTER_MAX_BODY_BYTES",),
     "max_upload_bytes": ("ROUTER_MAX_UPLOAD_BYTES",),
@@ -239,7 +306,7 @@ _REDIS: Final = ("redis://", "rediss://")
 _POSITIVE: Final = (
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth", "header_timeout",
     "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention", "progress_interval",
-    "runpod_concurrency", "runpod_result_bytes", "lambda_grace",
+    "runpod_concurrency", "runpod_result_bytes", "lambda_grace", "keys_belief", "keys_stale", "jwt_stale",
 )  # fmt: skip
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})
