@@ -8,6 +8,7 @@ import httptools
 
 from router_core.gateway.reply import FailureKind
 from router_core.gateway.transport.decode import BadCoding, Bomb, Decoder, decoder_of
+from router_core.gateway.transport.last_head import LastHead
 
 __all__ = ["MAX_FIELDS", "MAX_HEAD", "MAX_INTERIM", "Answer", "Names", "Unusable"]
 
@@ -56,12 +57,15 @@ class Answer:
     """
 
     __slots__ = (
-        "_blocks", "_duplicates", "_feed", "_fields", "_head_size", "_interim", "_known", "_max_body",
-        "_names", "_overhead", "_parser", "_received", "_seen", "_size", "_stream_wanted", "complete",
-        "decoder", "ends_by_close", "headers", "on_body", "pieces", "reusable", "status", "streams",
+        "_blocks", "_duplicates", "_feed", "_fields", "_head_size", "_interim", "_known", "_last",
+        "_max_body", "_names", "_overhead", "_parser", "_received", "_seen", "_size", "_stream_wanted",
+        "complete", "decoder", "ends_by_close", "headers", "on_body", "pieces", "reusable", "status",
+        "streams",
     )  # fmt: skip
 
-    def __init__(self, names: Names, max_body: int) -> None:
+    def __init__(self, names: Names, max_body: int, last: LastHead | None = None) -> None:
+        """``last``: what is known of the answers of the same origin."""
+        self._last = LastHead() if last is None else last
         self._names = names
         self._known = names.known
         self._max_body = max_body
@@ -103,6 +107,9 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Take bytes; raises Unusable. Bytes after the end only make the connection not reusable."""
+        fresh = not (self.status or self._head_size)
+        if fresh and self._is_as_last(data):
+            return
         try:
             if not self.status and self._head_size + len(data) > MAX_HEAD:
                 data = self._feed_head(data)
@@ -113,6 +120,22 @@ class Answer:
             self.reusable = False
         if not self.complete:
             self._account(len(data))
+        elif fresh and self.status == 200 and self.reusable and self.decoder is None and not self._blocks:
+            self._last.note(data, self.headers, _is_json(self.headers.get("content-type", "")))
+
+    def _is_as_last(self, data: bytes) -> bool:
+        """Take an answer whose head is known, if it is one."""
+        last = self._last
+        if self._stream_wanted and not last.is_json:
+            return False
+        body = last.body(data, self._max_body)
+        if body is None:
+            return False
+        self.headers = last.headers
+        self.status = 200
+        self.complete = True
+        self.pieces.append(body)
+        return True
 
     def body(self) -> bytes:
         """Return the body, all of it, once it is complete; raises Unusable where its coding is wrong."""

@@ -9,6 +9,7 @@ from typing import Final, Literal, Protocol
 from router_core.gateway.reply import FailureKind, Phase, Reply, UpstreamFailure
 from router_core.gateway.transport.answer import Answer, Names, Unusable
 from router_core.gateway.transport.chunks import Chunks
+from router_core.gateway.transport.last_head import LastHead
 from router_core.gateway.transport.tcp import KNOWS, bytes_sent, never_read, predates
 from router_core.gateway.values import Timeouts
 from router_core.http.taskless import Prompt
@@ -51,13 +52,14 @@ class Connection(asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(
-        self, owner: Owner, names: Names, max_body: int, sock: socket.socket, *, tls: bool, max_age: float
+        self, owner: Owner, names: Names, last: LastHead, max_body: int, sock: socket.socket, *, tls: bool,
+        max_age: float,
     ) -> None:  # fmt: skip
         self._owner = owner
         self._sock = sock
         self._tls = tls
         self._loop = asyncio.get_running_loop()
-        self._answer = Answer(names, max_body)
+        self._answer = Answer(names, max_body, last)
         self._transport: asyncio.Transport = None  # type: ignore[assignment]  # until it is connected
         self._state = _IDLE
         self._reused = False

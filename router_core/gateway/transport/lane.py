@@ -14,6 +14,7 @@ from router_core.gateway.reply import Phase, UpstreamFailure
 from router_core.gateway.transport.answer import Names
 from router_core.gateway.transport.connection import Connection
 from router_core.gateway.transport.dial import Dialer
+from router_core.gateway.transport.last_head import LastHead
 from router_core.gateway.transport.protocol import Origin
 from router_core.gateway.values import Timeouts
 
@@ -64,6 +65,7 @@ class Lane:
         self._limits = limits
         self._dialer = dialer
         self._names = names
+        self._last = LastHead()
         self._active = active
         self._size = 0
         """Connections open, being opened, and granted to be."""
@@ -188,7 +190,9 @@ class Lane:
         self._opened += 1
         age = self._limits.max_age * (0.75 + self._opened * _GOLDEN % 1 / 2)
         tls = self.origin.scheme == "https"
-        return Connection(self, self._names, self._limits.max_body, sock, tls=tls, max_age=age)
+        return Connection(
+            self, self._names, self._last, self._limits.max_body, sock, tls=tls, max_age=age
+        )  # fmt: skip
 
     async def _open(self, due: float, deadline: float) -> Connection:
         try:
