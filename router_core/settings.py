@@ -18,6 +18,7 @@ ENVIRONMENTS: Final = ("localhost", "serverless", "hosted", "decentralized")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 LOG_FORMATS: Final = ("auto", "json", "text")
 TLS_VERSIONS: Final = ("1.2", "1.3")
+LOG_MASKINGS: Final = ("secrets", "personal")
 _ENVIRONMENT_ALIASES: Final = {"local": "localhost"}
 _MIB: Final = 1024 * 1024
 
@@ -85,7 +86,8 @@ class Settings:
     tls_min: str = "1.2"
     """Oldest version of TLS that is spoken: 1.2 or 1.3."""
     roles: str = ""
-    """Roles beside viewer, developer, operator and admin: ``name=scope|scope``, comma-separated."""
+    """Roles beside viewer, developer, operator and admin: ``auditor=read``, comma-separated, with a bar
+    between scopes."""
     webhook_secret: str = ""
     """Secret that signs webhooks (``whsec_`` + base64); empty refuses webhooks."""
     max_body_bytes: int = 10 * _MIB
@@ -122,6 +124,10 @@ class Settings:
     """debug, info, warning or error."""
     log_format: str = "auto"
     """json, text, or auto: text on a terminal, json elsewhere."""
+    log_masking: str = "secrets"
+    """What is kept out of logs: ``secrets``, or ``personal`` for addresses and numbers of people as well."""
+    log_masker: str = ""
+    """``module:function`` that masks more, text in and text out, where ``log_masking`` is ``personal``."""
     server_url: str = ""
     """Public address of the service, for absolute links."""
     tracebacks: bool = False
@@ -178,9 +184,10 @@ class Settings:
         if environment not in ENVIRONMENTS:
             choices = ", ".join(("local", *ENVIRONMENTS))
             raise Misconfigured(f"EXECUTION_ENVIRONMENT is {self.environment!r}; it must be one of {choices}")
-        level, form = self.log_level.lower(), self.log_format.lower()
+        level, form, masking = self.log_level.lower(), self.log_format.lower(), self.log_masking.lower()
         for variable, value, allowed in (
-            ("ROUTER_LOG_LEVEL", level, LOG_LEVELS), ("ROUTER_LOG_FORMAT", form, LOG_FORMATS)
+            ("ROUTER_LOG_LEVEL", level, LOG_LEVELS), ("ROUTER_LOG_FORMAT", form, LOG_FORMATS),
+            ("ROUTER_LOG_MASKING", masking, LOG_MASKINGS),
         ):  # fmt: skip
             if value not in allowed:
                 raise Misconfigured(f"{variable} is {value!r}; it must be one of {', '.join(allowed)}")
@@ -201,7 +208,7 @@ class Settings:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise Misconfigured(f"{VARIABLES[name][0]} must be greater than 0")
-        return replace(self, environment=environment, log_level=level, log_format=form)
+        return replace(self, environment=environment, log_level=level, log_format=form, log_masking=masking)
 
 
 VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -249,6 +256,8 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "trusted_origins": ("ROUTER_TRUSTED_ORIGINS",),
     "log_level": ("ROUTER_LOG_LEVEL",),
     "log_format": ("ROUTER_LOG_FORMAT",),
+    "log_masking": ("ROUTER_LOG_MASKING",),
+    "log_masker": ("ROUTER_LOG_MASKER",),
     "server_url": ("ROUTER_SERVER_URL",),
     "tracebacks": ("ROUTER_TRACEBACKS",),
     "worker_keys": ("ROUTER_WORKER_KEYS",),

@@ -41,7 +41,7 @@ from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
 from router_core.telemetry.events import Events, Note
 from router_core.telemetry.health import Health
-from router_core.telemetry.logging import EventLogger
+from router_core.telemetry.logging import EventLogger, mask_of
 from router_core.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class _Build:
         metrics = Metrics()
         events.subscribe(metrics)
         # for apps that are mounted elsewhere; where the server's own log is installed, this one is silent
-        events.subscribe(EventLogger())
+        events.subscribe(EventLogger(mask=mask_of(settings)))
         health = Health(
             lambda: app.ready(),
             metrics,

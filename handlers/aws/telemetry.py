@@ -20,7 +20,7 @@ from typing import Any, Final, TextIO
 from router_core.settings import Settings
 from router_core.telemetry.events import JobMoved, RequestDone
 from router_core.telemetry.lines import LEVELS, json_line, text_line, to_fields
-from router_core.telemetry.logging import level_of
+from router_core.telemetry.logging import level_of, mask_of
 
 __all__ = ["Telemetry"]
 
@@ -40,6 +40,7 @@ class Telemetry:
         self._stream = stream
         self._level = LEVELS.get(settings.log_level, logging.INFO)
         self._json = settings.log_format != "text"
+        self._mask = mask_of(settings)
         self._namespace = environ.get("POWERTOOLS_METRICS_NAMESPACE", "")
         function = environ.get("AWS_LAMBDA_FUNCTION_NAME", "")
         self._service = environ.get("POWERTOOLS_SERVICE_NAME", "") or function or "router-core"
@@ -107,9 +108,9 @@ class Telemetry:
         """Write one line; a stream that is gone loses it."""
         fields = {**fields, "service": self._service, **self._call()}
         if self._json:
-            text = json_line(time.time(), level, fields, error)
+            text = json_line(time.time(), level, fields, error, self._mask)
         else:
-            text = text_line(level, fields, error, colour=False, stamp=False)
+            text = text_line(level, fields, error, colour=False, stamp=False, mask=self._mask)
         stream = sys.stdout if self._stream is None else self._stream
         try:
             stream.write(f"{text}\n")

@@ -15,6 +15,7 @@ import pydantic_core
 
 from router_core.telemetry.events import JobMoved, Line, Note, RequestDone
 from router_core.telemetry.masking import mask_fields, mask_text, printable
+from router_core.telemetry.personal import Mask, masked_values
 
 __all__ = ["LEVELS", "json_line", "text_line", "to_fields"]
 
@@ -108,12 +109,16 @@ def _record(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
-def json_line(at: float, level: int, fields: Mapping[str, Any], error: BaseException | None) -> str:
-    """Return one JSON object on one line."""
+def json_line(
+    at: float, level: int, fields: Mapping[str, Any], error: BaseException | None, mask: Mask | None = None
+) -> str:
+    """Return one JSON object on one line; ``mask`` sees every text that others had a part in."""
     line: dict[str, Any] = {"ts": _stamp(at), "level": _WORDS.get(level, "info"), **fields}
     if error is not None:
         line["error"] = {"type": type(error).__name__, "message": mask_text(str(error)[:_MAX_MESSAGE])}
         line["traceback"] = _traceback(error)
+    if mask is not None:
+        line = masked_values(line, mask)
     try:
         text = pydantic_core.to_json(line, inf_nan_mode="strings", serialize_unknown=True).decode()
     except (ValueError, UnicodeError):
@@ -134,9 +139,10 @@ def text_line(
     colour: bool,
     at: float = 0.0,
     stamp: bool = True,
+    mask: Mask | None = None,
 ) -> str:
     """Return one line for people; a traceback follows, indented."""
-    rest = dict(fields)
+    rest = dict(fields) if mask is None else masked_values(fields, mask)
     event = str(rest.pop("event", ""))
     message = str(rest.pop("message", ""))
     if event == "request":
@@ -152,7 +158,8 @@ def text_line(
     front = f"{_clock(at)} {word:<7} " if stamp else ""
     line = f"{tint}{front}{body}\x1b[0m" if tint else front + body
     if error is not None:
-        line += "".join(f"\n    | {printable(part)}" for part in _traceback(error).splitlines())
+        told = _traceback(error) if mask is None else mask(_traceback(error))
+        line += "".join(f"\n    | {printable(part)}" for part in told.splitlines())
     return line
 
 

@@ -12,6 +12,7 @@ an app mounted in it) has made of it. An installed ``Log`` silences it, so that 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import threading
@@ -19,11 +20,13 @@ import time
 from collections import deque
 from typing import Final, TextIO
 
+from router_core.errors import Misconfigured
 from router_core.settings import Settings
 from router_core.telemetry.events import JobMoved, Line, Note, RequestDone
 from router_core.telemetry.lines import LEVELS, json_line, text_line, to_fields
+from router_core.telemetry.personal import Mask, PersonalMask, masked_values
 
-__all__ = ["EventLogger", "Log", "level_of"]
+__all__ = ["EventLogger", "Log", "level_of", "mask_of"]
 
 _EVENTS: Final = "router_core.events"
 _SILENT: Final = logging.CRITICAL + 1
@@ -51,13 +54,35 @@ def level_of(event: object) -> int:
     return event.importance if isinstance(event, Line) else logging.DEBUG
 
 
+def mask_of(settings: Settings) -> Mask | None:
+    """Return what masks texts beside credentials, if anything does.
+
+    Raises Misconfigured for a masker that cannot be loaded: without it nothing may be logged.
+    """
+    if settings.log_masking == "secrets":
+        return None
+    if not settings.log_masker:
+        return PersonalMask()
+    module, _, name = settings.log_masker.partition(":")
+    try:
+        own = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise Misconfigured(
+            f"ROUTER_LOG_MASKER is {settings.log_masker!r}; it must be module:function: {error}"
+        ) from None
+    if not callable(own):
+        raise Misconfigured(f"ROUTER_LOG_MASKER is {settings.log_masker!r}, which is no function")
+    return PersonalMask(own)
+
+
 class EventLogger:
     """Listener that hands events to a logger of the logging module, by default ``router_core.events``."""
 
-    __slots__ = ("_logger",)
+    __slots__ = ("_logger", "_mask")
 
-    def __init__(self, logger: logging.Logger | None = None) -> None:
+    def __init__(self, logger: logging.Logger | None = None, mask: Mask | None = None) -> None:
         self._logger = logger or logging.getLogger(_EVENTS)
+        self._mask = mask
 
     def __call__(self, event: object) -> None:
         """Log one event."""
@@ -65,6 +90,9 @@ class EventLogger:
         if self._logger.isEnabledFor(level):
             fields = to_fields(event)
             error = event.error if isinstance(event, Note) else None
+            if self._mask is not None:
+                fields = masked_values(fields, self._mask)
+                error = None  # its text is formatted by others, who would show what is in it
             text = text_line(level, fields, None, colour=False, stamp=False)
             self._logger.log(level, "%s", text, exc_info=error, extra={"router": fields})
 
@@ -83,6 +111,7 @@ class Log:
         terminal = _is_terminal(self._stream)
         self._json = settings.log_format == "json" or (settings.log_format != "text" and not terminal)
         self._colour = terminal
+        self._mask = mask_of(settings)
         self._queue: deque[tuple[float, object]] = deque()
         self._capacity = capacity
         self._wake = threading.Event()
@@ -178,8 +207,8 @@ class Log:
             fields = to_fields(item)
             error = _error_of(item)
             if self._json:
-                return json_line(at, level, fields, error)
-            return text_line(level, fields, error, colour=self._colour, at=at)
+                return json_line(at, level, fields, error, self._mask)
+            return text_line(level, fields, error, colour=self._colour, at=at, mask=self._mask)
         except Exception as error:
             # a value that cannot be shown must not silence the lines after it
             return json_line(
