@@ -287,14 +287,17 @@ def _note(name: str, run: Run, message: str, error: BaseException | None = None)
 class StoreSink:
     """Writes what a journal collects to the job's record, as long as the job is ours."""
 
-    __slots__ = ("_last_seq", "_lock", "_run", "_steps", "_store", "_unclear")
+    __slots__ = ("_known", "_last_seq", "_lock", "_run", "_steps", "_store", "_unclear")
 
     def __init__(self, store: JobStore, run: Run, steps: dict[str, bytes]) -> None:
         self._store = store
         self._run = run
         self._steps = steps
         self._last_seq = run.job.event_seq
-        self._unclear = False
+        self._unclear: Sequence[NewEvent] = ()
+        """Events of the last append, when it is not known whether they were kept."""
+        self._known: list[NewEvent] = []
+        """Events that are kept, of those that will be handed in again."""
         self._lock = asyncio.Lock()
 
     async def progress(self, fraction: float, message: str) -> None:
@@ -306,29 +309,34 @@ class StoreSink:
             self._lost(moved.job)
 
     async def events(self, events: Sequence[NewEvent]) -> None:
-        """Append events; after an unclear answer, look first whether they are there already."""
+        """Append events; after an unclear answer, look first which of them are there already.
+
+        Those of a call that raised are handed in again, with others behind them and perhaps without the
+        oldest. That may happen several times over before one gets through.
+        """
         if self._unclear:
-            events = events[await self._kept() :]
-            if not events:
-                return
+            self._known += self._unclear[: await self._kept()]
+            self._unclear = ()
+        known = {id(event) for event in self._known}
+        fresh = [event for event in events if id(event) not in known]
         try:
-            self._last_seq = await self._store.append(self._run.job.fence, events)
-            self._unclear = False
+            if fresh:
+                self._last_seq = await self._store.append(self._run.job.fence, fresh)
         except Fenced:
             self._lost(await self._record())
         except StoreError:
-            self._unclear = True
+            self._unclear = fresh
             raise
+        self._known = []
 
     async def _kept(self) -> int:
         """Return how many events an unclear append did write: nobody else appends to a job of ours, so
         what came after our last number is the beginning of that batch."""
         record = await self._record()
-        self._unclear = False
         if record is None or record.epoch != self._run.job.epoch:
             return 0
         kept, self._last_seq = record.event_seq - self._last_seq, record.event_seq
-        return kept
+        return max(0, kept)
 
     async def step(self, name: str, outcome: bytes) -> None:
         """Record a step. Raises StoreError when the store is away for long, Fenced when it is not ours."""

@@ -71,13 +71,15 @@ class Terms:
 class _Held:
     """A job that was claimed here."""
 
-    __slots__ = ("fence", "job", "number", "since")
+    __slots__ = ("fence", "job", "number", "refused", "since")
 
     def __init__(self, job: Job, since: float) -> None:
         self.job = replace(job, input=b"", steps=b"")
         self.fence = job.fence
         self.number = job.event_seq
         """Of its last event."""
+        self.refused = 0
+        """Events that the coordinator does not take. They count as kept here: nobody sends them again."""
         self.since = since
 
 
@@ -204,13 +206,16 @@ class CoordinatorStore:
         held = self._held.get(job_id)
         if held is None:
             return None
+        before = held.number
         try:
             answer = await self._link.read(f"/worker/jobs/{job_id}", lease=held.fence)
         except Refused as refused:
             self._gone(job_id, refused)
             return None
-        held.number = int(answer["event_seq"])
-        return record_of(held.fence, answer)
+        record = record_of(held.fence, answer)
+        if held.number == before:  # else events were appended since, and that answer knows better
+            held.number = record.event_seq
+        return replace(record, event_seq=record.event_seq + held.refused)
 
     async def move(self, job_id: str, move: Move) -> Moved:
         """Have the coordinator make one of the changes that a worker may make."""
@@ -260,11 +265,12 @@ class CoordinatorStore:
                 if refused.status in _UNFIT:  # it would be refused for ever
                     fields = {"job_id": fence.job_id}
                     self._events.emit(Note("events_refused", "warning", refused.detail, fields))
+                    held.refused += len(batch)
                     continue
                 self._gone(fence.job_id, refused)
                 raise Fenced("this lease does not hold the job any more") from None
             held.number = int(answer["last"])
-        return held.number
+        return held.number + held.refused
 
     # -- what they do not do -----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from router_core.jobs.context import JobContext
 from router_core.jobs.remote_wire import PIECE
 from router_core.jobs.store import JobQuery
 from router_core.routing.router import Router
-from router_core.stores.coordinator_link import NotACoordinator, Refused
+from router_core.stores.coordinator_link import TRIES, NotACoordinator, Refused
 from router_core.stores.memory import MemoryJobStore
 from router_core.vendors.httpx import Answer, NotSent
 from tests.remote.remote_bench import BOX, CALLER
@@ -258,3 +258,27 @@ async def test_events_are_sent_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
         job = await running.ended(await running.submit("/count", to=200))
         page = await running.bench.app.parts.store.events(job.id, 0, 1000)
         assert [event.data for event in page.events] == [str(number).encode() for number in range(200)]
+
+
+async def test_events_that_are_not_taken_count_for_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One part is refused for good, and then the answers to the next are lost: it is not sent once more."""
+    monkeypatch.setattr("router_core.stores.coordinator._EVENT_BYTES", 1)
+    async with site() as running:
+        send, lost = running.sender.send, 0
+
+        async def lossy(method: str, url: str, *, body: bytes = b"", **options: Any) -> Answer:
+            nonlocal lost
+            if url.endswith("/events") and b'"0"' in body:
+                return Answer(413, {}, b"")
+            answer = await send(method, url, body=body, **options)
+            if url.endswith("/events") and b'"4"' in body and lost < TRIES:
+                lost += 1
+                raise NotSent("the answer was lost")
+            return answer
+
+        running.sender.send = lossy  # type: ignore[method-assign]
+        running.work()
+        job = await running.ended(await running.submit("/count", to=9))
+        page = await running.bench.app.parts.store.events(job.id, 0, 1000)
+        assert lost == TRIES
+        assert [event.data for event in page.events] == [b"%d" % number for number in range(1, 9)]
