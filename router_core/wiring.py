@@ -256,12 +256,18 @@ class _Build:
         handlers = JobRoutes(core.service)
         jobs = [
             product_route(
-                method, path, handler, summary, tags=("jobs",), meta={"openapi": describe(method, path)}
+                method,
+                path,
+                handler,
+                summary,
+                tags=("jobs",),
+                any_caller=True,
+                meta={"openapi": describe(method, path)},
             )
             for method, path, handler, summary in handlers.table()
         ]
         jobs += [
-            product_route(method, path, handler, summary, in_schema=False)
+            product_route(method, path, handler, summary, in_schema=False, any_caller=True)
             for method, path, handler, summary in handlers.at_routes(self.own)
         ]
 
@@ -277,7 +283,15 @@ class _Build:
             ("/metrics", health.exposition, "Metrics for Prometheus", False),
         )
         return jobs + [
-            product_route("GET", path, handler, summary, public=public, tags=("system",))
+            product_route(
+                "GET",
+                path,
+                handler,
+                summary,
+                public=public,
+                scopes=() if public else ("read",),
+                tags=("system",),
+            )
             for path, handler, summary, public in system
         ]
 

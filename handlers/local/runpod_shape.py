@@ -25,7 +25,7 @@ from handlers.local.runpod_words import (
     read_wait,
 )
 from router_core.binding.inputs import Intake
-from router_core.errors import BadRequest, Conflict, Forbidden, Gone
+from router_core.errors import BadRequest, Conflict, Gone
 from router_core.http.message import Request, Response
 from router_core.jobs import moves
 from router_core.jobs.job import WAITING, Job, State
@@ -33,6 +33,7 @@ from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
 from router_core.jobs.worker import concurrency_of
 from router_core.routing.named import NamedRoutes, take_key
+from router_core.routing.permission import READ, check_permission
 from router_core.routing.product import Handler, product_route
 from router_core.routing.route import Route
 from router_core.telemetry.events import Events, JobMoved
@@ -103,7 +104,14 @@ class RunpodShape:
             ("POST", "purge-queue", self.purge_queue),
         )
         return [
-            product_route(method, f"/v2/{{endpoint}}/{name}", handler, in_schema=False)
+            product_route(
+                method,
+                f"/v2/{{endpoint}}/{name}",
+                handler,
+                in_schema=False,
+                any_caller=name != "health",
+                scopes=(f"{READ}|jobs",) if name == "health" else (),
+            )
             for method, name, handler in table
         ]
 
@@ -187,7 +195,7 @@ class RunpodShape:
 
     async def _submit(self, envelope: Envelope, principal: Principal) -> Job:
         named = self._named.find(envelope.input)
-        _check_scopes(named.route, principal)
+        check_permission(named.route, principal)  # the layers have judged only ``/run``
         if named.route.plan.request_only:
             raise BadRequest(
                 f"{named.route.key} takes a request as it is, which no job can keep; call it directly",
@@ -295,13 +303,6 @@ class _Cursors:
         self._positions.move_to_end(key)
         if len(self._positions) > _MAX_CURSORS:
             self._positions.popitem(last=False)
-
-
-def _check_scopes(route: Route, principal: Principal) -> None:
-    """Hold the caller to the route that the input names: the layers have judged only ``/run``."""
-    for scope in route.scopes:
-        if not principal.may(scope):
-            raise Forbidden(f"this needs the scope {scope!r}", code="scope_missing", extra={"scope": scope})
 
 
 def _json(value: Mapping[str, Any]) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from itertools import product
 from typing import Any, Final
 
 import pydantic_core
@@ -26,6 +27,7 @@ from router_core.http.multipart import FORM_TYPE, MULTIPART_TYPE
 from router_core.http.ndjson import NDJSON_TYPE
 from router_core.http.sse import SSE_TYPE
 from router_core.routing.path import parse_path
+from router_core.routing.permission import alternatives
 from router_core.routing.route import Route
 
 __all__ = ["openapi_document"]
@@ -70,7 +72,7 @@ def openapi_document(
             operation = _Operation(route, method, index, schemas, builtin).build()
             operation["operationId"] = _unique(route, method, ids)
             if security_schemes and not route.public:
-                operation["security"] = [{name: list(route.scopes)} for name in security_schemes]
+                operation["security"] = _security(route, security_schemes)
             item[method.lower()] = operation
     info: Json = {"title": title or "router-core service", "version": version or "0"}
     if description:
@@ -83,6 +85,13 @@ def openapi_document(
     if security_schemes:
         document["components"]["securitySchemes"] = {k: dict(v) for k, v in security_schemes.items()}
     return document
+
+
+def _security(route: Route, schemes: Iterable[str]) -> list[Json]:
+    """Return every way in: each scheme with each choice among the scopes of which one will do."""
+    choices = product(*(alternatives(scope) for scope in route.scopes))
+    needed = list(dict.fromkeys(tuple(dict.fromkeys(choice)) for choice in choices))
+    return [{name: list(scopes)} for name in schemes for scopes in needed]
 
 
 def _schemas(routes: list[Route]) -> tuple[dict[Key, Json], dict[str, Json]]:

@@ -17,6 +17,7 @@ from router_core.jobs.events import ApipodFrames, Frames, JobStream, NdjsonFrame
 from router_core.jobs.http import job_response, location, outcome_response, poll_after, shape_of
 from router_core.jobs.job import Job, State
 from router_core.jobs.leaving import seconds_left, unless_gone
+from router_core.jobs.owners import EVERYBODY
 from router_core.jobs.prefer import query_value
 from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
@@ -69,13 +70,14 @@ class JobRoutes:
         """List the caller's jobs, newest first.
 
         Query: ``status`` (repeated, or separated by commas), ``route``, ``limit`` (1 to 200, default 50),
-        ``cursor`` (from the page before).
+        ``cursor`` (from the page before); ``owner`` (``*``: all, each with its owner) for ``jobs:manage``.
         """
         query = _list_query(request)
         page = await self._service.find(query, request.principal)
         prefix = self._service.prefix(request.root)
         jobs = b",".join(
-            encode_job(job, prefix=prefix, stream=self._service.streams(job)) for job in page.jobs
+            _listed(job, encode_job(job, prefix=prefix, stream=self._service.streams(job)), query)
+            for job in page.jobs
         )
         tail = b',"cursor":' + pydantic_core.to_json(page.cursor) if page.cursor else b""
         return Response(200, (("content-type", "application/json"),), b'{"jobs":[%s]%s}' % (jobs, tail))
@@ -203,7 +205,15 @@ def _list_query(request: Request) -> JobQuery:
     if cursor and not ID_PATTERN.match(cursor):
         raise BadRequest("cursor must come from the page before")
     route = query_value(request, "route") or ""
-    return JobQuery(states=frozenset(states), route=route, cursor=cursor, limit=int(limit or 50))
+    owner = query_value(request, "owner") or None
+    return JobQuery(states=frozenset(states), route=route, owner=owner, cursor=cursor, limit=int(limit or 50))
+
+
+def _listed(job: Job, encoded: bytes, query: JobQuery) -> bytes:
+    """Name the owner where the list is not of one."""
+    if query.owner != EVERYBODY:
+        return encoded
+    return b'{"owner":%s,%s' % (pydantic_core.to_json(job.owner), encoded[1:])
 
 
 def _wait_seconds(request: Request) -> float:

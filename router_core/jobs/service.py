@@ -26,10 +26,12 @@ from router_core.jobs.dispatch import Dispatcher, foretell, tell
 from router_core.jobs.failpoints import failpoint
 from router_core.jobs.inputs import Dumped, blob_keys, copy_input, fingerprint, pack
 from router_core.jobs.job import MAX_CRASHES, TERMINAL, Job, State, Tombstone
+from router_core.jobs.owners import may_see, seen_by
 from router_core.jobs.result import Result
 from router_core.jobs.store import Added, EventPage, IdempotencyKey, JobQuery, Page, Store
 from router_core.jobs.submission import DEFAULT_OPTIONS, SubmitOptions, rank, scope_hash
 from router_core.jobs.watch import Hub
+from router_core.routing.permission import check_permission
 from router_core.routing.route import Route
 from router_core.settings import Settings
 from router_core.telemetry.events import Events, Note
@@ -56,9 +58,9 @@ class NoRoute(Conflict):
 
 
 class JobService:
-    """Jobs as their owners see them.
+    """Jobs as their owners see them, and those who manage the jobs of all owners.
 
-    A record of somebody else is answered exactly like one that does not exist.
+    To everybody else a record of another owner is answered exactly like one that does not exist.
     """
 
     def __init__(
@@ -229,11 +231,11 @@ class JobService:
         return self.settings.retention if own is None else own
 
     async def get(self, job_id: str, principal: Principal) -> Job:
-        """Return a job of the caller's. Raises NotFound, or Gone after its retention."""
+        """Return a job that the caller may see. Raises NotFound, or Gone after its retention."""
         if not ID_PATTERN.match(job_id):
             raise _unknown()
         found = await self.store.get(job_id)
-        if found is None or found.owner != principal.id:
+        if found is None or not may_see(found.owner, principal):
             raise _unknown()
         if isinstance(found, Tombstone):
             raise Gone("this job has ended and its result is not kept any more", code="job_gone")
@@ -268,8 +270,8 @@ class JobService:
         return job
 
     async def find(self, query: JobQuery, principal: Principal) -> Page:
-        """List jobs of the caller's, newest first."""
-        return await self.store.find(replace(query, owner=principal.id))
+        """List jobs, newest first: the caller's, or those of ``query.owner`` that he manages."""
+        return await self.store.find(seen_by(query, principal))
 
     async def result(self, job: Job) -> Result:
         """Return the result of a job. Raises Gone when its blob is gone."""
@@ -316,7 +318,8 @@ class JobService:
     ) -> Added:
         """Run the input of a failed, cancelled or expired job again, as a new job.
 
-        The old record stays as it is; the new one names it. Raises Conflict for a job in another state.
+        The old record stays as it is; the new one names it, and has the same owner. Raises Conflict for a job
+        in another state, and Forbidden for a route that the caller may not call (any more).
         """
         if self.draining:
             raise Draining("this server is going away; another one takes the job", retry_after=2)
@@ -326,6 +329,9 @@ class JobService:
         route = self.routes.get(job.route)
         if route is None:
             raise NoRoute(f"this service has no route {job.route!r} any more")
+        check_permission(route, principal)
+        if job.owner != principal.id:
+            principal = replace(principal, id=job.owner)
         options = options.check().allowed_by(self._dispatcher.abilities)
         await self._check_webhook(options)
         webhook = options.webhook or (pydantic_core.from_json(job.webhook)["url"] if job.webhook else "")

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from router_core.errors import BadRequest, Forbidden, Misconfigured
 from router_core.middleware.exchange import Authenticator, Exchange, Gate, Matcher
+from router_core.routing.permission import check_permission
 from router_core.settings import Settings
 from router_core.types import Principal
 
@@ -181,16 +182,12 @@ def authenticate_gate(
 
 
 def scopes_gate() -> Gate:
-    """Require the scopes of the route."""
+    """Require what the route asks for; a route that says nothing is open to administrators alone."""
 
     def scopes(exchange: Exchange) -> None:
         match, principal = exchange.match, exchange.principal
         if match is None or principal is None:
             raise RuntimeError("scopes are judged after matching and authentication")
-        for scope in match.route.scopes:
-            if not principal.may(scope):
-                raise Forbidden(
-                    f"this needs the scope {scope!r}", code="scope_missing", extra={"scope": scope}
-                )
+        check_permission(match.route, principal)
 
     return scopes

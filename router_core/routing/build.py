@@ -14,6 +14,7 @@ from router_core.binding.signature import location, target_of
 from router_core.errors import Misconfigured
 from router_core.records import dataclass
 from router_core.routing.options import check_options
+from router_core.routing.permission import default_scopes
 from router_core.routing.route import JobOptions, Route
 
 __all__ = ["JobKeywords", "Record", "RouteKeywords", "build_route", "normal_methods"]
@@ -95,6 +96,10 @@ def build_route(record: Record) -> Route:
         raise Misconfigured(f"{where}: a job is submitted by POST; GET reads jobs, so it cannot start one")
     plan = compile_plan(func, path=record.path, methods=record.methods, job=kind == "job")
     summary, description = _doc(func)
+    public = options.get("public", False)
+    scopes = tuple(dict.fromkeys((*record.scopes, *options.get("scopes", ()))))
+    if not scopes and not public:
+        scopes = default_scopes(record.methods, kind == "job")
     return Route(
         key=record.path,
         methods=record.methods,
@@ -108,8 +113,8 @@ def build_route(record: Record) -> Route:
         description=options.get("description") or description,
         tags=tuple(dict.fromkeys((*record.tags, *options.get("tags", ())))),
         status=options.get("status", 200),
-        scopes=tuple(dict.fromkeys((*record.scopes, *options.get("scopes", ())))),
-        public=options.get("public", False),
+        scopes=scopes,
+        public=public,
         include_in_schema=options.get("include_in_schema", True),
         deprecated=options.get("deprecated", False),
         max_body_bytes=options.get("max_body_bytes"),

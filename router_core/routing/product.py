@@ -20,14 +20,20 @@ def product_route(
     method: str, path: str, handler: Handler, summary: str = "", *, public: bool = False,
     scopes: tuple[str, ...] = (), tags: tuple[str, ...] = (), in_schema: bool = True,
     meta: Mapping[str, Any] | None = None, realm: str = "", max_body_bytes: int | None = None,
+    any_caller: bool = False,
 ) -> Route:  # fmt: skip
-    """Return a route that hands the request to ``handler`` as it is; path values are in ``path_params``."""
+    """Return a route that hands the request to ``handler`` as it is; path values are in ``path_params``.
+
+    Its permission is one of ``scopes``, ``public``, ``any_caller`` and ``realm``: without any it is open to
+    administrators alone.
+    """
     func = _with_path_values(handler, path)
     return Route(
         key=f"{method} {path}", methods=(method,), path=path, func=func,
         plan=compile_plan(func, path=path, methods=(method,)), kind="call", job=JobOptions(), internal=True,
         summary=summary, description=inspect.getdoc(handler) or "", public=public, scopes=scopes, tags=tags,
         include_in_schema=in_schema, meta=dict(meta or {}), realm=realm, max_body_bytes=max_body_bytes,
+        any_caller=any_caller,
     )  # fmt: skip
 
 

@@ -65,9 +65,11 @@ class Route:
     tags: tuple[str, ...] = ()
     status: int = 200
     scopes: tuple[str, ...] = ()
-    """What a caller must hold; empty means any authenticated caller."""
+    """What a caller must hold, all of them; of ``a|b`` either. See ``routing/permission.py``."""
     public: bool = False
     """Served without authentication (health, docs)."""
+    any_caller: bool = False
+    """Open to every known caller, who finds his own there, or is judged by what he asks for."""
     realm: str = ""
     """Whose keys open it: ``worker`` those of remote workers and no others, empty those of callers."""
     internal: bool = False

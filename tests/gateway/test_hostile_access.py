@@ -17,7 +17,7 @@ from router_core.testing.upstream_faults import status
 from tests.gateway.serving import chat, house, models_yaml
 
 PLAIN, MANAGER, OTHER = generate_key().key, generate_key().key, generate_key().key
-KEYS = f"plain:{PLAIN}:models,manager:{MANAGER}:endpoints:manage"
+KEYS = f"plain:{PLAIN}:models:call,manager:{MANAGER}:endpoints:manage"
 ENDPOINT = """
 endpoints:
   - {name: e1, driver: none, url: 'http://127.0.0.1:1'}

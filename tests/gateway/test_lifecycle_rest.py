@@ -234,7 +234,7 @@ async def test_no_endpoints_at_all(clock: FakeClock) -> None:
 
 async def test_rights(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Who may read may not wake or sleep; the right is named in the document; who did it is written down."""
-    keys = f"boss:{ADMIN}:endpoints:manage,reader:{READER}:none"
+    keys = f"boss:{ADMIN}:endpoints:manage,reader:{READER}:read"
     async with served(two(hub, b120b="paused"), clock, api_keys=keys) as (client, one):
         reader = {"authorization": f"Bearer {READER}"}
         assert (await client.get("/api/endpoints/status")).status == 401

@@ -33,6 +33,7 @@ class OneRoute:
 
     def __init__(self, **route: Any) -> None:
         defaults: dict[str, Any] = {"key": "/x", "public": False, "realm": "", "scopes": (), "kind": "call"}
+        defaults["any_caller"] = True
         defaults["max_body_bytes"] = None
         defaults["meta"] = {}
         self.route = SimpleNamespace(**{**defaults, **route})

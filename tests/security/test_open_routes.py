@@ -48,7 +48,7 @@ async def words() -> AsyncIterator[str]:
 
 def service() -> App:
     """Return a service as the local provider assembles it."""
-    settings = Settings(jobs="memory://", blobs="memory://", api_keys=f"reader:{READER}:read")
+    settings = Settings(jobs="memory://", blobs="memory://", api_keys=f"reader:{READER}:words")
     return build_app(router, settings, extra_routes=local_routes)
 
 

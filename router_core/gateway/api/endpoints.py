@@ -86,7 +86,7 @@ def endpoints_router(lifecycle: Lifecycle) -> Router:
     router = Router(prefix="/api/endpoints", tags=_TAGS)
     orders = _Orders(lifecycle)
 
-    @router.get("/status")
+    @router.get("/status", scopes=("read",))
     async def endpoints_status(request: Request) -> Listing:
         """Tell how all endpoints stand.
 
@@ -94,7 +94,7 @@ def endpoints_router(lifecycle: Lifecycle) -> Router:
         """
         return Listing(True, await lifecycle.status(who=request.principal.id))
 
-    @router.get("/status/{name}")
+    @router.get("/status/{name}", scopes=("read",))
     async def endpoint_status(request: Request, name: str) -> One:
         """Tell how one endpoint stands, and what its provider says."""
         status, detail = await lifecycle.status_of(name, who=request.principal.id)

@@ -50,6 +50,7 @@ _SUMMARIES: Final = {
     "images/generations": "Make images of a description",
     "responses": "Answer, with OpenAI's newer interface",
 }
+_LOOKS: Final = ("models:call|read",)
 _STREAM_HEADERS: Final = (
     ("content-type", "text/event-stream"),
     ("cache-control", "no-cache"),
@@ -74,16 +75,21 @@ class OpenAIRoutes:
             name = endpoint.replace("/", "_")
             handler = functools.partial(self.serve, endpoint)
             meta = {**OPENAI_ERRORS, TASKLESS: True, "openapi": describe(endpoint)}
-            router.post(f"/v1/{endpoint}", meta=meta, name=name, summary=_SUMMARIES[endpoint])(handler)
+            router.post(
+                f"/v1/{endpoint}", meta=meta, name=name, summary=_SUMMARIES[endpoint], scopes=("models:call",)
+            )(handler)
 
-        @router.get("/v1/models", meta={**OPENAI_ERRORS, "openapi": MODELS}, summary="List the models")
+        @router.get(
+            "/v1/models", meta={**OPENAI_ERRORS, "openapi": MODELS}, summary="List the models", scopes=_LOOKS
+        )
         async def list_models() -> dict[str, Any]:
             routers = self._registry.snapshot.models.values()
             return {"object": "list", "data": [router.info() for router in routers]}
 
         @router.get(
-            "/v1/models/{model:path}", meta={**OPENAI_ERRORS, "openapi": MODEL}, summary="Describe one model"
-        )
+            "/v1/models/{model:path}", meta={**OPENAI_ERRORS, "openapi": MODEL}, summary="Describe one model",
+            scopes=_LOOKS,
+        )  # fmt: skip
         async def get_model(model: str) -> dict[str, Any]:
             return self._registry.snapshot.models[model].info()
 

@@ -122,7 +122,9 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
     """Return the two routes."""
     router = Router(prefix="/api", tags=("routing",))
 
-    @router.post("/route", summary="Send a prompt to the model that the rules choose")
+    @router.post(
+        "/route", summary="Send a prompt to the model that the rules choose", scopes=("models:call",)
+    )
     async def route(body: RouteRequest, request: Request) -> RouteAnswer:
         began = time.monotonic()
         call = _call(body, request.principal, request.id)
@@ -152,7 +154,10 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
         # the annotation describes the body; beside it go the headers that explain the decision
         return cast(RouteAnswer, Response(200, headers, answer.model_dump_json(by_alias=True).encode()))
 
-    @router.post("/routing/test", summary="Say where a request would go, and why, without making it")
+    @router.post(
+        "/routing/test", summary="Say where a request would go, and why, without making it",
+        scopes=("routing:test",),
+    )  # fmt: skip
     async def test(body: TestRequest, request: Request) -> dict[str, Any]:
         metadata = Metadata(
             request_type=body.request_type, user_tier=body.user_tier, tags=body.tags, **body.custom

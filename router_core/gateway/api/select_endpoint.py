@@ -44,7 +44,7 @@ class EndpointSelector:
 
         @router.post(
             "/select_endpoint", summary="Send a message to the first endpoint that answers",
-            meta={"openapi": ANY_JSON},
+            meta={"openapi": ANY_JSON}, scopes=("models:call",),
         )  # fmt: skip
         async def select_endpoint(request: Request) -> Response:
             """Try the endpoints of ENDPOINT_LIST in random order until one answers with 200.
