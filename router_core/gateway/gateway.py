@@ -17,11 +17,17 @@ from router_core.gateway.accounting.metrics import GatewayMetrics
 from router_core.gateway.accounting.prices import Prices
 from router_core.gateway.accounting.sinks import JsonLinesFile, Sink
 from router_core.gateway.admission import Admission
+from router_core.gateway.analytics.collect import Collector
+from router_core.gateway.analytics.deployments import Deployments
+from router_core.gateway.analytics.keeper import Analytics
+from router_core.gateway.api.analytics import analytics_router
 from router_core.gateway.api.endpoints import endpoints_router
 from router_core.gateway.api.openai import OpenAIRoutes
+from router_core.gateway.api.overview import overview_router
+from router_core.gateway.api.requests import requests_router
 from router_core.gateway.api.route import routing_router
 from router_core.gateway.api.select_endpoint import EndpointSelector
-from router_core.gateway.call import Call
+from router_core.gateway.call import Attempt, Call
 from router_core.gateway.config.load import load_config
 from router_core.gateway.config.watch import ConfigWatcher
 from router_core.gateway.environment import from_environment
@@ -85,7 +91,7 @@ class Gateway:
             sink = JsonLinesFile(records)
         self.journal = Journal(self.events)
         self.ledger = Ledger(
-            self.prices, self.metrics, self.events, self.clock, sink=sink, on_stream=self.journal.settled
+            self.prices, self.metrics, self.events, self.clock, sink=sink, on_stream=self._stream_settled
         )
         self._own_state = state is not None
         self._state: StateStore = state or MemoryStateStore(self.clock)
@@ -100,6 +106,10 @@ class Gateway:
             price_of=self.prices.price,
             locate=self.lifecycle.url_of,
         )
+        self.analytics = Analytics(
+            Collector(self.clock), Deployments(self.metrics, self._model_of), self._state, self.clock,
+            self.events, lambda: {"version": self.registry.snapshot.version},
+        )  # fmt: skip
         self.metrics.watch(lambda: self.registry.snapshot.candidates.values())
         self._random = rng or random.Random()  # noqa: S311 - spreads calls, keeps no secret
         self.pipeline = self._pipeline()
@@ -108,6 +118,7 @@ class Gateway:
         self.router = self._router()
         self.router.extend(self)
         self.router.on_startup(self.ledger.write_at_once)
+        self.router.on_startup(self.analytics.flush_with_calls)
         self.router.on_startup(self._open_state)
         self.router.on_startup(self.tell)
         self.router.on_shutdown(self.stop)
@@ -143,10 +154,12 @@ class Gateway:
         if not self._own_state and getattr(host.state, "multi_process", True):
             self._state = host.state
             self.lifecycle.share(host.state)
+            self.analytics.share(host.state)
         loops: list[Any] = [
             Prober(self.registry, self.events, ready=self.lifecycle.ready, ledger=self.ledger),
             EndpointUpkeep(self.lifecycle, self.events),
             self.ledger,
+            self.analytics,
         ]
         # without a file it only sees to clients that were replaced
         loops.append(ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain,
@@ -173,6 +186,7 @@ class Gateway:
         """Hand over the last accounts and close the connections."""
         await self.lifecycle.aclose()
         await self.ledger.aclose()
+        await self.analytics.aclose()
         await self.registry.aclose()
         await self.transport.aclose()
 
@@ -200,6 +214,9 @@ class Gateway:
             routing_router(self.pipeline, self.registry),
             selector.router(),
             endpoints_router(self.lifecycle),
+            requests_router(self.analytics, self.registry),
+            analytics_router(self.analytics, self.registry),
+            overview_router(self.analytics, self.registry, self.lifecycle),
         ):
             router.include_router(part)
         return router
@@ -208,6 +225,17 @@ class Gateway:
         """Count a call that has ended or begun to stream, and tell of it."""
         self.metrics.called(call, model_id, outcome)
         self.journal.called(call, model_id, outcome)
+        self.analytics.called(call, model_id, outcome)
+
+    def _stream_settled(self, call: Call, attempt: Attempt) -> None:
+        """Take an attempt of a stream that has been booked, with which the call may have ended."""
+        self.journal.settled(call, attempt)
+        self.analytics.settled(call, attempt)
+
+    def _model_of(self, deployment_id: str) -> str:
+        """Return the model of a deployment; empty where it is gone."""
+        candidate = self.registry.snapshot.candidates.get(deployment_id)
+        return "" if candidate is None else candidate.deployment.model_id
 
     def _in_flight(self, endpoint: str) -> int:
         """Return the calls that an endpoint is serving."""

@@ -75,6 +75,10 @@ class Counter:
         cell = self._cells.get(labels)
         return 0.0 if cell is None else cell[0]
 
+    def items(self) -> list[tuple[Labels, float]]:
+        """Return every series with its sum."""
+        return [(labels, cell[0]) for labels, cell in self._cells.copy().items()]
+
     def lines(self) -> Iterable[str]:
         """Return the sample lines."""
         for labels, (value,) in sorted(self._cells.copy().items()):
@@ -134,6 +138,10 @@ class Histogram:
     def count(self, labels: Labels = ()) -> float:
         """Return how many values one series has."""
         return sum(self._series[labels][:-1]) if labels in self._series else 0.0
+
+    def total(self, labels: Labels = ()) -> float:
+        """Return the sum of one series' values."""
+        return self._series[labels][-1] if labels in self._series else 0.0
 
     def lines(self) -> Iterable[str]:
         """Return the sample lines."""

@@ -17,7 +17,7 @@ from router_core.gateway.resilience.standing import Standing
 from router_core.gateway.values import Deployment
 from router_core.telemetry.metrics import BUCKETS, Counter, Gauge, Histogram, Metrics
 
-__all__ = ["UNKNOWN", "DeploymentCells", "GatewayMetrics", "Watched"]
+__all__ = ["UNKNOWN", "DeploymentCells", "GatewayMetrics", "Watched", "score"]
 
 UNKNOWN: Final = "unknown"
 _MANY: Final = 20
@@ -229,7 +229,7 @@ class GatewayMetrics:
             in_flight[name] = standing.inflight
             queue[name] = standing.queue
             circuit[name] = _CIRCUIT[standing.circuit]
-            health.setdefault((deployment.model_id,), []).append(_score(standing, now))
+            health.setdefault((deployment.model_id,), []).append(score(standing, now))
         self.in_flight.replace(in_flight)
         self.queue.replace(queue)
         self.circuit.replace(circuit)
@@ -254,7 +254,7 @@ def _observe(series: list[float], value: float) -> None:
     series[-1] += value
 
 
-def _score(standing: Standing, now: float) -> float:
+def score(standing: Standing, now: float) -> float:
     """Return the share of calls that would succeed, as far as the last ones tell; 0 for one that is out."""
     if standing.out(now) in _ILL:
         return 0.0
