@@ -16,17 +16,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from router_core.testing.ports import free_port
+
 __all__ = ["Load", "cpu_seconds", "free_port", "pinned", "rss_bytes", "serve", "wrk", "wrk_load"]
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def free_port() -> int:
-    """Return a port of loopback that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 def pinned(core: int) -> list[str]:

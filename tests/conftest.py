@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.parts import AWS_VARIABLES, aws_emulator
-
 # Before anything imports them: asserts outside of test modules would check nothing under `python -O`.
 pytest.register_assert_rewrite(
     "router_core.testing", "tests.jobs.running", "tests.jobs.serving", "tests.local.tiny_app"
 )
+
+from tests.parts import AWS_VARIABLES, aws_emulator  # noqa: E402 - it imports some of them
 
 # A shell starts its background jobs with Ctrl-C ignored, and what tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,10 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from router_core.testing.ports import free_port
+
 __all__ = ["Served", "free_port", "served"]
 
 ROOT = Path(__file__).parent.parent
-_START = 30.0
+_START = 90.0
 _STOP = 40.0
 _LOG = 5_000
 """Characters of a log that a failure shows: its end."""
@@ -41,14 +42,6 @@ class Served:
         if self.process.poll() is None:
             self.process.send_signal(sig)
         return self.process.wait(_STOP)
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on at the moment."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
 
 
 @contextmanager

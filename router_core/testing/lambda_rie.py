@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+from router_core.testing.ports import free_port
+
 __all__ = ["Emulator", "Invoked"]
 
 _PATH = "/2015-03-31/functions/function/invocations"
@@ -68,7 +70,7 @@ class Emulator:
         self._port = 0
 
     def __enter__(self) -> Self:
-        self._port, runtime = _free_ports()
+        self._port, runtime = free_port(), free_port()
         self._log = tempfile.TemporaryFile()
         command = [
             str(self._binary), "--log-level", "info", "--runtime-interface-emulator-address",
@@ -129,10 +131,3 @@ class Emulator:
     def init_ms(self) -> list[float]:
         """Return how long each start of the function took."""
         return [float(found) for found in _INIT.findall(self.log())]
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        return one.getsockname()[1], other.getsockname()[1]

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
+from router_core.testing.ports import HeldPort
 from router_core.testing.upstream_faults import Behaviour
 from router_core.testing.upstream_openai import openai
 from router_core.testing.upstream_wire import Exchange, Seen, Wire
@@ -54,6 +55,7 @@ class Upstream:
         self._wires: set[Wire] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._held: HeldPort | None = None
         self._changed = asyncio.Event()
         self.loop: asyncio.AbstractEventLoop | None = None
         """Where it runs, once it was started."""
@@ -81,16 +83,18 @@ class Upstream:
         if self._server is None:
             loop = asyncio.get_running_loop()
             self.loop = loop
+            if not self.port:
+                self._held = HeldPort()
+                self.port = self._held.number
             self._server = await loop.create_server(
                 lambda: Wire(self), "127.0.0.1", self.port, ssl=self._tls, reuse_address=True, backlog=2048,
                 # Nobody is waited for who does not answer to a farewell.
                 ssl_shutdown_timeout=0.05 if self._tls else None,
             )  # fmt: skip
-            self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     async def stop(self) -> None:
-        """Die as a killed process does: the port is closed and every connection reset."""
+        """Die as a killed process does: every connection is reset, and until ``start`` others are refused."""
         if self._server is not None:
             self._server.close()
             self._server = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from handlers.cli.main import main
 from router_core.client import Client, Retry, connect
 from router_core.client.errors import CannotConnect
 from tests.client.cutting_proxy import CuttingProxy
+from tests.served import free_port
 
 pytestmark = pytest.mark.process
 
@@ -47,12 +47,6 @@ def invert(image: File) -> File:
 def add(a: int, b: int) -> int:
     return a + b
 """
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on at the moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def wait_until_ready(url: str) -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.served import free_port
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -26,9 +27,7 @@ Script = Callable[..., dict[str, Any]]
 def service_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Serve the test service on loopback, with the stores that users get by default."""
     folder = tmp_path_factory.mktemp("compat")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     environment = {
         **os.environ,
         "PORT": str(port),

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.served import free_port
 
 pytestmark = pytest.mark.process
 CONFIG = """
@@ -30,9 +31,7 @@ BODY = b'{"model":"m","messages":[{"role":"user","content":"hi"}]}'
 def serving(folder: Path) -> Iterator[int]:
     """Serve a gateway by two processes; yields their port. They have to end well."""
     (folder / "gateway.yaml").write_text(CONFIG)
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     environ = {
         **os.environ, "ROUTER_GATEWAY": "gateway.yaml", "ROUTER_GATEWAY_RECORDS": "records.jsonl",
         "PYTHONPATH": str(Path(__file__).parents[2]), "ROUTER_LOG_LEVEL": "error",

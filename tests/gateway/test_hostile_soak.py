@@ -39,6 +39,7 @@ from router_core.testing.upstream_faults import (
 )
 from router_core.testing.upstream_openai import models, openai_chat, openai_stream
 from tests.gateway.serving import House, chat, models_yaml, on_socket
+from tests.served import free_port
 
 pytestmark = pytest.mark.soak
 
@@ -171,9 +172,7 @@ def test_a_minute_of_chaos_leaves_nothing_behind() -> None:
 def process(folder: Path, url: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run the gateway as its users do; yields the process and its port."""
     (folder / "gateway.yaml").write_text(models_yaml(url))
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
+    port = free_port()
     environ = {
         **os.environ, "ROUTER_GATEWAY": str(folder / "gateway.yaml"),
         "ROUTER_GATEWAY_RECORDS": str(folder / "records.jsonl"),
