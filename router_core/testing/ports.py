@@ -1,8 +1,8 @@
 """Ports of 127.0.0.1 for servers that tests start, stop and start again: others are not given them.
 
 A port that was found free and let go may be somebody else's a moment later, if only as the near end of a
-connection. On Linux a socket that is bound and does not listen keeps it: a server with ``SO_REUSEADDR``, which
-nearly all have, listens there all the same, and until it does, callers are refused.
+connection. On Linux a socket that is bound and does not listen keeps it: a server with ``SO_REUSEADDR``,
+which nearly all have, listens there all the same, and until it does, callers are refused.
 """
 
 from __future__ import annotations
