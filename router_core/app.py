@@ -8,13 +8,13 @@ A job:   adapter -> handle -> service.submit -> store.add, dispatcher.dispatch -
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from router_core.binding.depends import DependencyScope, run_hook
-from router_core.errors import RouterError
 from router_core.telemetry.events import Events, Note
+from router_core.telemetry.health import timed
 
 if TYPE_CHECKING:
     from router_core.clock import Clock
@@ -274,8 +274,8 @@ class App:
             "started": {"ok": self._started},
             "draining": {"ok": not self._drained},
         }
-        checks["store"] = await self._ping(self.parts.store.ping)
-        checks["blobs"] = await self._ping(self.parts.blobs.ping)
+        checks["store"] = await timed(self.parts.store.ping)
+        checks["blobs"] = await timed(self.parts.blobs.ping)
         now = self.parts.clock.now()
         for part in self.parts.upkeep if self._background else ():
             checks[part.name] = {"ok": part.ready(now)}
@@ -285,13 +285,3 @@ class App:
             checks["worker"] = {"ok": worker["ready"], **worker}
         failing = [name for name, check in checks.items() if not check["ok"]]
         return {"ready": not failing, "reasons": failing, "checks": checks}
-
-    async def _ping(self, ping: Callable[[], Awaitable[None]]) -> dict[str, Any]:
-        try:
-            await asyncio.wait_for(ping(), _PING_SECONDS)
-        except (RouterError, TimeoutError) as error:
-            return {"ok": False, "reason": str(error) or "no answer in time"}
-        return {"ok": True}
-
-
-_PING_SECONDS = 6.0

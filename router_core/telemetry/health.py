@@ -5,18 +5,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
 
+from router_core.errors import RouterError
 from router_core.http.message import Request, Response
 from router_core.telemetry.metrics import CONTENT_TYPE, Metrics
 
-__all__ = ["Health", "Stats"]
+__all__ = ["Health", "Ping", "Stats", "timed"]
 
 Ready = Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
+Ping = Callable[[], Awaitable[None]]
+_PING_SECONDS: Final = 6.0
+_SERVICE: Final = "router-core service"
 _NO_STORE = (("cache-control", "no-store"),)
 
 
@@ -43,31 +50,33 @@ class Health:
     service: str = ""
     version: str = ""
     started_at: float = field(default_factory=time.time)
+    beside: dict[str, Ping] = field(default_factory=dict)
+    """What else is asked for details, by name; a service takes work without it."""
 
     async def live(self, request: Request) -> Response:
         """Answer 200 as long as this process can answer at all."""
-        body = {"status": "ok", "service": self.service, "version": self.version}
-        return Response.json({key: value for key, value in body.items() if value}, headers=_NO_STORE)
+        return Response.json(self._told("healthy"), headers=_NO_STORE)
 
     async def readiness(self, request: Request) -> Response:
         """Answer 200 when work is taken, otherwise 503 and why."""
         state = await self._state()
         if state["ready"]:
-            return Response.json({"status": "ready"}, headers=_NO_STORE)
+            return Response.json(self._told("ready"), headers=_NO_STORE)
         # names only: anybody may ask this
-        body = {"status": "not_ready", "reasons": _failing(state)}
+        body = {**self._told("not_ready"), "reasons": _failing(state)}
         return Response.json(body, 503, (*_NO_STORE, ("retry-after", "1")))
 
     async def detailed(self, request: Request) -> Response:
         """Answer with everything that an operator asks first."""
         state = dict(await self._state())
         body: dict[str, Any] = {
-            "status": "ready" if state.pop("ready") else "not_ready",
-            "service": self.service,
-            "version": self.version,
+            **self._told("ready" if state.pop("ready") else "not_ready"),
             "uptime_s": round(time.time() - self.started_at, 3),
             **state,
         }
+        if self.beside:
+            pings = await asyncio.gather(*map(timed, self.beside.values()))
+            body["dependencies"] = dict(zip(self.beside, pings, strict=True))
         stats = await self._stats()
         if stats is not None:
             body["jobs"] = _by_route(stats)
@@ -91,6 +100,12 @@ class Health:
                 self.metrics.oldest_queued.set(_age(stats))
         return Response.text(self.metrics.render(), content_type=CONTENT_TYPE, headers=_NO_STORE)
 
+    def _told(self, status: str) -> dict[str, Any]:
+        """Return what every answer says."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        version = self.version or _own_version()
+        return {"status": status, "timestamp": at, "service": self.service or _SERVICE, "version": version}
+
     async def _state(self) -> Mapping[str, Any]:
         try:
             state = self.ready()
@@ -107,6 +122,27 @@ class Health:
             return await self.stats()
         except Exception:
             return None
+
+
+async def timed(ping: Ping) -> dict[str, Any]:
+    """Ask something whether it is there: ``ok``, how long that took, and a reason where it is not."""
+    began = time.perf_counter()
+    try:
+        async with asyncio.timeout(_PING_SECONDS):
+            await ping()
+    except (RouterError, TimeoutError, OSError) as error:
+        found: dict[str, Any] = {"ok": False, "reason": str(error) or "no answer in time"}
+    else:
+        found = {"ok": True}
+    return {**found, "latency_ms": round((time.perf_counter() - began) * 1000, 3)}
+
+
+@functools.cache
+def _own_version() -> str:
+    """Return the version of this package, for services that have none; looked up by who asks for health."""
+    from router_core import __version__
+
+    return str(__version__)
 
 
 def _failing(state: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
@@ -49,6 +50,11 @@ _CASES = [
 ]  # fmt: skip
 
 
+def _timeless(body: object) -> object:
+    """Return a body without the moment that health answers say."""
+    return re.sub(rb'"timestamp":"[^"]*"', b"", body) if isinstance(body, bytes) else body
+
+
 @pytest.mark.parametrize("request_", _CASES, ids=lambda r: f"{r.method} {r.path}")
 async def test_every_answer_is_that_of_the_whole_app(request_: Request) -> None:
     """Calls, mistakes, documents, jobs; in whatever order they come."""
@@ -59,7 +65,8 @@ async def test_every_answer_is_that_of_the_whole_app(request_: Request) -> None:
     wanted = await app.handle(request_)
     made.clear()
     got = await calls.handle(request_)
-    assert (got.status, got.headers, got.body) == (wanted.status, wanted.headers, wanted.body)
+    assert (got.status, got.headers) == (wanted.status, wanted.headers)
+    assert _timeless(got.body) == _timeless(wanted.body)
     await calls.stop()
     await app.stop(0)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import datetime
 from typing import Any
 
+from router_core.errors import StoreError
 from router_core.http.message import Request, Response
 from router_core.jobs.job import State
 from router_core.jobs.store import StoreStats
@@ -37,15 +39,21 @@ def health(*, ok: bool = True, stats: Any = None) -> Health:
 async def test_live_is_200_whatever_else_is_down() -> None:
     """Restarting this process would not mend a store."""
     answer = await health(ok=False).live(ASK)
-    assert (answer.status, content(answer)) == (200, {"status": "ok", "service": "demo", "version": "1.2"})
+    body = content(answer)
+    assert datetime.fromisoformat(body.pop("timestamp")).tzinfo is not None
+    assert (answer.status, body) == (200, {"status": "healthy", "service": "demo", "version": "1.2"})
 
 
 async def test_ready_and_not_ready() -> None:
     """503 with the names of what fails, and no more than the names."""
-    assert content(await health().readiness(ASK)) == {"status": "ready"}
+    ready = content(await health().readiness(ASK))
+    assert ready.pop("timestamp").endswith("Z")
+    assert ready == {"status": "ready", "service": "demo", "version": "1.2"}
     answer = await health(ok=False).readiness(ASK)
     assert (answer.status, answer.header("retry-after")) == (503, "1")
-    assert content(answer) == {"status": "not_ready", "reasons": ["store"]}
+    body = content(answer)
+    assert (body["status"], body["reasons"]) == ("not_ready", ["store"])
+    assert "secret" not in str(body)
 
 
 async def test_a_check_that_raises_is_not_ready() -> None:
@@ -69,6 +77,24 @@ async def test_detailed_shows_queues_and_ages() -> None:
     assert 4.9 < body["oldest_queued_s"] < 60
     assert body["checks"]["store"]["ok"] is True
     assert body["status"] == "ready"
+
+
+async def test_details_say_how_long_dependencies_take() -> None:
+    """Those without which a service goes on are told beside its own judgement, and do not change it."""
+
+    async def quick() -> None:
+        return
+
+    async def away() -> None:
+        raise StoreError("no answer")
+
+    routes = health()
+    routes.beside.update(state=away, cache=quick)
+    body = content(await routes.detailed(ASK))
+    assert body["status"] == "ready"
+    assert body["dependencies"]["cache"]["ok"] is True
+    assert body["dependencies"]["cache"]["latency_ms"] >= 0
+    assert body["dependencies"]["state"]["reason"] == "no answer"
 
 
 async def test_metrics_with_the_store_up_and_down() -> None:
