@@ -106,5 +106,5 @@ clean: ## Remove .venv, caches and build output
 .venv/.stamp-dev: pyproject.toml constraints.txt
 	@test -x .venv/bin/python || "$(PYTHON)" -m venv .venv
 	@echo "installing into .venv (once, a minute or two) ..."
-	@$(PIP) -e '.[local,gateway,examples,dev]'
+	@$(PIP) -e '.[local,gateway,encryption,examples,dev]'
 	@touch .venv/.stamp-run $@

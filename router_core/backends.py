@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from router_core.jobs.dispatch import Dispatcher
     from router_core.jobs.store import Store
     from router_core.jobs.worker import WorkerPool
+    from router_core.security.encryption import Cipher
     from router_core.state import StateStore
 
 __all__ = ["open_blobs", "open_jobs", "open_queue", "open_state"]
@@ -166,9 +167,24 @@ _STATE_PATIENCE: Final[Mapping[str, float]] = {"dynamodb": 2.0}
 """Seconds for one operation, where half of one is too little: a request over HTTPS in a cold process."""
 
 
+def _cipher(settings: Settings) -> Cipher | None:
+    """Return what encrypts everything that is kept; None where nothing is."""
+    if not settings.encryption_key:
+        return None
+    from router_core.security.encryption import Cipher, parse_encryption_keys
+
+    return Cipher(parse_encryption_keys(settings.encryption_key))
+
+
 def open_jobs(settings: Settings, clock: Clock) -> Store:
     """Return the job store that ``settings.jobs`` names; it is opened by ``App.start``."""
-    return cast("Store", _choose("ROUTER_JOBS", settings.jobs, _JOBS, "router_core.jobs", settings, clock))
+    store = cast("Store", _choose("ROUTER_JOBS", settings.jobs, _JOBS, "router_core.jobs", settings, clock))
+    cipher = _cipher(settings)
+    if cipher is None:
+        return store
+    from router_core.stores.encrypted import EncryptedJobStore
+
+    return cast("Store", EncryptedJobStore(store, cipher))
 
 
 def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
@@ -176,6 +192,12 @@ def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
     return cast(
         "BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock)
     )
+    cipher = _cipher(settings)
+    if cipher is None:
+        return store
+    from router_core.blobs.encrypted import EncryptedBlobStore
+
+    return EncryptedBlobStore(store, cipher)
 
 
 def open_state(settings: Settings, clock: Clock, events: Events) -> StateStore:
@@ -189,7 +211,15 @@ def open_state(settings: Settings, clock: Clock, events: Events) -> StateStore:
     from router_core.stores.state_guard import PATIENCE, GuardedStateStore
 
     patience = _STATE_PATIENCE.get(settings.state.partition("://")[0], PATIENCE)
-    return GuardedStateStore(store, clock, events, patience=patience)
+    guarded = GuardedStateStore(store, clock, events, patience=patience)
+    cipher = _cipher(settings)
+    if cipher is None:
+        return guarded
+    from router_core.stores.state_encrypted import EncryptedStateStore
+
+    return EncryptedStateStore(
+        guarded, cipher
+    )  # before the guard: what cannot be read is no store that is away
 
 
 def open_queue(settings: Settings, clock: Clock, pool: WorkerPool) -> Dispatcher:

@@ -44,6 +44,9 @@ class Settings:
     state: str = field(default="memory://", repr=False)
     """Where processes keep what they share: ``memory://`` (nothing), ``sqlite:///path``, ``dynamodb://table``,
     ``redis://host:port/db`` or ``rediss://``. ``REDIS_URL`` does where this is not set."""
+    encryption_key: str = field(default="", repr=False)
+    """Encrypts what jobs, blobs and state keep: base64 of 32 bytes, or several, the newest first; empty keeps
+    it readable."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = 8000
@@ -243,6 +246,7 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "max_body_bytes": ("ROUTER_MAX_BODY_BYTES",),
     "max_upload_bytes": ("ROUTER_MAX_UPLOAD_BYTES",),
     "max_header_bytes": ("ROUTER_MAX_HEADER_BYTES",),
+    "encryption_key": ("ROUTER_ENCRYPTION_KEY",),
     "max_json_depth": ("ROUTER_MAX_JSON_DEPTH",),
     "header_timeout": ("ROUTER_HEADER_TIMEOUT",),
     "body_timeout": ("ROUTER_BODY_TIMEOUT",),
