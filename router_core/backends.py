@@ -189,7 +189,7 @@ def open_jobs(settings: Settings, clock: Clock) -> Store:
 
 def open_blobs(settings: Settings, clock: Clock) -> BlobStore:
     """Return the blob store that ``settings.blobs`` names."""
-    return cast(
+    store = cast(
         "BlobStore", _choose("ROUTER_BLOBS", settings.blobs, _BLOBS, "router_core.blobs", settings, clock)
     )
     cipher = _cipher(settings)
