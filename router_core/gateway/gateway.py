@@ -30,6 +30,10 @@ from router_core.gateway.api.select_endpoint import EndpointSelector
 from router_core.gateway.call import Attempt, Call
 from router_core.gateway.config.load import load_config
 from router_core.gateway.config.watch import ConfigWatcher
+from router_core.gateway.control.addresses import PRIVATE_URLS, FencedResolver, flag
+from router_core.gateway.control.control import Control
+from router_core.gateway.control.reports import HealthReports
+from router_core.gateway.control.upkeep import ControlUpkeep, LookFirst
 from router_core.gateway.environment import from_environment
 from router_core.gateway.health.probes import Prober
 from router_core.gateway.lifecycle.drivers import Drivers
@@ -82,7 +86,9 @@ class Gateway:
         self.clock: Clock = clock or SystemClock()
         self._environ: Mapping[str, str] = SecretEnviron(dict(environ or {}), self._secrets)
         self._path = path
-        self.transport: Transport = transport or ConnectionPool()
+        self.transport: Transport = transport or ConnectionPool(
+            resolver=FencedResolver(lambda: self.control.fenced())
+        )
         self.metrics = GatewayMetrics()
         self.standings = Standings(self.events)
         self.prices = Prices()
@@ -113,6 +119,14 @@ class Gateway:
         self.metrics.watch(lambda: self.registry.snapshot.candidates.values())
         self._random = rng or random.Random()  # noqa: S311 - spreads calls, keeps no secret
         self.pipeline = self._pipeline()
+        self.control = Control(
+            lambda: self._state, self.registry.check, self._serve_by, self.clock, self.events,
+            environ=self._environ, private=flag(self._environ, PRIVATE_URLS),
+        )  # fmt: skip
+        self.reports = HealthReports(
+            lambda: self._state, lambda: self.registry.snapshot.models, self.clock, time.monotonic
+        )
+        self._look_first: LookFirst | None = LookFirst(self.control, self.reports, None)
         self.admission = admission
         self.apply(config if config is not None else self.read())
         self.router = self._router()
@@ -120,17 +134,24 @@ class Gateway:
         self.router.on_startup(self.ledger.write_at_once)
         self.router.on_startup(self.analytics.flush_with_calls)
         self.router.on_startup(self._open_state)
+        self.router.on_startup(self.control.start)
         self.router.on_startup(self.tell)
         self.router.on_shutdown(self.stop)
 
     @property
     def admission(self) -> Admission | None:
         """What limits calls; None: nothing does. May be set before the first call."""
-        return self.pipeline.admission
+        return self._admission
 
     @admission.setter
     def admission(self, admission: Admission | None) -> None:
-        self.pipeline.admission = admission
+        self._admission = self.pipeline.admission = admission
+        if self._look_first is not None:
+            self._look_first.inner, self.pipeline.admission = admission, self._look_first
+
+    def _look_beside(self) -> None:
+        """Look for other versions of the configuration in a loop from now on, and no more at calls."""
+        self._look_first, self.pipeline.admission = None, self._admission
 
     # -- configuration -----------------------------------------------------------------------------------
 
@@ -139,7 +160,12 @@ class Gateway:
         return load_config(self._path, self._environ) if self._path else from_environment(self._environ)
 
     def apply(self, config: GatewayConfig) -> None:
-        """Serve by another configuration from now on: all of it or, when Misconfigured is raised, nothing."""
+        """Serve by another file from now on, and what was configured through the API beside it: by all of
+        it or, when Misconfigured is raised, by what was before."""
+        self.control.follow(config)
+
+    def _serve_by(self, config: GatewayConfig) -> None:
+        """Make a whole configuration the current one. Raises Misconfigured, and then nothing has changed."""
         self.registry.check(config)
         self.lifecycle.apply(config.endpoints)
         self.registry.apply(config)
@@ -155,12 +181,15 @@ class Gateway:
             self._state = host.state
             self.lifecycle.share(host.state)
             self.analytics.share(host.state)
+        if host.settings.allow_private_urls:
+            self.control.allow_private()
         loops: list[Any] = [
             Prober(self.registry, self.events, ready=self.lifecycle.ready, ledger=self.ledger),
             EndpointUpkeep(self.lifecycle, self.events),
             self.ledger,
             self.analytics,
         ]
+        loops.append(ControlUpkeep(self.control, self.reports, self.events, began=self._look_beside))
         # without a file it only sees to clients that were replaced
         loops.append(ConfigWatcher(self._path, self.read, self.apply, self.events, drain=self.registry.drain,
                                    stale=self._secrets.stale))  # fmt: skip

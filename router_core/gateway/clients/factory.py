@@ -39,4 +39,9 @@ def make_client(deployment: Deployment, transport: Transport) -> ModelClient:
             f"deployment {deployment.id}: unknown type {deployment.type[:80]!r}; known: {known}"
         )
     module = import_module(f"router_core.gateway.clients.{found[0]}")
-    return cast(ModelClient, getattr(module, found[1])(deployment, transport))
+    client = cast(ModelClient, getattr(module, found[1])(deployment, transport))
+    if deployment.defaults:
+        from router_core.gateway.clients.defaults import with_defaults
+
+        return with_defaults(client)
+    return client

@@ -11,7 +11,7 @@ from router_core.gateway.config.section import Problems, near
 from router_core.gateway.rules.rule import Rule
 from router_core.gateway.values import MODEL_TYPES, EndpointSpec, GatewayConfig, Model
 
-__all__ = ["Draft", "check"]
+__all__ = ["Draft", "check", "check_chains"]
 
 
 @dataclass(slots=True)
@@ -37,13 +37,19 @@ def check(draft: Draft, beside: GatewayConfig, problems: Problems) -> GatewayCon
     default = names.get(draft.default_model[1], "")
     config = merge(GatewayConfig(tuple(models), specs, rules, default_model=default), beside)
     places = {mention.what: mention.line for read in draft.models for mention in reversed(read.mentions)}
-    for chain in (*CHAINS, "wake_fallback"):
-        _chain(chain, config.models, places, problems)
+    check_chains(config.models, places, problems)
     line, written = draft.default_model
     if written:
         _mentioned(Mention(line, "default_model", written), names, problems)
     _rules(draft.rules, names, problems)
     return config
+
+
+def check_chains(models: Iterable[Model], places: Mapping[str, int], problems: Problems) -> None:
+    """Note fallbacks that cannot serve the same calls, or go round; ``places`` has the lines of chains."""
+    models = tuple(models)
+    for chain in (*CHAINS, "wake_fallback"):
+        _chain(chain, models, places, problems)
 
 
 def _names(draft: Draft, beside: GatewayConfig, problems: Problems) -> dict[str, str]:

@@ -11,7 +11,7 @@ from router_core.gateway.reply import Reply
 from router_core.gateway.transport.protocol import Origin
 from router_core.gateway.values import MODEL_TYPES, Deployment, Timeouts
 
-__all__ = ["check_clients", "unfit"]
+__all__ = ["check_clients", "problem_of", "unfit"]
 
 
 class _Nowhere:
@@ -29,21 +29,22 @@ class _Nowhere:
 
 def check_clients(models: Iterable[ModelRead], problems: Problems) -> None:
     """Note what a client type misses, and models of a type that it cannot serve."""
-    from router_core.gateway.clients.factory import make_client
-
-    nowhere = _Nowhere()
     for read in models:
         for each in read.deployments:
-            if not each.sound:
-                continue
-            try:
-                client = make_client(each.deployment, nowhere)
-            except Misconfigured as error:
-                problems.add(each.line, error.detail)
-                continue
-            wrong = unfit(read.model.type, each.deployment, client.ENDPOINT_TABLE)
+            wrong = problem_of(read.model.type, each.deployment) if each.sound else ""
             if wrong:
                 problems.add(each.line, wrong)
+
+
+def problem_of(model_type: str, deployment: Deployment) -> str:
+    """Return what a deployment misses, or why it cannot serve a model of a type; empty: nothing."""
+    from router_core.gateway.clients.factory import make_client
+
+    try:
+        client = make_client(deployment, _Nowhere())
+    except Misconfigured as error:
+        return error.detail
+    return unfit(model_type, deployment, client.ENDPOINT_TABLE)
 
 
 def unfit(model_type: str, deployment: Deployment, table: Iterable[str]) -> str:

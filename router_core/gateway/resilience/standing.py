@@ -34,9 +34,9 @@ class Standing:
     """
 
     __slots__ = (
-        "_answered_at", "_breaker", "_cool_until", "_ejected_until", "_forget", "_latency", "_report",
-        "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "clear", "cooled_by", "failed", "id",
-        "inflight", "limit", "probe_detail", "probe_ok", "queue", "started",
+        "_advised_until", "_answered_at", "_breaker", "_cool_until", "_ejected_until", "_forget", "_latency",
+        "_report", "_unhealthy_since", "_unhealthy_until", "_upstream", "_window", "clear", "cooled_by",
+        "failed", "id", "inflight", "limit", "probe_detail", "probe_ok", "queue", "started",
     )  # fmt: skip
 
     def __init__(
@@ -63,7 +63,7 @@ class Standing:
         self._cool_until = self._ejected_until = 0.0
         self._answered_at = -inf
         """When a stream last had its first content."""
-        self._unhealthy_since = self._unhealthy_until = 0.0
+        self._unhealthy_since = self._unhealthy_until = self._advised_until = 0.0
         self.clear = True
         self.limit: float = inf
         self._forget = 0.0
@@ -88,6 +88,7 @@ class Standing:
         self._breaker.forget()
         self._latency = PeakEwma()
         self._cool_until = self._ejected_until = self._unhealthy_since = self._unhealthy_until = 0.0
+        self._advised_until = 0.0
         self._answered_at = -inf
         self.probe_ok, self.probe_detail = None, ""
         self.clear = True
@@ -134,7 +135,7 @@ class Standing:
             return "cooldown"
         if now < self._ejected_until:
             return "ejected"
-        if now < self._unhealthy_until:
+        if now < self._unhealthy_until or now < self._advised_until:
             return "unhealthy"
         return "" if self.inflight < self.limit else "busy"
 
@@ -142,7 +143,10 @@ class Standing:
         """Return when to try again, as far as that is known; ``now`` when it may be asked."""
         if not self.out(now):
             return now
-        at = max(self._breaker.back_at(now), self._cool_until, self._ejected_until, self._unhealthy_until)
+        at = max(
+            self._breaker.back_at(now), self._cool_until, self._ejected_until, self._unhealthy_until,
+            self._advised_until,
+        )  # fmt: skip
         return at if at > now else now + _SOON
 
     def begin(self, now: float, *, early: bool = False) -> Permit | None:
@@ -216,6 +220,19 @@ class Standing:
         if not was_out:
             self._tell("deployment_unhealthy", "warning", {"detail": detail[:200]})
 
+    def advise(self, until: float, detail: str, now: float) -> None:
+        """Leave it out until then, because somebody outside says that it is ill; a time that is over takes
+        that back. What is measured here changes nothing about it."""
+        was_out = now < self._advised_until
+        self._advised_until = until if until > now else 0.0
+        if until > now:
+            self.clear = False
+            if not was_out:
+                self._tell("deployment_reported_unhealthy", "warning", {"detail": detail[:200]})
+        elif was_out:
+            self._tell("deployment_reported_healthy", "info", {"detail": detail[:200]})
+            self.tidy(now)
+
     def eject(self, now: float, seconds: float, reason: str) -> None:
         """Leave it out for being unlike its peers; afterwards it is judged by new calls alone."""
         if now >= self._ejected_until:
@@ -233,10 +250,13 @@ class Standing:
             self._tell("deployment_readmitted", "info", {})
         if self._unhealthy_until and now >= self._unhealthy_until:
             self._believe(None, now)
+        if self._advised_until and now >= self._advised_until:
+            self._advised_until = 0.0
+            self._tell("deployment_reported_healthy", "info", {"detail": "the report has run out"})
         if now >= self._cool_until:
             self._cool_until = 0.0
         self.clear = self._breaker.state == "closed" and not (
-            self._cool_until or self._ejected_until or self._unhealthy_until
+            self._cool_until or self._ejected_until or self._unhealthy_until or self._advised_until
         )
 
     def _admit(self, now: float, early: bool) -> Permit | None:

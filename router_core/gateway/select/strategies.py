@@ -177,14 +177,13 @@ class Cheapest(Shuffle):
 
 
 class Priority(Shuffle):
-    """Any of the lowest level that has anybody left."""
+    """Any of the lowest level that has anybody left, by weight."""
 
     name = "priority"
 
     def draw(self, pool: Sequence[Candidate], call: Call, now: float, rng: Random) -> Candidate:
         """Return one of the level."""
-        found = least(pool, lambda each: each.deployment.priority)
-        return found[int(rng.random() * len(found))]
+        return by_weight(least(pool, lambda each: each.deployment.priority), rng)
 
     def figures(self, candidate: Candidate, call: Call, now: float) -> dict[str, Any]:
         """Return the level."""
