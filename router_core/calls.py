@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from router_core.binding.depends import DependencyScope, RunSync, run_hook
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from router_core.app import App
     from router_core.http.media import File
     from router_core.http.message import Request, Response
+    from router_core.identity import Identity
     from router_core.middleware.exchange import Authenticator
     from router_core.routing.router import Router
     from router_core.security.fetch import GuardedHttp
@@ -61,8 +63,10 @@ class CallService:
         )
         self._table = Table(router.routes)
         intake = Intake(max_json_depth=settings.max_json_depth, fetch=self._fetch)
+        keys, self._identity = _callers(settings, self.clock, self.events)
         stack = build_stack(
-            settings=settings, table=self._table, events=self.events, authenticator=_keys(settings),
+            settings=settings, table=self._table, events=self.events, authenticator=keys,
+            monotonic=self.clock.monotonic,
             dispatch=Dispatch(None, intake, self._scope, self.events),
             exception_handlers=router.exception_handlers,
         )  # fmt: skip
@@ -98,6 +102,8 @@ class CallService:
                 await run_hook(hook)
             except Exception as error:
                 self.events.emit(Note("shutdown_hook_failed", "error", str(error), error=error))
+        if self._identity is not None:
+            await self._identity.close()
         self._threads.close()
         await self._scope.aclose()
 
@@ -111,8 +117,9 @@ class CallService:
                 from router_core.wiring import build_app
 
                 app = build_app(
-                    self._router, self.settings, clock=self.clock, events=self.events, scope=self._scope
-                )
+                    self._router, self.settings, clock=self.clock, events=self.events, scope=self._scope,
+                    identity=self._identity,
+                )  # fmt: skip
                 await app.start(background=False)
                 self._app = app
         return self._app
@@ -153,9 +160,19 @@ class CallService:
         return await self._web(url)
 
 
-def _keys(settings: Settings) -> Authenticator | None:
-    if not settings.api_keys:
-        return None
-    from router_core.security.api_keys import ApiKeys
+def _callers(
+    settings: Settings, clock: Clock, events: Events
+) -> tuple[Authenticator | None, Identity | None]:
+    """Return what knows the callers, and the rest of it where that is more than keys of a setting."""
+    if not settings.authenticates:
+        return None, None
+    if replace(settings, api_keys="").authenticates:
+        from router_core.backends import open_state
+        from router_core.identity import Identity
 
-    return ApiKeys.from_setting(settings.api_keys)
+        identity = Identity(settings, clock, events, lambda: open_state(settings, clock, events))
+        return identity.authenticator, identity
+    from router_core.security.api_keys import ApiKeys
+    from router_core.security.roles import parse_roles
+
+    return ApiKeys.from_setting(settings.api_keys, roles=parse_roles(settings.roles)), None

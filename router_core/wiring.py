@@ -16,6 +16,7 @@ from router_core.binding.result import encode_result
 from router_core.clock import Clock, SystemClock
 from router_core.errors import Misconfigured
 from router_core.http.message import Request, Response
+from router_core.identity import Identity, open_identity, worker_keys
 from router_core.jobs.inputs import load
 from router_core.jobs.isolation import ChildPool
 from router_core.jobs.openapi import SUBMIT_PARAMETERS, describe
@@ -34,7 +35,6 @@ from router_core.routing.product import product_route
 from router_core.routing.route import Route
 from router_core.routing.table import Table
 from router_core.secrets.resolve import settings_with_secrets
-from router_core.security.api_keys import WORKERS, ApiKeys
 from router_core.security.fetch import GuardedHttp
 from router_core.security.signing import parse_secrets, sign
 from router_core.security.url_guard import UrlGuard
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from router_core.jobs.dispatch import Dispatcher
     from router_core.jobs.store import Store
     from router_core.routing.router import Router
+    from router_core.state import StateStore
 
 __all__ = ["build_app", "open_blobs", "open_jobs"]
 
@@ -80,8 +81,9 @@ class _Build:
     """The steps of ``build_app``, one part after the other."""
 
     def __init__(
-        self, router: Router, settings: Settings, clock: Clock, events: Events, scope: DependencyScope | None
-    ) -> None:
+        self, router: Router, settings: Settings, clock: Clock, events: Events, scope: DependencyScope | None,
+        identity: Identity | None = None,
+    ) -> None:  # fmt: skip
         self.router = router
         self.settings = settings
         self.clock = clock
@@ -98,6 +100,21 @@ class _Build:
         self.scope = scope or DependencyScope(
             run_sync=self.threads.run, overrides=router.dependency_overrides
         )
+        self._state: StateStore | None = None if identity is None else identity.state
+        self.identity = identity or open_identity(settings, clock, events, self.state)
+
+    def state(self) -> StateStore:
+        """Return what processes share: made when it is first asked for, opened when it is first used."""
+        if self._state is None:
+            self._state = open_state(self.settings, self.clock, self.events)
+        return self._state
+
+    async def let_go(self) -> None:
+        """Close what was opened for callers and extensions."""
+        if self.identity is not None:
+            await self.identity.close()
+        if self._state is not None:
+            await self._state.close()
 
     def app(self, store: Store, blobs: BlobStore, extra_routes: ExtraRoutes | None) -> App:
         """Put everything together."""
@@ -128,45 +145,51 @@ class _Build:
             version=self.router.version,
         )
         core = Core(settings, service, self.own, events, self.intake, lambda: self.document(routes), pool)
-        realms = self.worker_keys()
+        realms = worker_keys(settings, self.by_key)
         remote = self.remote_routes(service, dispatcher, lambda: app.background) if realms else ()
         routes = (
             *self.own,
             *self.product_routes(core, health),
+            *(self.identity.routes() if self.identity is not None else ()),
             *remote,
             *(extra_routes(core) if extra_routes else ()),
         )
-        keys = ApiKeys.from_setting(settings.api_keys) if settings.api_keys else None
+        identity = self.identity
         table = Table(routes)
         dispatch = Dispatch(service, self.intake, self.scope, events)
         stack = build_stack(
-            settings=settings, table=table, dispatch=dispatch, events=events, authenticator=keys,
-            realms=realms, exception_handlers=self.router.exception_handlers,
+            settings=settings, table=table, dispatch=dispatch, events=events,
+            authenticator=None if identity is None else identity.authenticator, realms=realms,
+            exception_handlers=self.router.exception_handlers, monotonic=clock.monotonic,
         )  # fmt: skip
         children.check()
-        extensions, state = self.extensions(metrics)
+        extensions = self.extensions(metrics, health)
         app = App(
             Parts(
                 settings=settings, clock=clock, events=events, routes=routes, table=table, store=watched,
                 blobs=blobs, dispatcher=dispatcher, service=service, runner=runner, pool=pool, stack=stack,
                 dispatch=dispatch, scope=self.scope, metrics=metrics,
                 upkeep=(*self.upkeep(watched, blobs, dispatcher), *extensions),
-                on_startup=() if self.hooked else tuple(self.router.startup_hooks),
+                on_startup=(
+                    *(() if identity is None else (identity.check,)),
+                    *(() if self.hooked else self.router.startup_hooks),
+                ),
                 on_shutdown=() if self.hooked else tuple(self.router.shutdown_hooks),
-                closing=(children.close, self.threads.close, *state),
+                closing=(children.close, self.threads.close, self.let_go),
                 remarks=self.remarks(dispatcher),
             )
         )  # fmt: skip
         return app
 
-    def extensions(self, metrics: Metrics) -> tuple[Sequence[Upkeep], Sequence[Callable[[], Any]]]:
-        """Bind the extensions of the router: return their loops, and what lets go of the state they share."""
+    def extensions(self, metrics: Metrics, health: Health) -> Sequence[Upkeep]:
+        """Bind the extensions of the router and return their loops."""
         settings = self.settings
-        if not self.router.extensions and settings.state == Settings().state:
-            return (), ()  # nobody would ask for it, and a cold start need not load it
-        state = open_state(settings, self.clock, self.events)
+        if not self.router.extensions and settings.state == Settings().state and self._state is None:
+            return ()  # nobody would ask for it, and a cold start need not load it
+        state = self.state()
+        health.beside["state"] = state.ping
         host = Host(settings, self.clock, self.events, metrics, state)
-        return [loop for each in self.router.extensions for loop in each.bind(host)], (state.close,)
+        return [loop for each in self.router.extensions for loop in each.bind(host)]
 
     def check_jobs(self) -> None:
         """Raise Misconfigured where there are job routes and no store for their records."""
@@ -203,31 +226,6 @@ class _Build:
             children=children, subscribe=hub.subscribe,
             new_scope=lambda run_sync: DependencyScope(app=self.scope, run_sync=run_sync),
         )  # fmt: skip
-
-    def worker_keys(self) -> Mapping[str, ApiKeys]:
-        """Return who may open the routes of remote workers; raises Misconfigured for an impossible key."""
-        if not self.settings.worker_keys:
-            if self.settings.queue == "pull":
-                raise Misconfigured(
-                    "ROUTER_QUEUE=pull leaves all jobs to remote workers, and there is no key that one could "
-                    "come with: set ROUTER_WORKER_KEYS (`router-core keys worker` makes a key)"
-                )
-            return {}
-        keys = ApiKeys.from_setting(self.settings.worker_keys, WORKERS)
-        if self.settings.api_keys:
-            both = keys.shared_with(ApiKeys.from_setting(self.settings.api_keys))
-            if both:
-                raise Misconfigured(
-                    f"the worker key of {both!r} stands in ROUTER_API_KEYS, too; make another"
-                )
-        for principal in keys.principals:
-            unknown = sorted(principal.scopes - {"*", *self.by_key})
-            if unknown:
-                raise Misconfigured(
-                    f"the worker key of {principal.id!r} is for {unknown[0]!r}, which is no route of this "
-                    f"service; they are {', '.join(self.by_key)}"
-                )
-        return {"worker": keys}
 
     def remote_routes(
         self, service: JobService, dispatcher: Dispatcher, holds: Callable[[], bool]
@@ -305,7 +303,7 @@ class _Build:
                 version=router.version or "0",
                 description=router.description,
                 servers=(settings.server_url,) if settings.server_url else (),
-                security_schemes=_SECURITY_SCHEMES if settings.api_keys else None,
+                security_schemes=_SECURITY_SCHEMES if settings.authenticates else None,
                 # what fastsdk looks for: this service speaks its job protocol
                 job_parameters=SUBMIT_PARAMETERS,
                 info_extra={"apipod": {"compute": "serverless", "version": _JOB_PROTOCOL}},
@@ -344,18 +342,19 @@ def build_app(
     events: Events | None = None,
     extra_routes: ExtraRoutes | None = None,
     scope: DependencyScope | None = None,
+    identity: Identity | None = None,
 ) -> App:
     """Return the app of a router: every part chosen by the settings, or given (by tests).
 
     Nothing is opened or started yet. Raises Misconfigured when the settings or a route cannot work.
     ``extra_routes`` adds the routes of an adapter; ``scope`` holds the app-wide dependencies where the
-    service is alive already, so that its hooks have run.
+    service is alive already, so that its hooks have run, and ``identity`` knows its callers.
     """
     if settings is None:
         settings = Settings.from_env(os.environ, **router.settings_overrides)
     settings = settings_with_secrets(settings, os.environ)
     clock = clock or SystemClock()
-    build = _Build(router, settings, clock, events or Events(), scope)
+    build = _Build(router, settings, clock, events or Events(), scope, identity)
     return build.app(store or open_jobs(settings, clock), blobs or open_blobs(settings, clock), extra_routes)
 
 

@@ -69,6 +69,11 @@ class LazyHeaders(Headers):
         """Return whether there are no fields but some of these, which are in lower case."""
         return names.issuperset(self._fields)
 
+    def repeats(self, name: str) -> bool:
+        """Return whether ``name`` came more than once; most often nothing did."""
+        raw = self.raw
+        return not (isinstance(raw, list) and len(raw) == len(self._fields)) and len(self.getlist(name)) > 1
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return the first value of ``name``."""
         value = self._fields.get(_KEYS.get(name) or _key(name))
@@ -92,6 +97,10 @@ class TextHeaders(Headers):
     def __contains__(self, name: object) -> bool:
         fields = self._first or {}
         return name in fields or (name not in _KEYS and isinstance(name, str) and name.lower() in fields)
+
+    def repeats(self, name: str) -> bool:
+        """Return whether ``name`` came more than once."""
+        return False
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of ``name``."""

@@ -59,6 +59,10 @@ class Headers(Mapping[str, str]):
         wanted = name.lower()
         return [value for key, value in self._items if key.lower() == wanted]
 
+    def repeats(self, name: str) -> bool:
+        """Return whether ``name`` came more than once."""
+        return len(self.getlist(name)) > 1
+
     def items_list(self) -> tuple[tuple[str, str], ...]:
         """Return all pairs, duplicates included, as they came."""
         return self._items

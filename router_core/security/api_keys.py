@@ -2,12 +2,15 @@
 
 A setting is a comma-separated list, or ``@path`` of a file with one entry a line (``#`` begins a comment):
 
-    name:key                    may do everything
-    name:key:scope|scope        may do what is listed
-    name:sha256=<hex>[:scopes]  the same, without the key itself in the setting
-    key                         named after the first digits of its hash
+    name:key                      may do everything
+    name:key:developer            may do what the role may do (``security/roles.py``)
+    name:key:role|scope|scope     may do what is listed; a word that is no role is a scope
+    name:key:role@ws-a|ws-b       the same in these workspaces, in the first where a call names none
+    name:sha256=<hex>[:...]       the same, without the key itself in the setting
+    key                           named after the first digits of its hash
 
-Keys of remote workers are written the same way in a setting of their own, with routes in the place of scopes.
+Keys of remote workers are written the same way in a setting of their own, with routes in the place of what
+follows the key.
 """
 
 from __future__ import annotations
@@ -16,16 +19,18 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from router_core.errors import Misconfigured, Unauthorized
+from router_core.errors import Misconfigured
 from router_core.http.message import Request
+from router_core.security.credentials import granted, invalid, presented, unauthorized
+from router_core.security.roles import ROLES
 from router_core.types import ANONYMOUS, Principal
 
-__all__ = ["CALLERS", "MIN_KEY_LENGTH", "WORKERS", "ApiKey", "ApiKeys", "NewKey", "generate_key"]
+__all__ = ["CALLERS", "MIN_KEY_LENGTH", "WORKERS", "ApiKey", "ApiKeys", "NewKey", "generate_key", "id_of_key"]
 
 MIN_KEY_LENGTH: Final = 16
 _MAX_KEY_LENGTH: Final = 512
@@ -111,14 +116,16 @@ class ApiKeys:
             self._by_digest[key.digest] = key
 
     @classmethod
-    def from_setting(cls, text: str, words: _Words | None = None) -> ApiKeys:
+    def from_setting(
+        cls, text: str, words: _Words | None = None, roles: Mapping[str, frozenset[str]] = ROLES
+    ) -> ApiKeys:
         """Read the setting; raises Misconfigured, naming the entry by its position and never its key."""
         text, words = text.strip(), words or CALLERS
         if text.startswith("@"):
             entries = _file_entries(Path(text[1:]), words)
         else:
             entries = [entry.strip() for entry in text.split(",")]
-        keys = [_parse(entry, number, words) for number, entry in enumerate(entries, 1) if entry]
+        keys = [_parse(entry, number, words, roles) for number, entry in enumerate(entries, 1) if entry]
         if not keys:
             raise Misconfigured(f"{words.variable} is set and holds no key")
         return cls(keys, words)
@@ -139,34 +146,32 @@ class ApiKeys:
 
     def identify(self, request: Request) -> Principal:
         """Do the same without anything to wait for."""
-        presented = _presented(request)
-        if not presented:
-            raise _unauthorized(f"{self._words.needed}: Authorization: Bearer <key>, or X-API-Key", "")
-        if len(presented) > _MAX_KEY_LENGTH or not presented.isascii():
-            raise _unauthorized(f"the {self._words.key} is not valid", "invalid_token")
-        digest = hashlib.sha256(presented.encode("ascii")).digest()
+        shown, _ = presented(request)
+        if not shown:
+            raise unauthorized(f"{self._words.needed}: Authorization: Bearer <key>, or X-API-Key")
+        if len(shown) > _MAX_KEY_LENGTH or not shown.isascii():
+            raise invalid(self._words.key)
+        found = self.find(hashlib.sha256(shown.encode("ascii")).digest())
+        if found is None:
+            raise invalid(self._words.key)
+        return found
+
+    def find(self, digest: bytes) -> Principal | None:
+        """Return whose key has this SHA-256."""
         # by its digest: how far two of those agree tells nothing about the key
         found = self._by_digest.get(digest)
         if not hmac.compare_digest(digest, found.digest if found is not None else _NOBODY) or found is None:
-            raise _unauthorized(f"the {self._words.key} is not valid", "invalid_token")
+            return None
         return found.principal
 
 
-def _presented(request: Request) -> str:
-    authorization = request.headers.get("authorization")
-    if authorization is not None:
-        scheme, _, value = authorization.partition(" ")
-        if scheme.lower() == "bearer":
-            return value.strip()
-    return request.headers.get("x-api-key", "").strip()
+def id_of_key(shown: str) -> str:
+    """Return the id in the middle of a key of the generated form; empty for keys of another."""
+    form = _KEY.match(shown) if len(shown) <= _MAX_KEY_LENGTH else None
+    return form[1] if form is not None else ""
 
 
-def _unauthorized(detail: str, error: str) -> Unauthorized:
-    challenge = 'Bearer realm="router-core"' + (f', error="{error}"' if error else "")
-    return Unauthorized(detail, headers={"WWW-Authenticate": challenge})
-
-
-def _parse(entry: str, number: int, words: _Words) -> ApiKey:
+def _parse(entry: str, number: int, words: _Words, roles: Mapping[str, frozenset[str]]) -> ApiKey:
     where = f"entry {number} of {words.variable}"
     name, key, scopes = _parts(entry)
     hashed = _HASH.match(key)
@@ -185,12 +190,24 @@ def _parse(entry: str, number: int, words: _Words) -> ApiKey:
         raise Misconfigured(f"{where}: a name has letters, digits and . _ @ - only")
     if name == ANONYMOUS.id:
         raise Misconfigured(f"{where}: the name {name!r} is that of callers without a key")
-    return ApiKey(Principal(name, _scopes(scopes, where, words), words.kind), digest, key_id)
+    return ApiKey(_holder(name, scopes, words, roles, where), digest, key_id)
 
 
-def _scopes(listed: str | None, where: str, words: _Words) -> frozenset[str]:
+def _holder(
+    name: str, listed: str | None, words: _Words, roles: Mapping[str, frozenset[str]], where: str
+) -> Principal:
     if listed is None:
-        return frozenset({"*"})
+        return Principal(name, frozenset({"*"}), words.kind)
+    if words is WORKERS:
+        return Principal(name, _routes(listed, where, words), words.kind)
+    try:
+        held = granted(listed, roles)
+    except ValueError as error:
+        raise Misconfigured(f"{where}: {error}, or leave out the last colon for {words.unlimited}") from None
+    return Principal(name, held.scopes, words.kind, held.roles, held.workspaces, held.workspace)
+
+
+def _routes(listed: str, where: str, words: _Words) -> frozenset[str]:
     held = frozenset(scope.strip() for scope in listed.split("|") if scope.strip())
     if not held:
         # a list that came out empty means neither everything nor, to whoever wrote it, nothing
