@@ -25,6 +25,7 @@ from router_core.gateway.rules.engine import RuleTable
 from router_core.gateway.select.candidate import Candidate
 from router_core.gateway.select.selector import Selector
 from router_core.gateway.transport.protocol import Transport
+from router_core.gateway.trials.checks import unfit_trials
 from router_core.gateway.values import (
     MODEL_TYPES,
     BreakerPolicy,
@@ -340,6 +341,9 @@ def _check_names(config: GatewayConfig) -> None:
             names.add(name)
         if model.type not in MODEL_TYPES:
             raise Misconfigured(f"model {model.id!r} has the type {model.type!r}, which is not known")
+    wrong = unfit_trials(config)
+    if wrong:
+        raise Misconfigured("\n".join(wrong))
 
 
 def _deployments(config: GatewayConfig) -> Iterator[tuple[str, Deployment, BreakerPolicy]]:

@@ -75,6 +75,8 @@ def explained(error: RouterError, call: Call) -> RouterError:
         error.headers["x-router-decision"] = call.decision.header()
     if call.rule:
         error.headers["x-router-rule"] = printed(call.rule)
+    if call.trial:
+        error.headers["x-router-trial"] = call.trial
     return error
 
 

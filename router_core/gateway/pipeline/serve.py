@@ -19,6 +19,7 @@ from router_core.gateway.pipeline.retry import Retry
 from router_core.gateway.registry import Registry, Snapshot
 from router_core.gateway.reply import Reply
 from router_core.gateway.select.candidate import Candidate
+from router_core.gateway.trials.trials import Trials
 from router_core.http.taskless import own_task
 
 __all__ = ["Explained", "Pipeline", "Served"]
@@ -75,6 +76,7 @@ class Pipeline:
     def __init__(
         self, registry: Registry, retry: Retry, time: Callable[[], float],
         on_call: Callable[[Call, str, Outcome | None], None], on_rule: Callable[[str], None],
+        trials: Trials | None = None,
     ) -> None:  # fmt: skip
         """``on_call`` is told of every call that has ended or begun to stream: the call, the id of the
         model, and the outcome (None: it was cancelled); ``on_rule`` of the rule that decided, by name."""
@@ -83,7 +85,7 @@ class Pipeline:
         self._fallback = Fallback(retry, time)
         self._time = time
         self._on_call = on_call
-        self._resolver = Resolver(on_rule)
+        self._resolver = Resolver(on_rule, trials, time)
         self.admission: Admission | None = None
         """What limits calls; None: nothing does."""
         self._snapshot: Snapshot | None = None
@@ -155,6 +157,7 @@ class Pipeline:
         named = call.model_name != AUTO or AUTO in snapshot.models
         rules = None if named else snapshot.rules.explain(call.attributes, wall.time(), key=split_by(call))
         resolved = self._resolver.resolve(call, snapshot, dry=True)
+        agent = None if named or resolved.rule else self._resolver.agent(call, snapshot)
         now = self._time()
         decisions = [router.selector.explain(call, now) for router in resolved.routers]
         chosen = next((one for one in decisions if one.chosen), None)
@@ -165,6 +168,8 @@ class Pipeline:
             "models": [router.id for router in resolved.routers],
             "decisions": [one.explain() for one in decisions],
             "rules": rules,
+            "agent": None if agent is None else agent.explain(),
+            "trial": call.trial or None,
             "version": snapshot.version,
         }
 
@@ -207,6 +212,8 @@ def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tupl
         headers += (("x-router-fallback-from", printed(first.id)),)
     if resolved.rule:
         headers += (("x-router-rule", printed(resolved.rule)),)
+    if call.trial:
+        headers += (("x-router-trial", call.trial),)
     return headers
 
 
