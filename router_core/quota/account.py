@@ -1,0 +1,376 @@
+"""One subject as one process sees it: what it may give away without asking anybody.
+
+Of each limit ``free`` is what the store believes this process to hold, less what its calls have reserved and
+what they have spent and was not written yet. Only ``divide`` and ``take_in`` change what is held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from router_core.quota.cap import BUDGET, RATE, Cap, slot_at
+from router_core.quota.document import Document
+from router_core.quota.sharing import Answer, Ask, Need
+
+__all__ = ["FOREVER", "Account", "Line", "Owner", "Taken"]
+
+FOREVER: Final = float("inf")
+_CALLS: Final = 8
+"""Calls that the first headroom is to be good for."""
+_MOMENT: Final = 0.05
+"""Seconds below which nothing is said about a pace."""
+_HALF_LIFE: Final = 0.5
+
+
+class Owner(Protocol):
+    """Whom an account tells what happens to it."""
+
+    def touched(self, account: Account) -> None:
+        """There is something to write."""
+
+    def hungry(self, account: Account) -> None:
+        """The headroom will soon be used up."""
+
+    def passed(self, account: Account, line: Line, mark: int) -> None:
+        """So much was spent in the current window."""
+
+
+class Line:
+    """One limit."""
+
+    __slots__ = ("amount", "booked", "budget", "cap", "free", "keep", "low", "mark", "old", "pace", "rate",
+                 "recent", "rest", "sending", "slot", "slot_end", "spare", "spent", "told", "unit", "used",
+                 "wish")  # fmt: skip
+
+    def __init__(self, cap: Cap) -> None:
+        self.free = 0
+        self.used = 0
+        """Reserved by calls that go on."""
+        self.booked = 0
+        """Spent in ``slot``, and not written yet."""
+        self.old: dict[int, int] = {}
+        """Spent in other slots, and not written yet."""
+        self.sending: dict[int, int] = {}
+        """What is being written."""
+        self.recent = 0
+        """Taken since the last write: headroom is asked for by it."""
+        self.pace = 0.0
+        """Used in a second, lately."""
+        self.unit = 1
+        self.wish = self.keep = self.spare = self.low = 0
+        self.slot = self.slot_end = 0
+        self.spent = 0
+        """By all processes, as of the last answer."""
+        self.rest = cap.amount
+        """Left for all processes, as of the last answer."""
+        self.told = -1
+        """The highest mark that was told in ``slot``."""
+        self.follow(cap)
+
+    def follow(self, cap: Cap) -> None:
+        """Go by another amount from now on."""
+        self.cap = cap
+        self.rate = cap.kind == RATE
+        self.budget = cap.kind == BUDGET
+        self.amount = cap.amount
+        self.mark = FOREVER
+        """Amount in ``booked`` at which a mark has been passed."""
+        self.aim()
+
+    def aim(self) -> None:
+        """Look for the next mark."""
+        following = [each for each in self.cap.marks if each > self.told]
+        known = self.spent + self.unwritten - self.booked
+        self.mark = min(following) - known if following else FOREVER
+
+    def roll(self, now: int) -> None:
+        """Begin the slot of this moment, if it is another one."""
+        if now < self.slot_end:
+            return
+        if self.booked:
+            self.old[self.slot] = self.old.get(self.slot, 0) + self.booked
+            self.booked = 0
+        before = self.slot
+        self.slot, self.slot_end = slot_at(self.cap, now)
+        if self.budget and self.slot != before:
+            self.told = -1
+
+    def hope(self, recent: int, seconds: float) -> int:
+        """Return the headroom to ask for: what is used in a second or so; nothing, where nothing was used."""
+        if not recent:
+            self.pace = 0.0
+            return 0
+        self.pace = max(recent / max(seconds, _MOMENT), self.pace * 0.5 ** (seconds / _HALF_LIFE))
+        return max(int(self.pace), self.unit * _CALLS)
+
+    @property
+    def unwritten(self) -> int:
+        """What was spent in the current window and is not part of ``spent``."""
+        if self.budget:
+            return self.booked + self.old.get(self.slot, 0) + self.sending.get(self.slot, 0)
+        return self.booked + sum(self.old.values()) + sum(self.sending.values())
+
+    def send(self) -> dict[int, int]:
+        """Return what is to be written: slot -> amount."""
+        sending, self.old = self.old, {}
+        if self.booked:
+            sending[self.slot] = sending.get(self.slot, 0) + self.booked
+            self.booked = 0
+        self.sending = sending
+        return sending
+
+    def back(self) -> None:
+        """Keep for another time what could not be written."""
+        for slot, amount in self.sending.items():
+            self.old[slot] = self.old.get(slot, 0) + amount
+        self.sending = {}
+
+
+class Taken:
+    """What one call holds of a subject. One of the two is called, once; a second time changes nothing."""
+
+    __slots__ = ("account", "lines", "slots", "wants")
+
+    def __init__(self, account: Account, wants: Sequence[int]) -> None:
+        self.account: Account | None = account
+        self.lines = account.lines
+        self.slots = account.slots
+        self.wants = wants
+
+    def settle(self, amounts: Sequence[int] | None = None) -> None:
+        """Book what was really used of each limit (None: as much as was taken); give back the rest."""
+        account = self.account
+        if account is None:
+            return
+        self.account = None
+        account.denied = None
+        for index, line in enumerate(self.lines):
+            want = self.wants[index]
+            real = want if amounts is None else amounts[index]
+            if line.rate:
+                if real != want:
+                    self._correct(account, line, index, real - want)
+            elif line.budget:
+                line.used -= want
+                line.booked += real
+                line.free += want - real
+                if line.booked >= line.mark:
+                    account.look(line)
+            elif want:
+                line.used -= want
+                line.free += want
+        if not account.dirty:
+            account.owner.touched(account)
+
+    def release(self) -> None:
+        """Give all of it back, as if nothing had been taken."""
+        if self.account is not None:
+            self.settle([0] * len(self.wants))
+
+    def _correct(self, account: Account, line: Line, index: int, more: int) -> None:
+        """Book the difference to what was booked at first, where that was."""
+        if more > 0 or self.slots is account.slots:
+            line.booked += more
+            line.free -= more
+        else:
+            slot = self.slots[index]
+            line.old[slot] = line.old.get(slot, 0) + more
+
+
+class Account:
+    """The limits of one subject, and what this process holds of them."""
+
+    __slots__ = ("asked_at", "asking", "caps", "denied", "dirty", "document", "fresh_until", "held_until",
+                 "lines", "owner", "pressed", "renew_at", "seq", "slots", "subject", "unsure", "version",
+                 "written")  # fmt: skip
+
+    def __init__(self, subject: str, caps: Sequence[Cap], owner: Owner) -> None:
+        self.subject = subject
+        self.owner = owner
+        self.caps: Sequence[Cap] = ()
+        self.lines: tuple[Line, ...] = ()
+        self.slots: tuple[int, ...] = ()
+        """Of the lines; another object whenever one has changed."""
+        self.fresh_until = 0.0
+        """Monotonic seconds: until when what is held may be given away, and is booked in ``slots``."""
+        self.held_until = 0.0
+        """Monotonic seconds: until when others believe that it is held."""
+        self.renew_at = FOREVER
+        """Monotonic seconds: when what is held has to be written again."""
+        self.document = Document()
+        """As it was last seen."""
+        self.asked_at = 0.0
+        """Monotonic seconds."""
+        self.asking: tuple[Line, ...] = ()
+        """The lines that the last question was about."""
+        self.version: str | None = None
+        """Of the document in the store; empty: there is none; None: not known."""
+        self.seq = 0
+        self.unsure = 0
+        """Number of a write of which it is not known whether it happened."""
+        self.pressed = False
+        """Whether somebody waits for what others hold."""
+        self.written = False
+        """Whether the store believes that we hold anything."""
+        self.dirty = False
+        self.denied: tuple[Sequence[int], int, int, int] | None = None
+        """The last refusal, as long as nothing has changed: wants, limit, what remains, when it resets."""
+        self.follow(caps)
+
+    def follow(self, caps: Sequence[Cap]) -> None:
+        """Go by other limits from now on; those that keep their name keep what was taken of them."""
+        known = {each.cap.name: each for each in self.lines}
+        lines = []
+        for cap in caps:
+            line = known.get(cap.name)
+            if line is None or line.cap.kind != cap.kind or line.cap.window != cap.window:
+                line = Line(cap)
+            line.follow(cap)
+            lines.append(line)
+        self.caps = caps
+        self.lines = tuple(lines)
+        self.slots = tuple([line.slot for line in lines])
+        self.fresh_until = 0.0
+        self.denied = None
+
+    # -- on the way of a call ------------------------------------------------------------------------
+
+    def take(self, wants: Sequence[int], now: float) -> Taken | None:
+        """Give from what is held here; None: somebody has to be asked."""
+        if now >= self.fresh_until:
+            return None
+        lines = self.lines
+        for line, want in zip(lines, wants, strict=True):
+            if want > line.free and want:
+                return None
+        hungry = False
+        for line, want in zip(lines, wants, strict=True):
+            if want:
+                line.free -= want
+                line.recent += want
+                if line.rate:
+                    line.booked += want
+                else:
+                    line.used += want
+                if line.free < line.low:
+                    hungry = True
+        if hungry:
+            self.owner.hungry(self)
+        if not self.dirty:
+            self.owner.touched(self)
+        return Taken(self, wants)
+
+    def force(self, wants: Sequence[int], now: int) -> Taken:
+        """Give what is not held here: nobody can be asked, and it is to be counted later."""
+        self.roll(now)
+        for line, want in zip(self.lines, wants, strict=True):
+            line.free -= want
+            line.recent += want
+            if line.rate:
+                line.booked += want
+            else:
+                line.used += want
+        return Taken(self, wants)
+
+    def look(self, line: Line) -> None:
+        """Tell of the marks that were passed."""
+        spent = line.spent + line.unwritten
+        for mark in sorted(line.cap.marks):
+            if line.told < mark <= spent:
+                line.told = mark
+                self.owner.passed(self, line, mark)
+        line.aim()
+
+    # -- with the store ------------------------------------------------------------------------------
+
+    def roll(self, now: int) -> None:
+        """Begin the slots of this moment."""
+        for line in self.lines:
+            line.roll(now)
+        slots = tuple([line.slot for line in self.lines])
+        if slots != self.slots:
+            self.slots = slots
+
+    def ask(
+        self, holder: str, wants: Sequence[Sequence[int]], now: int, moment: float, *, lease: int,
+        steady: bool, part: int,
+    ) -> Ask:  # fmt: skip
+        """Return what is to be asked of the account; until the answer comes ``keep`` is what may be given.
+
+        ``part`` is that of what is left which may be held; of a process that is not ``steady`` (it may be
+        frozen, or is about to end) nobody knows when it would give back what it holds, so it holds nothing.
+        """
+        self.roll(now)
+        self.seq += 1
+        self.asking = self.lines
+        passed, self.asked_at = moment - self.asked_at, moment
+        hold = steady and not wants and not self.pressed and moment < self.held_until
+        needs = []
+        for index, line in enumerate(self.lines):
+            waiting = [each[index] for each in wants]
+            line.unit = max(line.unit // 2, 1, *waiting)
+            recent = line.recent + sum(waiting)
+            line.recent = 0
+            if part == 1:
+                line.wish = line.amount
+            else:
+                line.wish = line.hope(recent, passed) if steady else 0
+            line.free = line.keep = max(0, min(line.free, line.wish)) if hold else 0
+            needs.append(Need(line.used, line.keep, line.wish, line.unit, line.send()))
+            line.aim()
+        return Ask(holder, self.seq, lease, needs, wants, part)
+
+    def take_in(self, ask: Ask, answer: Answer, now: int, moment: float) -> None:
+        """Go by the answer, which holds from now on."""
+        self.document = answer.document
+        self.pressed = answer.pressed
+        for index, line in enumerate(self.asking):
+            given = 0
+            if not line.rate:
+                given = sum([want[index] for want, verdict in zip(ask.wants, answer.verdicts, strict=True)
+                             if verdict is None])  # fmt: skip
+            line.used += given
+            line.sending = {}
+            line.spare = answer.spare[index]
+            line.free = ask.needs[index].used + given + line.spare - line.used - line.booked
+            line.low = line.spare // 4 if ask.share > 1 else 0
+            line.spent, line.rest = answer.spent[index], answer.rest[index]
+            self.look(line) if line.cap.marks else line.aim()
+        self.written = bool(answer.document.holders[ask.holder].held)
+        self.held_until, self.renew_at = FOREVER, FOREVER
+        if ask.share > 1:
+            self.held_until = moment + (ask.lease - ask.lease // 10) / 1000
+            self.renew_at = moment + ask.lease / 3000
+        ends = [line.slot_end for line in self.lines if line.slot_end]
+        first = moment + (min(ends) - now) / 1000 if ends else FOREVER
+        same = self.asking is self.lines
+        self.fresh_until = min(first, self.held_until) if same else 0.0
+
+    def back(self) -> None:
+        """Keep for another time what could not be written."""
+        for line in self.asking:
+            line.back()
+
+    def forget(self) -> None:
+        """Know nothing of what was spent."""
+        for line in self.lines:
+            line.booked, line.old, line.sending = 0, {}, {}
+            line.spent, line.told = 0, -1
+            line.aim()
+        self.fresh_until, self.version, self.denied = 0.0, None, None
+
+    def clean(self) -> bool:
+        """Return whether there is nothing to write, now or later."""
+        return not self.written and not self.pending() and not any(line.used for line in self.lines)
+
+    def pending(self) -> bool:
+        """Return whether something was used since the last write."""
+        return any(line.booked or line.old or line.sending or line.recent for line in self.lines)
+
+    def due(self, moment: float) -> bool:
+        """Return whether the store is to be told now: of what was used, that headroom is not needed, or that
+        calls go on."""
+        if self.pending() or moment >= self.renew_at:
+            return True
+        return self.written and any(line.spare or line.free for line in self.lines)
