@@ -49,6 +49,7 @@ from router_core.gateway.registry import Registry
 from router_core.gateway.resilience.standing import Standings
 from router_core.gateway.transport.pool import ConnectionPool
 from router_core.gateway.transport.protocol import Transport
+from router_core.gateway.trials.trials import Trials
 from router_core.gateway.values import GatewayConfig
 from router_core.routing.router import Router
 from router_core.secrets.resolve import SecretEnviron, Secrets
@@ -118,6 +119,7 @@ class Gateway:
         )  # fmt: skip
         self.metrics.watch(lambda: self.registry.snapshot.candidates.values())
         self._random = rng or random.Random()  # noqa: S311 - spreads calls, keeps no secret
+        self.trials = Trials(self._state, self.clock, self.events)
         self.pipeline = self._pipeline()
         self.control = Control(
             lambda: self._state, self.registry.check, self._serve_by, self.clock, self.events,
@@ -135,6 +137,7 @@ class Gateway:
         self.router.on_startup(self.analytics.flush_with_calls)
         self.router.on_startup(self._open_state)
         self.router.on_startup(self.control.start)
+        self.router.on_startup(self.trials.begin)
         self.router.on_startup(self.tell)
         self.router.on_shutdown(self.stop)
 
@@ -169,6 +172,7 @@ class Gateway:
         self.registry.check(config)
         self.lifecycle.apply(config.endpoints)
         self.registry.apply(config)
+        self.trials.follow(config)
         self.ledger.follow(each.deployment for each in self.registry.snapshot.candidates.values())
 
     # -- life --------------------------------------------------------------------------------------------
@@ -181,6 +185,7 @@ class Gateway:
             self._state = host.state
             self.lifecycle.share(host.state)
             self.analytics.share(host.state)
+            self.trials.share(host.state)
         if host.settings.allow_private_urls:
             self.control.allow_private()
         loops: list[Any] = [
@@ -188,6 +193,7 @@ class Gateway:
             EndpointUpkeep(self.lifecycle, self.events),
             self.ledger,
             self.analytics,
+            self.trials,
         ]
         loops.append(ControlUpkeep(self.control, self.reports, self.events, began=self._look_beside))
         # without a file it only sees to clients that were replaced
@@ -229,7 +235,7 @@ class Gateway:
         hedger, waker = Hedger(attempts, clock), Waker(self.lifecycle, clock)
         return Pipeline(
             self.registry, Retry(attempts, hedger, waker, clock, self._random), clock, self._called,
-            self.metrics.rule_matched,
+            self.metrics.rule_matched, self.trials,
         )  # fmt: skip
 
     def _router(self) -> Router:
@@ -255,11 +261,15 @@ class Gateway:
         self.metrics.called(call, model_id, outcome)
         self.journal.called(call, model_id, outcome)
         self.analytics.called(call, model_id, outcome)
+        if call.trial:
+            self.trials.called(call, model_id, outcome, time.monotonic())
 
     def _stream_settled(self, call: Call, attempt: Attempt) -> None:
         """Take an attempt of a stream that has been booked, with which the call may have ended."""
         self.journal.settled(call, attempt)
         self.analytics.settled(call, attempt)
+        if call.trial:
+            self.trials.settled(call, attempt)
 
     def _model_of(self, deployment_id: str) -> str:
         """Return the model of a deployment; empty where it is gone."""
