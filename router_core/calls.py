@@ -18,6 +18,7 @@ from router_core.binding.inputs import Intake
 from router_core.clock import Clock, SystemClock
 from router_core.errors import RouterError
 from router_core.middleware.dispatch import Dispatch
+from router_core.middleware.limit import limit_of
 from router_core.middleware.stack import build_stack
 from router_core.middleware.threads import CallThreads
 from router_core.routing.table import Match, Table
@@ -68,7 +69,7 @@ class CallService:
             settings=settings, table=self._table, events=self.events, authenticator=keys,
             monotonic=self.clock.monotonic,
             dispatch=Dispatch(None, intake, self._scope, self.events),
-            exception_handlers=router.exception_handlers,
+            exception_handlers=router.exception_handlers, limit=limit_of(settings, clock=self.clock.now),
         )  # fmt: skip
         self._handle, self._admit = stack.handle, stack.admit
         self._web: GuardedHttp | None = None

@@ -123,6 +123,23 @@ class Settings:
     trusted_origins: str = ""
     """Comma-separated origins (``https://app.example.com``) whose pages may send writes, where something in
     front answers CORS; ``*`` is every page."""
+    cors_origins: str = ""
+    """Comma-separated origins whose pages may read answers and send writes: ``https://app.example.com``,
+    ``https://*.example.com``, or ``*`` for every page."""
+    cors_credentials: bool = False
+    """Let these pages send cookies and client certificates; not together with ``*``."""
+    cors_headers: str = ""
+    """Header fields that pages may send besides the usual ones, comma-separated."""
+    cors_max_age: int = 600
+    """Seconds for which browsers remember what they may send."""
+    rate_limit_max: int = 0
+    """Requests that a caller, or an address without a caller, may make in a window; 0: 1000 where the window
+    is set, else no limit."""
+    rate_limit_window_ms: int = 0
+    """The window in milliseconds; 0: 900000 where the number is set, else no limit."""
+    trusted_proxies: str = ""
+    """Addresses and networks (``10.0.0.0/8``) of proxies whose ``X-Forwarded-For`` is believed, where callers
+    are counted by address."""
     log_level: str = "info"
     """debug, info, warning or error."""
     log_format: str = "auto"
@@ -201,6 +218,10 @@ class Settings:
                 raise Misconfigured(
                     f"{variable} is {value!r}; it must be one of {', '.join(filter(None, allowed))}"
                 )
+        self._check_numbers()
+        return replace(self, environment=environment, log_level=level, log_format=form, log_masking=masking)
+
+    def _check_numbers(self) -> None:
         if not 0 <= self.port <= 65535:
             raise Misconfigured(f"PORT is {self.port}; it must be between 0 and 65535")
         if self.heartbeat * 2 > self.lease:
@@ -211,7 +232,9 @@ class Settings:
         for name in _POSITIVE:
             if getattr(self, name) <= 0:
                 raise Misconfigured(f"{VARIABLES[name][0]} must be greater than 0")
-        return replace(self, environment=environment, log_level=level, log_format=form, log_masking=masking)
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise Misconfigured(f"{VARIABLES[name][0]} must not be less than 0")
 
 
 VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -223,6 +246,7 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "queue": ("ROUTER_QUEUE",),
     "blobs": ("ROUTER_BLOBS",),
     "state": ("ROUTER_STATE", "REDIS_URL"),
+    "encryption_key": ("ROUTER_ENCRYPTION_KEY",),
     "host": ("ROUTER_HOST",),
     "port": ("PORT",),
     "api_keys": ("ROUTER_API_KEYS",),
@@ -246,7 +270,6 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "max_body_bytes": ("ROUTER_MAX_BODY_BYTES",),
     "max_upload_bytes": ("ROUTER_MAX_UPLOAD_BYTES",),
     "max_header_bytes": ("ROUTER_MAX_HEADER_BYTES",),
-    "encryption_key": ("ROUTER_ENCRYPTION_KEY",),
     "max_json_depth": ("ROUTER_MAX_JSON_DEPTH",),
     "header_timeout": ("ROUTER_HEADER_TIMEOUT",),
     "body_timeout": ("ROUTER_BODY_TIMEOUT",),
@@ -258,6 +281,13 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "allow_private_urls": ("ROUTER_ALLOW_PRIVATE_URLS",),
     "trusted_hosts": ("ROUTER_TRUSTED_HOSTS",),
     "trusted_origins": ("ROUTER_TRUSTED_ORIGINS",),
+    "cors_origins": ("ROUTER_CORS_ORIGINS",),
+    "cors_credentials": ("ROUTER_CORS_CREDENTIALS",),
+    "cors_headers": ("ROUTER_CORS_HEADERS",),
+    "cors_max_age": ("ROUTER_CORS_MAX_AGE",),
+    "rate_limit_max": ("RATE_LIMIT_MAX",),
+    "rate_limit_window_ms": ("RATE_LIMIT_WINDOW_MS",),
+    "trusted_proxies": ("ROUTER_TRUSTED_PROXIES",),
     "log_level": ("ROUTER_LOG_LEVEL",),
     "log_format": ("ROUTER_LOG_FORMAT",),
     "log_masking": ("ROUTER_LOG_MASKING",),
@@ -321,5 +351,6 @@ _POSITIVE: Final = (
     "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention", "progress_interval",
     "runpod_concurrency", "runpod_result_bytes", "lambda_grace", "keys_belief", "keys_stale", "jwt_stale",
 )  # fmt: skip
+_NOT_NEGATIVE: Final = ("rate_limit_max", "rate_limit_window_ms", "cors_max_age")
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off"})

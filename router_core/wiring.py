@@ -19,9 +19,9 @@ from router_core.http.message import Request, Response
 from router_core.identity import Identity, open_identity, worker_keys
 from router_core.jobs.inputs import load
 from router_core.jobs.isolation import ChildPool
-from router_core.jobs.openapi import SUBMIT_PARAMETERS, describe
+from router_core.jobs.openapi import SUBMIT_PARAMETERS
 from router_core.jobs.reaper import Reaper
-from router_core.jobs.routes import JobRoutes
+from router_core.jobs.routes import job_routes
 from router_core.jobs.runner import Runner
 from router_core.jobs.service import JobService
 from router_core.jobs.sweeper import Sweeper
@@ -29,9 +29,10 @@ from router_core.jobs.watch import Hub, WatchedStore
 from router_core.jobs.webhooks import WebhookSender
 from router_core.jobs.worker import WorkerPool
 from router_core.middleware.dispatch import Dispatch
+from router_core.middleware.limit import limit_of
 from router_core.middleware.stack import build_stack
 from router_core.middleware.threads import CallThreads
-from router_core.routing.product import product_route
+from router_core.routing.product import UNLIMITED, product_route
 from router_core.routing.route import Route
 from router_core.routing.table import Table
 from router_core.secrets.resolve import settings_with_secrets
@@ -161,6 +162,7 @@ class _Build:
             settings=settings, table=table, dispatch=dispatch, events=events,
             authenticator=None if identity is None else identity.authenticator, realms=realms,
             exception_handlers=self.router.exception_handlers, monotonic=clock.monotonic,
+            limit=limit_of(settings, clock=clock.now),
         )  # fmt: skip
         children.check()
         extensions = self.extensions(metrics, health)
@@ -251,23 +253,6 @@ class _Build:
 
     def product_routes(self, core: Core, health: Health) -> list[Route]:
         """Return the routes that every service has."""
-        handlers = JobRoutes(core.service)
-        jobs = [
-            product_route(
-                method,
-                path,
-                handler,
-                summary,
-                tags=("jobs",),
-                any_caller=True,
-                meta={"openapi": describe(method, path)},
-            )
-            for method, path, handler, summary in handlers.table()
-        ]
-        jobs += [
-            product_route(method, path, handler, summary, in_schema=False, any_caller=True)
-            for method, path, handler, summary in handlers.at_routes(self.own)
-        ]
 
         async def document(request: Request) -> Response:
             """Describe this service."""
@@ -280,18 +265,16 @@ class _Build:
             ("/health/detailed", health.detailed, "The state of every part", False),
             ("/metrics", health.exposition, "Metrics for Prometheus", False),
         )
-        return jobs + [
-            product_route(
-                "GET",
-                path,
-                handler,
-                summary,
-                public=public,
-                scopes=() if public else ("read",),
-                tags=("system",),
+        routes = job_routes(core.service, self.own)
+        for path, handler, summary, public in system:
+            scopes = () if public else ("read",)
+            meta = {UNLIMITED: path in ("/health", "/health/ready")}
+            routes.append(
+                product_route(
+                    "GET", path, handler, summary, public=public, scopes=scopes, tags=("system",), meta=meta
+                )
             )
-            for path, handler, summary, public in system
-        ]
+        return routes
 
     def document(self, routes: Iterable[Route]) -> Mapping[str, Any]:
         """Return the OpenAPI document; it is made when it is first asked for."""

@@ -17,16 +17,18 @@ from router_core.jobs.events import ApipodFrames, Frames, JobStream, NdjsonFrame
 from router_core.jobs.http import job_response, location, outcome_response, poll_after, shape_of
 from router_core.jobs.job import Job, State
 from router_core.jobs.leaving import seconds_left, unless_gone
+from router_core.jobs.openapi import describe
 from router_core.jobs.owners import EVERYBODY
 from router_core.jobs.prefer import query_value
 from router_core.jobs.service import JobService
 from router_core.jobs.store import JobQuery
 from router_core.jobs.submission import read_options
 from router_core.jobs.wire import apipod_body, encode_job
+from router_core.routing.product import product_route
 from router_core.routing.route import Route
 from router_core.types import ID_PATTERN
 
-__all__ = ["JobRoutes"]
+__all__ = ["JobRoutes", "job_routes"]
 
 MAX_PAGE: Final = 200
 _SECONDS: Final = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,30})?(?:[eE]-?[0-9]{1,3})?\Z")
@@ -186,6 +188,27 @@ class JobRoutes:
         if request.method == "HEAD":
             return Response(200, headers)
         return Response(200, headers, JobStream(self._service, job, request, after, frames))
+
+
+def job_routes(service: JobService, own: Iterable[Route]) -> list[Route]:
+    """Return the routes of jobs, those at the paths of the author's job routes too."""
+    handlers = JobRoutes(service)
+    routes = [
+        product_route(
+            method,
+            path,
+            handler,
+            summary,
+            tags=("jobs",),
+            any_caller=True,
+            meta={"openapi": describe(method, path)},
+        )
+        for method, path, handler, summary in handlers.table()
+    ]
+    return routes + [
+        product_route(method, path, handler, summary, in_schema=False, any_caller=True)
+        for method, path, handler, summary in handlers.at_routes(own)
+    ]
 
 
 def _list_query(request: Request) -> JobQuery:

@@ -12,7 +12,7 @@ from router_core.types import Principal
 if TYPE_CHECKING:
     from router_core.routing.route import Route
 
-__all__ = ["Admission", "Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher"]
+__all__ = ["Admission", "Answered", "Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher"]
 
 
 class Match(Protocol):
@@ -50,7 +50,7 @@ class Authenticator(Protocol):
 class Exchange:
     """One request, from its arrival to its answer. Mutable, and private to the stack."""
 
-    __slots__ = ("error", "match", "principal", "request", "until")
+    __slots__ = ("counted", "error", "left", "match", "principal", "request", "until")
 
     def __init__(self, request: Request, match: Match | None = None) -> None:
         self.request = request
@@ -59,23 +59,38 @@ class Exchange:
         """Set when authentication is configured."""
         self.until = inf
         """As long as who is asking is believed to be so, by the monotonic clock."""
+        self.counted = False
+        """Whether the rate limit knows of it."""
+        self.left = -1
+        """How many requests the caller has left, where that is little."""
         self.error: BaseException | None = None
         """What the answer was made from, if it is an error."""
+
+
+class Answered(Exception):
+    """Raised by a gate that has the answer itself."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
 
 
 class Admission:
     """What the gates say to every request with the same head: which route it leads to, and who asks."""
 
-    __slots__ = ("call", "match", "principal", "until")
+    __slots__ = ("call", "match", "principal", "toll", "until")
 
     def __init__(
         self, match: Match, principal: Principal | None,
         call: Callable[[Request], Awaitable[Response]] | None = None, until: float = inf,
+        toll: Callable[[], int] | None = None,
     ) -> None:  # fmt: skip
         self.match = match
         self.principal = principal
         self.until = until
         """By the monotonic clock: whoever asks later is judged again (``Stack.admitted`` sees to that)."""
+        self.toll = toll
+        """Counts each of them, and says how many are left (-1: enough); raises RateLimited."""
         self.call = call
         """Answers such a request, where there is less to do than ``Dispatch`` does."""
 

@@ -8,14 +8,15 @@ from collections.abc import Awaitable, Mapping
 from typing import Final
 from urllib.parse import urlsplit
 
-from router_core.errors import BadRequest, Forbidden, Misconfigured
-from router_core.middleware.exchange import Authenticator, Exchange, Gate, Matcher
+from router_core.errors import BadRequest, Forbidden, MethodNotAllowed, Misconfigured
+from router_core.middleware.exchange import Answered, Authenticator, Exchange, Gate, Matcher
 from router_core.routing.permission import check_permission
+from router_core.security.cors import Cors, is_preflight
 from router_core.settings import Settings
 from router_core.types import Principal
 
-__all__ = ["LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_gate", "host_gate", "is_loopback",
-           "match_gate", "origin_gate", "scopes_gate"]  # fmt: skip
+__all__ = ["LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_gate", "cors_gate", "host_gate",
+           "is_loopback", "match_gate", "origin_gate", "scopes_gate"]  # fmt: skip
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 STRANGER: Final = Principal("anonymous", frozenset(), "anonymous")
@@ -79,8 +80,28 @@ def _host_name(value: str) -> str:
     return value.partition(":")[0]
 
 
-def origin_gate(settings: Settings) -> Gate:
-    """Refuse writes that a page of another site has a browser send.
+def cors_gate(cors: Cors, table: Matcher) -> Gate:
+    """Answer preflights: a browser asks before it sends what a page wants, and has no credentials for it."""
+
+    def preflight(exchange: Exchange) -> None:
+        request = exchange.request
+        if is_preflight(request):
+            raise Answered(cors.preflight(request, _methods(table, request.path)))
+
+    return preflight
+
+
+def _methods(table: Matcher, path: str) -> str:
+    """Return the methods that a path takes; raises NotFound."""
+    try:
+        table.match("TRACE", path)  # which no route can serve
+    except MethodNotAllowed as refusal:
+        return refusal.headers["Allow"]
+    return "OPTIONS"
+
+
+def origin_gate(settings: Settings, cors: Cors | None = None) -> Gate:
+    """Refuse writes that a page of another site has a browser send, unless CORS lets the page in.
 
     Browsers put Origin (and Sec-Fetch-Site) on such requests, other clients leave them out.
     """
@@ -96,7 +117,7 @@ def origin_gate(settings: Settings) -> Gate:
                 foreign = headers.get("sec-fetch-site") == "cross-site"
             else:
                 foreign = not _same_site(value, headers.get("host", ""), public) and not _in(trusted, value)
-            if foreign:
+            if foreign and not (cors is not None and value is not None and cors.allows(value)):
                 raise Forbidden("pages of other sites may not send this request", code="foreign_origin")
 
     return origin

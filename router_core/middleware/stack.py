@@ -4,17 +4,22 @@
     headers       outside errors: an error page needs its security headers as much as a result does
     errors        turns whatever is raised below into problem+json; below record, which wants a status
     host          before anything looks at the path: a rebound Host name must learn nothing
+    cors          preflights are answered here: they come without credentials, and without anything to refuse
     origin        before matching, for the same reason: a foreign page may not find out which routes exist
     match         before authentication, which must judge the route object and never the raw path
+    guard         before authentication, which an address that has failed too often is not asked for again
     authenticate  before scopes, which belong to a caller
     scopes        the last gate: below it the caller may do this
+    limit         below the gates, which may be judged once for many requests; each of these is counted, and
+                  so is what a gate refuses
     dispatch      binding, the function, its result
 
 Layers that are not configured are left out when the stack is built, so that they cost nothing.
 
 Nested functions would cost a coroutine each, and most of the layers have nothing to wait for. So the three
-outermost are written into ``Stack.handle`` itself; those from host to scopes, the gates, can only let a
-request pass or raise, and are called one after the other.
+outermost and the limit are written into ``Stack.handle`` itself; those from host to scopes, the gates, can
+only let a request pass or raise, and are called one after the other. What limit and CORS have to say in an
+answer is added on its way out, to errors as well.
 """
 
 from __future__ import annotations
@@ -27,6 +32,7 @@ from router_core.http.message import Request, Response
 from router_core.middleware.errors import Errors, ExceptionHandler
 from router_core.middleware.exchange import (
     Admission,
+    Answered,
     Authenticator,
     Dispatch,
     Exchange,
@@ -37,15 +43,18 @@ from router_core.middleware.exchange import (
 from router_core.middleware.gates import (
     allowed_hosts,
     authenticate_gate,
+    cors_gate,
     host_gate,
     match_gate,
     origin_gate,
     scopes_gate,
 )
 from router_core.middleware.headers import with_headers
+from router_core.middleware.limit import Limit
 from router_core.middleware.record import identified, recorded
 from router_core.routing.route import Route
 from router_core.routing.table import Match as Found
+from router_core.security.cors import Cors, cors_of
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
 from router_core.types import Principal
@@ -56,21 +65,26 @@ __all__ = ["Stack", "build_stack"]
 class Stack:
     """The compiled layers: ``handle`` answers a request, ``admit`` judges one whose body is still to come."""
 
-    __slots__ = ("_dispatch", "_errors", "_events", "_gates", "_lasting", "_monotonic", "layers")
+    __slots__ = ("_cors", "_dispatch", "_errors", "_events", "_gates", "_lasting", "_limit", "_monotonic",
+                 "layers")  # fmt: skip
 
     def __init__(
         self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events,
         lasting: bool = False, monotonic: Callable[[], float] = monotonic,
+        limit: Limit | None = None, cors: Cors | None = None,
     ) -> None:  # fmt: skip
         """``lasting``: what the gates say of a request holds of every other with its head, for as long as
         they say."""
-        self.layers = ("record", "headers", "errors", *[name for name, _ in gates], "dispatch")
+        counted = () if limit is None else ("limit",)
+        self.layers = ("record", "headers", "errors", *[name for name, _ in gates], *counted, "dispatch")
         self._gates = tuple(gate for _, gate in gates)
         self._dispatch = dispatch
         self._errors = errors
         self._events = events
         self._lasting = lasting
         self._monotonic = monotonic
+        self._limit = limit
+        self._cors = cors
 
     async def handle(self, request: Request, match: Match | None = None) -> Response:
         """Answer; errors are answers too. Who has looked for the ``match`` already may bring it along."""
@@ -86,12 +100,30 @@ class Stack:
             match, principal = exchange.match, exchange.principal
             if match is None:
                 raise RuntimeError("the match layer is missing")
+            if self._limit is not None:
+                self._limit.count(exchange)
             if principal is not None or match.path_params:
                 request = _informed(request, principal, match)
             response = await self._dispatch(request, match.route)
         except Exception as error:
-            response = await self._errors.answer(error, exchange)
+            response = await self._refusal(error, exchange)
+        if exchange.left >= 0 or self._cors is not None:
+            response = self._marked(exchange, response)
         return recorded(self._events, exchange, with_headers(response, request.id), started)
+
+    async def _refusal(self, error: Exception, exchange: Exchange) -> Response:
+        """Return the answer to what was raised, and see that it was counted."""
+        if isinstance(error, Answered):
+            return error.response
+        if self._limit is not None:
+            error = self._limit.refused(exchange, error)
+        return await self._errors.answer(error, exchange)
+
+    def _marked(self, exchange: Exchange, response: Response) -> Response:
+        """Add what limit and CORS have to say."""
+        if self._limit is not None and exchange.left >= 0:
+            response = self._limit.mark(response, exchange.left)
+        return response if self._cors is None else self._cors.mark(exchange.request, response)
 
     def admission(self, request: Request) -> Admission | None:
         """Return what the gates say to this request and to every other with the same head.
@@ -110,11 +142,12 @@ class Stack:
         except Exception:
             return None  # ``handle`` meets it again, and says so
         match = exchange.match
-        if match is None or match.path_params:
+        if match is None or match.path_params or self._cors is not None:
             return None
         shortcut = getattr(self._dispatch, "shortcut", None)
         call = None if shortcut is None else shortcut(request, match.route)
-        return Admission(match, exchange.principal, call, exchange.until)
+        toll = None if self._limit is None else self._limit.toll(exchange)
+        return Admission(match, exchange.principal, call, exchange.until, toll)
 
     async def admitted(self, request: Request, admission: Admission) -> Response:
         """Answer a request that has its ``admission``, and its principal from there.
@@ -129,12 +162,17 @@ class Stack:
         try:
             if until != inf and until <= self._monotonic():
                 request = await self._judge_again(exchange, admission)
+            if admission.toll is not None:
+                exchange.counted = True
+                exchange.left = admission.toll()
             if call is not None:
                 response = await call(request)
             else:
                 response = await self._dispatch(request, admission.match.route)
         except Exception as error:
-            response = await self._errors.answer(error, exchange)
+            response = await self._refusal(error, exchange)
+        if exchange.left >= 0:
+            response = self._marked(exchange, response)
         return recorded(self._events, exchange, response, started)
 
     async def _judge_again(self, exchange: Exchange, admission: Admission) -> Request:
@@ -154,7 +192,8 @@ class Stack:
         """Answer an error that an adapter met itself, the way ``handle`` answers it."""
         exchange = Exchange(request)
         exchange.match = None if route is None else Found(route, {})
-        return await self._errors.answer(error, exchange)
+        response = await self._errors.answer(error, exchange)
+        return response if self._cors is None else self._cors.mark(request, response)
 
     async def admit(self, request: Request) -> int | None:
         """Raise what ``handle`` would answer before it looks at the body.
@@ -163,10 +202,19 @@ class Stack:
         the body limit of the route, or None where the settings decide.
         """
         exchange = Exchange(request)
-        for gate in self._gates:
-            waiting = gate(exchange)
-            if waiting is not None:
-                await waiting
+        try:
+            for gate in self._gates:
+                waiting = gate(exchange)
+                if waiting is not None:
+                    await waiting
+        except Answered:
+            return None  # whatever its body is
+        except Exception as error:
+            if self._limit is not None:
+                raise self._limit.refused(exchange, error) from None
+            raise
+        if self._limit is not None:
+            self._limit.check(exchange)
         return None if exchange.match is None else exchange.match.route.max_body_bytes
 
 
@@ -180,20 +228,25 @@ def build_stack(
     realms: Mapping[str, Authenticator] | None = None,
     exception_handlers: Mapping[type[BaseException], ExceptionHandler] | None = None,
     monotonic: Callable[[], float] = monotonic,
+    limit: Limit | None = None,
 ) -> Stack:
     """Put the layers that are configured into their order; ``monotonic`` is the clock of authenticators."""
-    hosts = allowed_hosts(settings)
+    hosts, cors = allowed_hosts(settings), cors_of(settings)
+    asks = authenticator is not None or bool(realms)
     gates: list[tuple[str, Gate | None]] = [
         ("host", host_gate(hosts) if hosts else None),
-        ("origin", origin_gate(settings)),
+        ("cors", None if cors is None else cors_gate(cors, table)),
+        ("origin", origin_gate(settings, cors)),
         ("match", match_gate(table)),
-        ("authenticate", authenticate_gate(authenticator, realms or {}) if authenticator or realms else None),
+        ("guard", limit.guard() if asks and limit is not None else None),
+        ("authenticate", authenticate_gate(authenticator, realms or {}) if asks else None),
         ("scopes", scopes_gate() if authenticator is not None else None),
     ]
     configured = [(name, gate) for name, gate in gates if gate is not None]
     lasting = authenticator is None or bool(getattr(authenticator, "lasting", False))
     lasting = lasting or hasattr(authenticator, "recall")
-    return Stack(configured, dispatch, Errors(exception_handlers or {}, events), events, lasting, monotonic)
+    errors = Errors(exception_handlers or {}, events)
+    return Stack(configured, dispatch, errors, events, lasting, monotonic, limit, cors)
 
 
 def _informed(request: Request, principal: Principal | None, match: Match) -> Request:

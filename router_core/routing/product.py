@@ -11,7 +11,10 @@ from router_core.http.message import Request, Response
 from router_core.routing.path import parse_path
 from router_core.routing.route import JobOptions, Route
 
-__all__ = ["Handler", "product_route"]
+__all__ = ["UNLIMITED", "Handler", "product_route"]
+
+UNLIMITED = "unlimited"
+"""Key of ``Route.meta``: true for routes that no rate limit counts or refuses (probes)."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
