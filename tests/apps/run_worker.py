@@ -79,7 +79,8 @@ def routes() -> dict[str, Route]:
 async def main(folder: Path, idle: bool) -> None:
     """Work until told to stop."""
     arm(os.environ)
-    settings = Settings(lease=LEASE, heartbeat=LEASE / 4)
+    lease = float(os.environ.get("LEASE", LEASE))
+    settings = Settings(lease=lease, heartbeat=lease / 4)
     clock, events, hub = SystemClock(), Events(), Hub()
     blobs = FileBlobStore(folder / "blobs")
     store = WatchedStore(SqliteJobStore(folder / "jobs.db"), hub, events)
@@ -102,6 +103,7 @@ async def main(folder: Path, idle: bool) -> None:
     def asked() -> None:
         nonlocal signals
         signals += 1
+        print("heard", flush=True)
         stop.set()
         if signals == 2:
             pool.kill()

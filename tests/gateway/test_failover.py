@@ -126,7 +126,7 @@ async def test_nobody_left_and_back_again() -> None:
         for each in upstreams:
             await each.stop()
         for _ in range(3):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 answers = await at_once(made, 100)
             assert Counter(each.status for each in answers) == {503: 100}
             assert all(float(each.headers["retry-after"]) > 0 for each in answers)
@@ -276,7 +276,7 @@ async def test_a_slow_one_is_ejected_and_comes_back(monkeypatch: pytest.MonkeyPa
 
 async def until(made: House, holds: Callable[[], bool], *, calls: int = 4) -> None:
     """Go on calling until something holds."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not holds():
             assert all(each.status == 200 for each in await at_once(made, calls))
             await asyncio.sleep(0.02)

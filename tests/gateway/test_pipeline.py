@@ -109,18 +109,23 @@ async def test_half_of_the_upstreams_die_under_load_and_nobody_notices() -> None
             while not stop.is_set():
                 answers.append((await made.ask("/v1/chat/completions", chat())).status)
 
+        async def serve(count: int) -> None:
+            wanted = len(answers) + count
+            async with asyncio.timeout(30):
+                while len(answers) < wanted:  # noqa: ASYNC110 - of many callers, any may be the one
+                    await asyncio.sleep(0.005)
+
         callers = [asyncio.create_task(caller()) for _ in range(32)]
-        await asyncio.sleep(0.4)
+        await serve(200)
         for upstream in upstreams[:2]:
             await upstream.stop()
-        died = time.monotonic()
-        while any(made.standing(name).circuit != "open" for name in ("d1", "d2")):
-            assert time.monotonic() - died < 1.0, "they are not left out within a second"
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0.4)
+        await serve(200)
+        for name in ("d1", "d2"):
+            assert made.standing(name).circuit == "open"
+            assert made.standing(name).failed < 32, "what every caller has met is left out too late"
+        await serve(200)
         stop.set()
         await asyncio.gather(*callers)
-        assert len(answers) > 200
         assert set(answers) == {200}
         assert made.in_flight() == 0
 
@@ -134,7 +139,7 @@ async def test_a_revived_deployment_serves_again() -> None:
             assert await calls(made, 1) == [200]
         assert made.standing("d1").circuit == "open"
         async with Upstream(port=port) as again:
-            until = time.monotonic() + 5
+            until = time.monotonic() + 60
             while made.standing("d1").circuit != "closed":
                 assert time.monotonic() < until
                 assert await calls(made, 1) == [200]

@@ -36,7 +36,7 @@ class Gate:
 
 
 async def test_cancel_of_an_async_job_is_prompt() -> None:
-    """An async function is cancelled at once, and may tidy up."""
+    """An async function is cancelled at once, without a wait for its grace, and may tidy up."""
     started, tidied = asyncio.Event(), asyncio.Event()
 
     async def wait() -> None:
@@ -46,13 +46,11 @@ async def test_cancel_of_an_async_job_is_prompt() -> None:
         finally:
             tidied.set()
 
-    async with running(route_of(wait), grace=30.0) as bench:
+    async with running(route_of(wait), grace=3600.0) as bench:
         job_id = await bench.submit("/wait")
         await started.wait()
-        began = time.monotonic()
         await bench.cancel(job_id)
         record = await bench.until(job_id)
-        assert time.monotonic() - began < 1
         assert (record.state, record.reason, record.result) == (State.CANCELLED, "cancel", b"")
         assert tidied.is_set()
 
