@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import tempfile
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -94,7 +95,8 @@ def _serve_many(app: App, settings: Settings, options: ServeOptions, *, shared: 
     sockets = bind(settings.host, settings.port)
     try:
         grace = settings.drain_grace + 15.0
-        return Supervisor(_worker, (settings, options), options.workers, sockets, grace).run()
+        with tempfile.TemporaryDirectory(prefix="router-metrics-") as folder:
+            return Supervisor(_worker, (settings, options, folder), options.workers, sockets, grace).run()
     finally:
         for sock in sockets:
             sock.close()
@@ -120,7 +122,9 @@ def _why_not(app: App) -> str:
     return f"that of ROUTER_JOBS, {url.partition('://')[0]}://, says that it is none: use another one"
 
 
-def _worker(settings: Settings, options: ServeOptions, sockets: list[socket.socket]) -> None:
+def _worker(
+    settings: Settings, options: ServeOptions, folder: str, sockets: list[socket.socket]
+) -> None:  # fmt: skip
     from handlers.loader import load_app
     from handlers.local.workers import end_with_parent
 
@@ -130,7 +134,7 @@ def _worker(settings: Settings, options: ServeOptions, sockets: list[socket.sock
     app.events.subscribe(log)
     log.install()
     try:
-        code = run_worker(app, options, sockets)
+        code = run_worker(app, options, sockets, folder)
     finally:
         log.close()
     raise SystemExit(code)

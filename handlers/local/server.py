@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
 
@@ -29,6 +29,9 @@ from router_core.errors import Misconfigured
 from router_core.middleware.gates import is_loopback
 from router_core.settings import Settings
 from router_core.telemetry.events import Note
+
+if TYPE_CHECKING:
+    from router_core.telemetry.pooled import MetricsPool
 
 __all__ = ["LocalServer", "ServeOptions", "check_exposure", "make_config", "run_app", "run_worker"]
 
@@ -125,6 +128,9 @@ class LocalServer(uvicorn.Server):
         self._app = app
         self._on_second_signal = on_second_signal
         self._ignored = ignored
+        self.pool: MetricsPool | None = None
+        """Where this is one of several workers: what makes their metrics those of all."""
+        self._publishing: asyncio.Task[None] | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain; a second signal ends everything at once.
@@ -142,6 +148,8 @@ class LocalServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._app.events.emit(self._serving(sockets))
+            if self.pool is not None:
+                self._publishing = asyncio.create_task(self.pool.run(), name="metrics-pool")
         gc.collect()
         gc.freeze()
         gc.set_threshold(_GC_THRESHOLD, 20, 20)
@@ -172,6 +180,8 @@ class LocalServer(uvicorn.Server):
         left = grace - (time.monotonic() - began)
         self.config.timeout_graceful_shutdown = int(max(_LAST_CONNECTIONS_SECONDS, left))
         await super().shutdown(sockets)
+        if self._publishing is not None:
+            self._publishing.cancel()
 
 
 def run_app(app: Application, options: ServeOptions | None = None, asgi: AsgiApp | None = None) -> int:
@@ -184,11 +194,27 @@ def run_app(app: Application, options: ServeOptions | None = None, asgi: AsgiApp
     return _run(asgi, LocalServer(config, app, _kill_everything), sockets)
 
 
-def run_worker(app: Application, options: ServeOptions, sockets: list[socket.socket]) -> int:
-    """Serve on sockets that a supervisor has bound; the terminal's Ctrl-C is the supervisor's business."""
+def run_worker(
+    app: Application, options: ServeOptions, sockets: list[socket.socket], folder: str = ""
+) -> int:  # fmt: skip
+    """Serve on sockets that a supervisor has bound; the terminal's Ctrl-C is the supervisor's business.
+
+    In ``folder`` the workers tell each other what they count.
+    """
     asgi = AsgiApp(app)
     config = make_config(asgi, app, options)
-    return _run(asgi, LocalServer(config, app, _kill_everything, ignored=signal.SIGINT), sockets)
+    server = LocalServer(config, app, _kill_everything, ignored=signal.SIGINT)
+    metrics = getattr(app, "metrics", None)
+    if not folder or metrics is None:
+        return _run(asgi, server, sockets)
+    from router_core.telemetry.pooled import MetricsPool
+
+    metrics.pool = server.pool = MetricsPool(folder, metrics.render, metrics.across)
+    try:
+        return _run(asgi, server, sockets)
+    finally:
+        metrics.pool = None
+        server.pool.close()
 
 
 def _run(asgi: AsgiApp, server: LocalServer, sockets: list[socket.socket]) -> int:

@@ -98,7 +98,7 @@ class Health:
                     }
                 )
                 self.metrics.oldest_queued.set(_age(stats))
-        return Response.text(self.metrics.render(), content_type=CONTENT_TYPE, headers=_NO_STORE)
+        return Response.text(await self.metrics.exposed(), content_type=CONTENT_TYPE, headers=_NO_STORE)
 
     def _told(self, status: str) -> dict[str, Any]:
         """Return what every answer says."""

@@ -9,11 +9,11 @@ import contextlib
 import threading
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 from router_core.telemetry.events import JobMoved, Note, RequestDone
 
-__all__ = ["BUCKETS", "CONTENT_TYPE", "Counter", "Gauge", "Histogram", "Metrics"]
+__all__ = ["BUCKETS", "CONTENT_TYPE", "Counter", "Gauge", "Histogram", "Metrics", "Pool"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 BUCKETS: Final = (
@@ -90,6 +90,12 @@ class Gauge(Counter):
 
     kind = "gauge"
 
+    def __init__(self, name: str, text: str, labels: Labels = (), across: str = "own") -> None:
+        """``across``: what holds for several processes together: the ``sum``, ``max`` or ``min`` of theirs,
+        or what the one that is asked says by itself (``own``)."""
+        super().__init__(name, text, labels)
+        self.across = across
+
     def set(self, value: float, labels: Labels = ()) -> None:
         """Set one series."""
         with self._lock:
@@ -156,6 +162,13 @@ class Histogram:
             yield f"{self.name}_count{own} {_number(running)}"
 
 
+class Pool(Protocol):
+    """Several processes of a service."""
+
+    async def text(self) -> str:
+        """Return the metrics of all of them."""
+
+
 class Metrics:
     """The metrics of one app; subscribe it to the app's events."""
 
@@ -184,6 +197,8 @@ class Metrics:
         """What a request of this method, route and status adds to, so that it is looked up once."""
         self._lock = threading.Lock()
         self._hooks: list[Callable[[], None]] = []
+        self.pool: Pool | None = None
+        """Where there are several processes: those whose metrics are told together."""
         self._all: list[Counter | Histogram] = [
             self.requests, self.request_seconds, self.response_bytes, self.disconnects, self.job_moves,
             self.job_wait, self.job_run, self.notes, self.jobs, self.oldest_queued, self.store_up, self.ready,
@@ -245,6 +260,14 @@ class Metrics:
 
     def _note(self, event: Note) -> None:
         self.notes.add((event.name, event.level))
+
+    def across(self) -> dict[str, str]:
+        """Return by name of gauge what holds for several processes together."""
+        return {each.name: each.across for each in self._all if isinstance(each, Gauge)}
+
+    async def exposed(self) -> str:
+        """Return everything, of all processes of this service where it knows of others."""
+        return self.render() if self.pool is None else await self.pool.text()
 
     def render(self) -> str:
         """Return everything in Prometheus' text format."""

@@ -146,15 +146,15 @@ class GatewayMetrics:
             "attempt",
         )
         self.dropped = self._counter("ledger_dropped_total", "Records that were lost before they were kept.")
-        self.in_flight = self._gauge("in_flight", "Tries under way.", "deployment")
+        self.in_flight = self._gauge("in_flight", "Tries under way.", "deployment", across="sum")
         self.queue = self._gauge(
-            "queue_depth", "Requests that wait in an upstream, as it says.", "deployment"
+            "queue_depth", "Requests that wait in an upstream, as it says.", "deployment", across="max"
         )
         self.circuit = self._gauge(
-            "circuit_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "deployment"
+            "circuit_state", "Circuit breaker: 0 closed, 1 half-open, 2 open.", "deployment", across="max"
         )
         self.health = self._gauge(
-            "model_health_score", "Share of a model's calls that would succeed.", "model"
+            "model_health_score", "Share of a model's calls that would succeed.", "model", across="min"
         )
         self._models: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
         self._rules: dict[str, list[float]] = {}
@@ -238,8 +238,8 @@ class GatewayMetrics:
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return self._added(Counter(f"model_router_{name}", text, labels))
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return self._added(Gauge(f"model_router_{name}", text, labels))
+    def _gauge(self, name: str, text: str, *labels: str, across: str) -> Gauge:
+        return self._added(Gauge(f"model_router_{name}", text, labels, across))
 
     def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return self._added(Histogram(f"model_router_{name}", text, labels))
