@@ -17,41 +17,30 @@ _REFUSED: Final = frozenset({"client_error", "context_window", "content_policy"}
 def judge_call(tally: Tally, call: Call, model_id: str, seconds: float) -> None:
     """Add a call that has ended to the tally of its arm, which is served by the model.
 
-    What the arm's own model did counts, whoever helped out afterwards: a canary that fails half of its calls
-    is not excused by the baseline answering them. But a call that others had a part in is tainted: how long
-    it took, what it cost and what came out of it say nothing about the arm.
+    Every try at the arm's own model counts, whoever saved the call afterwards: a canary that fails half of
+    its tries is not excused by the next try, or by the baseline, answering. But a call that another model had
+    a part in is tainted: how long it took, what it cost and what came out of it say nothing about the arm.
     """
     attempts = call.attempts
-    own = attempts
-    if len(attempts) != 1 or attempts[0].model_id != model_id:
-        own = [each for each in attempts if each.model_id == model_id]
-    if not own:
-        tally.tainted += 1
+    if len(attempts) == 1 and attempts[0].outcome == "ok" and attempts[0].model_id == model_id:
+        tally.answered(seconds, *_used(attempts))
         return
-    kind = _kind(own)
-    tainted = len(own) != len(attempts)
-    if kind == "cancelled":
-        tally.cancelled += 1
-    elif kind in _REFUSED:
-        tally.n += 1
-        tally.refused += 1
+    own = [each for each in attempts if each.model_id == model_id]
+    kinds = {each.outcome for each in own} - {"cancelled"}
+    tainted = len(own) != len(attempts) or not own
+    if not kinds:
         tally.tainted += tainted
-    elif kind != "ok":
-        tally.n += 1
-        tally.errors += 1
-        tally.tainted += tainted
-    elif tainted:
-        tally.tainted += 1
-    else:
+        tally.cancelled += not tainted
+        return
+    if "ok" in kinds and not tainted:
         tally.answered(seconds, *_used(own))
-
-
-def _kind(own: Sequence[Attempt]) -> str:
-    """Return how the arm's model did: well if any try was, else by the last that was not given up."""
-    kinds = [each.outcome for each in own]
-    if "ok" in kinds:
-        return "ok"
-    return next((kind for kind in reversed(kinds) if kind != "cancelled"), "cancelled")
+    else:
+        tally.n += 1
+        tally.tainted += tainted
+    if kinds - _REFUSED - {"ok"}:
+        tally.errors += 1
+    elif "ok" not in kinds:
+        tally.refused += 1
 
 
 def _used(own: Sequence[Attempt]) -> tuple[int | None, int]:

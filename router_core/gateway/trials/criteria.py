@@ -22,7 +22,7 @@ class Criteria:
     """Upper ends; None: nothing is asked."""
 
     max_error_rate: float | None = None
-    """Share of the calls that its model failed, 0 to 1."""
+    """Share of the calls of which a try failed at its model, 0 to 1; those that were saved count, too."""
     max_error_rate_increase: float | None = None
     """Above the share of the baseline: 0.02 lets 3 % be where the baseline has 1 %. Calls that were refused
     count here as well: a caller's mistakes fall to both arms alike."""

@@ -63,21 +63,21 @@ class Tally:
 
     def __init__(self) -> None:
         self.n = 0
-        """Calls that were judged: answered by the arm's model, refused by it, or failed by it."""
+        """Calls that were judged: those for which the arm's model was asked, and its callers waited."""
         self.errors = 0
-        """Of these, those that the model failed, also where another one stepped in."""
+        """Of these, those of which a try failed, also where another try or another model saved them."""
         self.refused = 0
         """Of these, those that it took for the caller's mistake."""
         self.cancelled = 0
         """Calls whose caller went away; they are not judged."""
         self.tainted = 0
-        """Calls that another model had a part in: no figure but ``errors`` knows them."""
+        """Calls that another model had a part in: no figure but ``errors`` and ``refused`` knows them."""
         self.latencies: dict[int, int] = {}
         """Bin -> calls that were answered well."""
         self.sums = {name: Moments() for name in METRIC_SUMS}
 
     def answered(self, seconds: float, cost: int | None, tokens: int) -> None:
-        """Take a call that was answered well by the arm's own model, and by nobody else before it."""
+        """Take a call that was answered well by the arm's model, which nobody else had a part in."""
         self.n += 1
         place = bin_of(seconds)
         self.latencies[place] = self.latencies.get(place, 0) + 1
