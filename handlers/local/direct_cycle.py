@@ -91,7 +91,7 @@ class DirectCycle(Watched, Mapping[str, Any]):
             self._waiting = None
             self.begin_task(_failed(failed))
         else:
-            if type(waiting) is Prompt:
+            if isinstance(waiting, Prompt):
                 waiting._asyncio_future_blocking = False
                 waiting.listener = self._step
                 self._waiting = waiting

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Final
 
@@ -31,8 +30,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     """Of audio, rounded up, where the upstream counts time instead of tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(msgspec.Struct, frozen=True):
     """What rules look at; from the body of /api/route, or from x-router-* headers."""
 
     agent_type: str = ""
@@ -43,7 +41,7 @@ class Attributes:
     content_length: int = 0
     """Characters of the prompt."""
     tags: frozenset[str] = frozenset()
-    custom: Mapping[str, str] = field(default_factory=dict)
+    custom: Mapping[str, str] = {}
 
 
 class Attempt(msgspec.Struct):

@@ -234,7 +234,7 @@ class Gateway:
         )
         hedger, waker = Hedger(attempts, clock), Waker(self.lifecycle, clock)
         return Pipeline(
-            self.registry, Retry(attempts, hedger, waker, clock, self._random), clock, self._called,
+            self.registry, Retry(attempts, hedger, waker, clock, self._random), attempts, clock, self._called,
             self.metrics.rule_matched, self.trials,
         )  # fmt: skip
 

@@ -43,7 +43,7 @@ class Prompt(Generic[T]):
         if not self._state:
             self._asyncio_future_blocking = True
             yield self
-        return self.result()
+        return self._value if self._state == _RESULT else self.result()
 
     def set_result(self, value: T) -> None:
         """Settle it. Whoever waits may go on before this returns."""

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from router_core.gateway.call import Attributes
 from router_core.gateway.rules import index
@@ -235,7 +236,7 @@ class TestTargets:
         """In every process, and rules without a key go by the user."""
         rule = Rule("r", self.THREE, split=TrafficSplit(40.0, 30.0, 30.0))
         for number in range(50):
-            user = replace(CALL, user_id=f"user-{number}")
+            user = structs.replace(CALL, user_id=f"user-{number}")
             found = {
                 match.targets
                 for seed in range(4)
@@ -248,7 +249,7 @@ class TestTargets:
         """By the generator that was given."""
         rule = Rule("r", self.THREE, split=TrafficSplit(40.0, 30.0, 30.0))
         table = RuleTable([rule], rng=Random(1))
-        nobody = replace(CALL, user_id="")
+        nobody = structs.replace(CALL, user_id="")
         first = {match.targets[0] for _ in range(100) if (match := table.match(nobody, NOW)) is not None}
         assert first == {"p", "c", "e"}
 
@@ -313,7 +314,7 @@ class TestExplain:
 
     def test_it_changes_nothing(self) -> None:
         """The draws after it are those of a table that nobody asked."""
-        nobody = replace(CALL, user_id="")
+        nobody = structs.replace(CALL, user_id="")
         asked, alone = (RuleTable(self.RULES, rng=Random(3)) for _ in range(2))
         for _ in range(10):
             asked.explain(nobody, NOW)

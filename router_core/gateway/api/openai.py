@@ -13,7 +13,7 @@ from router_core.gateway.accounting.tokens import estimate_input
 from router_core.gateway.api.content import JSON, answer_type
 from router_core.gateway.api.errors import OPENAI_ERRORS
 from router_core.gateway.api.openapi import MODEL, MODELS, describe
-from router_core.gateway.api.wishes import PASSED_ON, read_wishes, says_more
+from router_core.gateway.api.wishes import PASSED_ON, no_wishes, read_wishes, says_more
 from router_core.gateway.call import Call
 from router_core.gateway.clients.multipart import read_form
 from router_core.gateway.json import (
@@ -129,7 +129,7 @@ class OpenAIRoutes:
             call.headers = {name: value for name in PASSED_ON if (value := headers.get(name)) is not None}
             read_wishes(headers, call)
         elif call.model_name == AUTO:
-            read_wishes(headers, call)  # rules look at what nobody has to say, too
+            no_wishes(call)
         if request.answer_by < call.deadline:
             call.deadline = request.answer_by
         return call

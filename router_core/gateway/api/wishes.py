@@ -20,7 +20,7 @@ from router_core.gateway.json import invalid
 from router_core.http.head import LazyHeaders
 from router_core.http.message import Headers
 
-__all__ = ["PASSED_ON", "read_wishes", "says_more"]
+__all__ = ["PASSED_ON", "no_wishes", "read_wishes", "says_more"]
 
 PASSED_ON: Final = ("idempotency-key", "openai-beta", "traceparent")
 """Headers that go to the upstream as they came."""
@@ -72,15 +72,29 @@ def read_wishes(headers: Headers, call: Call) -> None:
     session = headers.get("x-router-session")
     if session:
         call.sticky = session
-    call.attributes = Attributes(
-        agent_type=headers.get("x-router-agent-type", ""),
-        request_type=headers.get("x-router-request-type", "") or _REQUEST_TYPES.get(call.endpoint, ""),
-        workspace_id=headers.get("x-router-workspace", ""),
+    call.attributes = _attributes(
+        call, headers.get("x-router-agent-type", ""), headers.get("x-router-request-type", ""),
+        headers.get("x-router-workspace", ""), headers.get("x-router-user-tier", ""),
+    )  # fmt: skip
+
+
+def no_wishes(call: Call) -> None:
+    """Fill a call whose headers say nothing with what rules look at beside them."""
+    call.attributes = _attributes(call)
+
+
+def _attributes(
+    call: Call, agent_type: str = "", request_type: str = "", workspace: str = "", tier: str = ""
+) -> Attributes:
+    return Attributes(
+        agent_type,
+        request_type or _REQUEST_TYPES.get(call.endpoint, ""),
+        workspace,
         # callers that nobody knows are no one user: shares of rules would all be drawn for them at once
-        user_id="" if call.principal.kind == "anonymous" else call.principal.id,
-        user_tier=headers.get("x-router-user-tier", ""),
-        content_length=len(call.body),
-        tags=call.tags,
+        "" if call.principal.kind == "anonymous" else call.principal.id,
+        tier,
+        len(call.body),
+        call.tags,
     )
 
 

@@ -20,6 +20,7 @@ from router_core.gateway.clients.headers import credential, header_lines, passed
 from router_core.gateway.clients.multipart import MULTIPART, replace_model
 from router_core.gateway.clients.probe import MODELS, Probe
 from router_core.gateway.reply import Reply, UpstreamFailure
+from router_core.gateway.transport.connection import Coming
 from router_core.gateway.transport.protocol import Transport
 from router_core.gateway.values import Deployment
 
@@ -58,6 +59,8 @@ class HttpClient:
         """Tells the base URL where the deployment has none of its own, because its endpoint gets a new one
         whenever it is started."""
         self._transport = transport
+        prompt: Callable[..., Coming | None] | None = getattr(transport, "ask", None)
+        self._prompt = prompt if type(self).send is HttpClient.send else None
         self._where = f"deployment {deployment.id}"
         self._key = credential(deployment.key.reveal(), self._where)
         if self.NEEDS_KEY and not self._key:
@@ -83,8 +86,29 @@ class HttpClient:
             path = check_path(deployment.health.path, f"{self._where}: health: path")
             self.probe = Probe("GET", path, "health")
 
+    def ask(self, call: Call, deadline: float) -> Coming | None:
+        """Begin an attempt, whose answer is then ``received``; None: ``send`` makes it, as it has to wait.
+
+        Raises what ``send`` raises. After a StaleConnection the whole of it has to be sent again.
+        """
+        if self._prompt is None:
+            return None
+        head, body = self._request(call)
+        return self._prompt(
+            self._address.origin, head, body, self.deployment.timeouts, deadline, call.stream
+        )  # fmt: skip
+
     async def send(self, call: Call, deadline: float) -> Reply:
         """Make one attempt. Raises UpstreamFailure without a usable answer."""
+        head, body = self._request(call)
+        reply = await self._transport.send(
+            self._address.origin, head, body, timeouts=self.deployment.timeouts, deadline=deadline,
+            stream=call.stream,
+        )  # fmt: skip
+        return self.received(call, reply)
+
+    def _request(self, call: Call) -> tuple[bytes, bytes]:
+        """Return head and body of the request for a call."""
         if not self._located or self.locate is not None:
             self._follow()
         heads = self._heads.get(call.endpoint)
@@ -97,10 +121,10 @@ class HttpClient:
         else:
             body = self._body(call, fields)
             head = _extended(heads[1], _JSON, call) if call.headers else heads[0]
-        reply = await self._transport.send(
-            self._address.origin, b"%b%d\r\n\r\n" % (head, len(body)), body,
-            timeouts=self.deployment.timeouts, deadline=deadline, stream=call.stream,
-        )  # fmt: skip
+        return b"%b%d\r\n\r\n" % (head, len(body)), body
+
+    def received(self, call: Call, reply: Reply) -> Reply:
+        """Return what is made of an answer."""
         if 200 <= reply.status < 300:
             whole = reply.body
             if whole is None:

@@ -7,9 +7,20 @@ from typing import ClassVar, Protocol
 
 from router_core.gateway.call import Call
 from router_core.gateway.reply import Reply
+from router_core.gateway.transport.connection import Coming
 from router_core.gateway.values import Deployment
 
-__all__ = ["ModelClient"]
+__all__ = ["ModelClient", "PromptClient"]
+
+
+class PromptClient(Protocol):
+    """What ``send`` of a client is made of, where it is made of an exchange alone."""
+
+    def ask(self, call: Call, deadline: float) -> Coming | None:
+        """Begin an attempt; None: it has to wait for something, so ``send`` makes it."""
+
+    def received(self, call: Call, reply: Reply) -> Reply:
+        """Return what ``send`` makes of the answer."""
 
 
 class ModelClient(Protocol):

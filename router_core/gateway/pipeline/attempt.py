@@ -20,7 +20,7 @@ from router_core.gateway.resilience.breaker import Permit
 from router_core.gateway.resilience.classify import classify, classify_failure
 from router_core.gateway.select.candidate import Candidate
 from router_core.gateway.streams.gate import hold
-from router_core.gateway.values import Deployment
+from router_core.gateway.transport.connection import StaleConnection
 
 __all__ = ["ASLEEP", "NOT_ADMITTED", "Attempts", "Ended"]
 
@@ -73,46 +73,54 @@ class Attempts:
             return NOT_ADMITTED
         attempt = Attempt(len(call.attempts) + 1, deployment.model_id, deployment.id, now, hedge=hedge)
         call.attempts.append(attempt)
-        deadline = now + deployment.timeouts.total
-        if deadline > call.deadline:
-            deadline = call.deadline
+        deadline = min(now + deployment.timeouts.total, call.deadline)
         if deployment.endpoint:
             self._touch(deployment.endpoint)
+        prompt, coming = candidate.prompt, None
         ended: Ended | None = None
-        usage: Usage | None = None
-        relayed = False
         try:
-            reply = await candidate.client.send(call, deadline)
+            if prompt is not None:
+                coming = prompt.ask(call, deadline)
+            if prompt is None or coming is None:
+                reply = await candidate.client.send(call, deadline)
+            else:
+                try:
+                    reply = prompt.received(call, await coming)
+                except StaleConnection:  # nobody has read it
+                    reply = await candidate.client.send(call, deadline)
             attempt.status = reply.status
             if reply.chunks is None:
-                outcome = classify(reply, max_cooldown=max_cooldown)
-                body = reply.body or b""
-                if outcome.move != "done" and self._is_asleep(deployment, reply.status, body):
-                    outcome = ASLEEP
-                elif outcome.move == "done":
-                    attempt.first_byte = self._time() - now
-                    usage = usage_of(call.endpoint, body) or estimate_answer(call, body)
-                ended = Ended(outcome, candidate, reply, body)
+                ended = self._judge(call, candidate, attempt, reply, max_cooldown)
             else:
-                ended = await self._open(call, candidate, attempt, reply, max_cooldown)
-                relayed = isinstance(ended.body, Relay)
-                if relayed:
-                    candidate.standing.answered(permit, self._time())
-                    ended.body.carry(permit, self._finish_stream)  # type: ignore[union-attr]
+                ended = await self._open(call, candidate, attempt, permit, reply, max_cooldown)
         except UpstreamFailure as failure:
             ended = Ended(classify_failure(failure, own_limit=deadline < call.deadline), candidate)
         finally:
-            if not relayed:
-                self._finish(
-                    call, candidate, attempt, permit, CANCELLED if ended is None else ended.outcome, usage
-                )
+            if ended is None and coming is not None:
+                coming.forsake()
+            if ended is None or type(ended.body) is not Relay:
+                outcome = CANCELLED if ended is None else ended.outcome
+                self._finish(call, candidate, attempt, permit, outcome, attempt.usage)
         return ended
 
-    def _is_asleep(self, deployment: Deployment, status: int, body: bytes) -> bool:
-        return bool(deployment.endpoint) and self._found_asleep(deployment.endpoint, status, body)
+    def _judge(
+        self, call: Call, candidate: Candidate, attempt: Attempt, reply: Reply, max_cooldown: float
+    ) -> Ended:
+        """Judge a whole answer, and note what it has used."""
+        outcome = classify(reply, max_cooldown=max_cooldown)
+        body = reply.body or b""
+        if outcome.move == "done":
+            attempt.first_byte = self._time() - attempt.started
+            attempt.usage = usage_of(call.endpoint, body) or estimate_answer(call, body)
+        else:
+            endpoint = candidate.deployment.endpoint
+            if endpoint and self._found_asleep(endpoint, reply.status, body):
+                outcome = ASLEEP
+        return Ended(outcome, candidate, reply, body)
 
     async def _open(
-        self, call: Call, candidate: Candidate, attempt: Attempt, reply: Reply, max_cooldown: float
+        self, call: Call, candidate: Candidate, attempt: Attempt, permit: Permit, reply: Reply,
+        max_cooldown: float,
     ) -> Ended:  # fmt: skip
         """Hold a stream until its first content; what fails before it has failed as a whole."""
         limit = attempt.started + candidate.deployment.timeouts.first_byte
@@ -129,8 +137,12 @@ class Attempts:
             await reply.aclose()
             refusal = held.refusal  # the answer that should have come instead of an event
             return Ended(failure, candidate, refusal, b"" if refusal is None else refusal.body or b"")
-        attempt.first_byte = self._time() - attempt.started
-        return Ended(OK, candidate, reply, Relay(call, candidate, attempt, reply, held))
+        now = self._time()
+        attempt.first_byte = now - attempt.started
+        candidate.standing.answered(permit, now)
+        relay = Relay(call, candidate, attempt, reply, held)
+        relay.carry(permit, self._finish_stream)
+        return Ended(OK, candidate, reply, relay)
 
     def _finish_stream(
         self, call: Call, candidate: Candidate, attempt: Attempt, permit: Permit, outcome: Outcome,

@@ -13,6 +13,7 @@ from router_core.gateway.pipeline.attempt import Ended
 from router_core.gateway.pipeline.failure import nobody
 from router_core.gateway.pipeline.retry import Retry
 from router_core.gateway.registry import ModelRouter, ModelTable
+from router_core.gateway.select.candidate import Candidate
 
 __all__ = ["ENDS", "Fallback"]
 
@@ -30,32 +31,34 @@ class Fallback:
         self._retry = retry
         self._time = time
 
-    async def serve(self, call: Call, routers: tuple[ModelRouter, ...], models: ModelTable) -> Ended:
-        """Return how the last attempt ended. Raises a RouterError when nobody could be asked at all."""
-        names = tuple([router.id for router in routers])
-        return await _Chain(self._retry, call, models).follow(names, set(), self._time)
+    async def serve(
+        self, call: Call, routers: tuple[ModelRouter, ...], models: ModelTable,
+        begun: tuple[Candidate, Ended] | None = None,
+    ) -> Ended:  # fmt: skip
+        """Return how the last attempt ended. Raises a RouterError when nobody could be asked at all.
 
-    async def go_on(self, call: Call, asked: ModelRouter, ended: Ended | None, models: ModelTable) -> Ended:
-        """Do the same after one model was asked, and did not serve."""
-        chain = _Chain(self._retry, call, models, ended)
-        return await chain.follow(_next(asked, ended), {asked.id}, self._time)
+        ``begun`` is the first attempt at the first of the models, where it was made already.
+        """
+        names = tuple([router.id for router in routers])
+        return await _Chain(self._retry, call, models, begun).follow(names, set(), self._time)
 
 
 class _Chain:
     """One call on its way from model to model."""
 
-    __slots__ = ("_asleep", "_call", "_last", "_models", "_retry", "_unwoken")
+    __slots__ = ("_asleep", "_begun", "_call", "_last", "_models", "_retry", "_unwoken")
 
-    def __init__(self, retry: Retry, call: Call, models: ModelTable, last: Ended | None = None) -> None:
+    def __init__(
+        self, retry: Retry, call: Call, models: ModelTable, begun: tuple[Candidate, Ended] | None
+    ) -> None:  # fmt: skip
         self._retry = retry
         self._call = call
         self._models = models
-        self._last = last
+        self._begun = begun
+        self._last: Ended | None = None
         self._asleep: list[ModelRouter] = []
         """Models for which others were to stand in while they wake."""
         self._unwoken: WakeFailed | None = None
-        if last is None:
-            self._leave()
 
     async def follow(self, names: tuple[str, ...], asked: set[str], time: Callable[[], float]) -> Ended:
         """Ask the models of these names, and those that they fall back to, each once."""
@@ -109,8 +112,9 @@ class _Chain:
 
     async def _ask(self, router: ModelRouter, *, patient: bool) -> Ended | None:
         ended = None
+        begun, self._begun = self._begun, None
         try:
-            ended = await self._retry.serve(self._call, router, patient=patient)
+            ended = await self._retry.serve(self._call, router, patient=patient, begun=begun)
         except WakeFailed as error:
             self._unwoken = error
         if ended is None:

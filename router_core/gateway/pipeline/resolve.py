@@ -34,8 +34,8 @@ class Resolved(msgspec.Struct, frozen=True, eq=False):
     rule: str = ""
     """Name of the rule that decided; empty: the caller named the model."""
     match: RuleMatch | None = None
-    alone: bool = False
-    """Whether there is one model that never sleeps, which is asked without more ado."""
+    plain: bool = False
+    """Whether the first of them never sleeps, so that it is asked without more ado."""
     split: Split | None = None
     """Where a trial decides which of several such values holds for a call."""
     of: Any = None
@@ -199,7 +199,8 @@ class Resolver:
 def _resolved(
     routers: tuple[ModelRouter, ...], rule: str = "", match: RuleMatch | None = None, of: Any = None
 ) -> Resolved:
-    return Resolved(routers, rule, match, len(routers) == 1 and not routers[0].sleepers, None, of)
+    first = routers[0]
+    return Resolved(routers, rule, match, not (first.sleepers or first.model.wake_fallback), None, of)
 
 
 _NOBODY: Final = Resolved(())

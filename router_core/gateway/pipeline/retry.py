@@ -26,6 +26,28 @@ _TURNS: Final = 4
 """Turns after which a deployment that is found asleep again and again counts as tried."""
 
 
+class _Course:
+    """What became of a call at one model so far."""
+
+    __slots__ = ("last", "made", "reached", "tried", "turns")
+
+    def __init__(self) -> None:
+        self.tried: list[str] = []
+        self.last: Ended | None = None
+        self.made = self.reached = self.turns = 0
+
+    def took(self, candidate: Candidate, ended: Ended) -> bool:
+        """Take an attempt into account; returns whether it was one."""
+        if ended.outcome is not ASLEEP or self.turns > _TURNS:
+            self.tried.append(candidate.id)
+        if ended is NOT_ADMITTED:
+            return False
+        self.last = ended
+        self.made += ended.outcome is not ASLEEP
+        self.reached += ended.outcome.reached
+        return True
+
+
 class Retry:
     """Serves a call by one model: as many attempts as its policy, the retry budget and the deadline allow."""
 
@@ -46,57 +68,68 @@ class Retry:
         """Return whether a deployment of the model could serve if somebody waited for its endpoint."""
         return self._waker.is_asleep(router)
 
-    async def serve(self, call: Call, router: ModelRouter, *, patient: bool = True) -> Ended | None:
+    def first(self, call: Call, router: ModelRouter) -> Candidate | None:
+        """Return who gets the first attempt of a call, where nothing else is to be thought of before: that
+        attempt is made then, and ``serve`` is told of it if it was not the last. None: ``serve`` begins."""
+        if router.sleepers or _hedges(call, router):
+            return None
+        candidate = router.selector.pick(call, self._time())
+        if candidate is not None:
+            self._budget(router)[1].call()
+        return candidate
+
+    async def serve(
+        self, call: Call, router: ModelRouter, *, patient: bool = True,
+        begun: tuple[Candidate, Ended] | None = None,
+    ) -> Ended | None:  # fmt: skip
         """Return how the last attempt ended; None when no deployment could be asked at all.
 
         ``call.decision`` says why the last choice was as it was. A call that is not ``patient`` does not
-        wait for an endpoint that has to be woken.
+        wait for an endpoint that has to be woken. ``begun`` is the first attempt, where it was made already.
         """
-        model = router.model
         policy, budget = self._budget(router)
-        budget.call()
-        tried: list[str] = []
-        last: Ended | None = None
-        made = reached = turns = 0
-        while True:
-            turns += 1
+        course = _Course()
+        if begun is None:
+            budget.call()
+        else:
+            course.took(*begun)
+        while not self._is_over(call, policy, course):
+            course.turns += 1
+            last, tried = course.last, course.tried
             candidate, early = self._at_once(call, router, tried) or await self._pick(
                 call, router, tried, patient, last
             )
             if candidate is None:
-                if not await self._again(call, policy, made, last, tried):
+                if not await self._again(call, policy, course.made, last, tried):
                     return last
                 continue
-            if last is not None and not self._may(last, candidate, budget):
+            if not self._may(last, candidate, budget):
                 return last
-            if model.hedge is None or call.stream or early:
+            if early or not _hedges(call, router):
                 ended = await self._attempts.make(call, candidate, policy.retry_after_max, early=early)
             else:
                 ended = await self._hedger.make(call, router, candidate, tried, budget)
-            if ended.outcome is not ASLEEP or turns > _TURNS:
-                tried.append(candidate.id)
-            if ended is NOT_ADMITTED:
-                if early:
-                    return last
-                continue
-            last = ended
-            made += ended.outcome is not ASLEEP
-            reached += ended.outcome.reached
-            if self._is_over(call, policy, reached, ended.outcome):
-                return ended
+            if not course.took(candidate, ended) and early:
+                return last
+        return course.last
 
-    def _may(self, last: Ended, candidate: Candidate, budget: RetryBudget) -> bool:
-        """Return whether another attempt may be made, taking it off the budget where it is one for that.
+    def _may(self, last: Ended | None, candidate: Candidate, budget: RetryBudget) -> bool:
+        """Return whether an attempt may be made, taking it off the budget where it is one for that.
 
         The budget keeps failing upstreams from being buried. It has no say where nothing was put on the last
         one, or where the next one is well: that gets no more by the retry than by a call of its own.
         """
-        return not last.outcome.reached or candidate.standing.well(self._time()) or budget.allowed()
+        if last is None or not last.outcome.reached:
+            return True
+        return candidate.standing.well(self._time()) or budget.allowed()
 
-    def _is_over(self, call: Call, policy: RetryPolicy, reached: int, outcome: Outcome) -> bool:
+    def _is_over(self, call: Call, policy: RetryPolicy, course: _Course) -> bool:
+        if course.last is None:
+            return False
+        outcome = course.last.outcome
         if outcome.move != "retry" or not (outcome.safe or policy.unclear):
             return True
-        return reached >= policy.max_attempts or call.deadline - self._time() < _MIN_LEFT
+        return course.reached >= policy.max_attempts or call.deadline - self._time() < _MIN_LEFT
 
     def _budget(self, router: ModelRouter) -> tuple[RetryPolicy, RetryBudget]:
         policy = router.model.retry
@@ -152,6 +185,10 @@ class Retry:
         await asyncio.sleep(pause)
         tried.clear()  # everybody had a turn: the same ones may be asked once more
         return True
+
+
+def _hedges(call: Call, router: ModelRouter) -> bool:
+    return router.model.hedge is not None and not call.stream
 
 
 def _took_long(outcome: Outcome) -> bool:

@@ -12,6 +12,7 @@ from router_core.errors import RouterError
 from router_core.gateway.admission import Admission, has_to_wait, settle
 from router_core.gateway.call import Call
 from router_core.gateway.outcome import Outcome
+from router_core.gateway.pipeline.attempt import Attempts
 from router_core.gateway.pipeline.failure import explained, failed, printed, unserved
 from router_core.gateway.pipeline.fallback import ENDS, Fallback
 from router_core.gateway.pipeline.resolve import AUTO, Resolved, Resolver, split_by
@@ -70,11 +71,11 @@ class Served(msgspec.Struct, eq=False):
 class Pipeline:
     """Serves calls by the snapshot of the moment: a call keeps the one that it began with."""
 
-    __slots__ = ("_explained", "_fallback", "_on_call", "_registry", "_resolver", "_retry", "_snapshot",
-                 "_time", "admission")  # fmt: skip
+    __slots__ = ("_attempts", "_explained", "_fallback", "_on_call", "_registry", "_resolver", "_retry",
+                 "_snapshot", "_time", "admission")  # fmt: skip
 
     def __init__(
-        self, registry: Registry, retry: Retry, time: Callable[[], float],
+        self, registry: Registry, retry: Retry, attempts: Attempts, time: Callable[[], float],
         on_call: Callable[[Call, str, Outcome | None], None], on_rule: Callable[[str], None],
         trials: Trials | None = None,
     ) -> None:  # fmt: skip
@@ -82,6 +83,7 @@ class Pipeline:
         model, and the outcome (None: it was cancelled); ``on_rule`` of the rule that decided, by name."""
         self._registry = registry
         self._retry = retry
+        self._attempts = attempts
         self._fallback = Fallback(retry, time)
         self._time = time
         self._on_call = on_call
@@ -132,13 +134,15 @@ class Pipeline:
             _stick(call, first.model.sticky_by)
         outcome: Outcome | None = None
         try:
-            if resolved.alone:
-                asked = await self._retry.serve(call, first)
-                if asked is None or asked.outcome.move not in ENDS:
-                    asked = await self._fallback.go_on(call, first, asked, snapshot.models)
-                ended = asked
-            else:
+            candidate = self._retry.first(call, first) if resolved.plain else None
+            if candidate is None:
                 ended = await self._fallback.serve(call, resolved.routers, snapshot.models)
+            else:
+                ended = await self._attempts.make(call, candidate, first.model.retry.retry_after_max)
+                if ended.outcome.move not in ENDS:
+                    ended = await self._fallback.serve(
+                        call, resolved.routers, snapshot.models, (candidate, ended)
+                    )  # fmt: skip
             outcome = ended.outcome
         except RouterError as error:
             outcome = unserved(error)

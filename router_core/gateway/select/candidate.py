@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from router_core.gateway.clients.protocol import ModelClient
+from router_core.gateway.clients.protocol import ModelClient, PromptClient
 from router_core.gateway.resilience.standing import Standing
 from router_core.gateway.select.stable import digest
 from router_core.gateway.values import Deployment
@@ -18,13 +18,15 @@ __all__ = ["Candidate"]
 class Candidate:
     """A deployment that a strategy may draw. Stays the same over configurations that do not change it."""
 
-    __slots__ = ("client", "deployment", "id", "seed", "standing", "usual", "weight")
+    __slots__ = ("client", "deployment", "id", "prompt", "seed", "standing", "usual", "weight")
 
     def __init__(self, deployment: Deployment, standing: Standing, client: ModelClient) -> None:
         self.deployment = deployment
         self.standing = standing
         """Its health and load. Outlives the candidate: it is that of the deployment's id."""
         self.client = client
+        self.prompt: PromptClient | None = cast("PromptClient", client) if hasattr(client, "ask") else None
+        """The same, where it can be asked without waiting."""
         self.id = deployment.id
         self.weight = deployment.weight
         self.seed = digest(deployment.id)

@@ -14,7 +14,7 @@ from router_core.gateway.transport.tcp import KNOWS, bytes_sent, never_read, pre
 from router_core.gateway.values import Timeouts
 from router_core.http.taskless import Prompt
 
-__all__ = ["Connection", "Owner", "StaleConnection"]
+__all__ = ["Coming", "Connection", "Owner", "StaleConnection"]
 
 _JOINED: Final = 32 * 1024
 """Bytes of a request up to which its body is copied behind its head, so that one write does for both."""
@@ -27,6 +27,18 @@ _CLOSED: Final = 2
 
 class StaleConnection(Exception):
     """The other side had given the connection up before the request came: nobody has read it."""
+
+
+class Coming(Prompt[Reply]):
+    """What becomes of a request: a reply, UpstreamFailure, or StaleConnection."""
+
+    __slots__ = ("connection",)
+
+    connection: Connection
+
+    def forsake(self) -> None:
+        """Hang up: whoever waited for the answer is gone."""
+        self.connection.forsake(self)
 
 
 class Owner(Protocol):
@@ -74,7 +86,7 @@ class Connection(asyncio.Protocol):
         """Bytes sent before the request of now."""
         self._paused = False
         self._chunks: Chunks | None = None
-        self._reply: Prompt[Reply] | None = None
+        self._reply: Coming | None = None
         self.due = _NEVER
         """When ``expire`` is to be called."""
         self.retires = self._loop.time() + max_age
@@ -88,8 +100,8 @@ class Connection(asyncio.Protocol):
 
     def ask(
         self, head: bytes, body: bytes, timeouts: Timeouts, deadline: float, stream: bool, now: float
-    ) -> Prompt[Reply]:
-        """Send a request; what becomes of it: a reply, UpstreamFailure, or StaleConnection."""
+    ) -> Coming:
+        """Send a request."""
         self._state = _BUSY
         self._started = False
         self._phase: Phase = "first_byte"
@@ -98,8 +110,8 @@ class Connection(asyncio.Protocol):
         due = now + timeouts.first_byte
         self.due = due if due < deadline else deadline
         self._answer.begin(stream)
-        reply: Prompt[Reply] = Prompt(self._loop)
-        self._reply = reply
+        self._reply = reply = Coming(self._loop)
+        reply.connection = self
         self._before += self._size
         self._size = size = len(head) + len(body)
         if size > _JOINED:
@@ -109,7 +121,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         return reply
 
-    def forsake(self, reply: Prompt[Reply]) -> None:
+    def forsake(self, reply: Coming) -> None:
         """Hang up: whoever waited for this answer is gone."""
         if self._reply is reply:
             self.drop()

@@ -8,7 +8,7 @@ from typing import Final
 
 from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.transport.answer import Names
-from router_core.gateway.transport.connection import StaleConnection
+from router_core.gateway.transport.connection import Coming, StaleConnection
 from router_core.gateway.transport.dial import Dialer
 from router_core.gateway.transport.lane import Lane, LaneStats, Limits
 from router_core.gateway.transport.protocol import MAX_BODY, Origin, Transport
@@ -43,39 +43,45 @@ class ConnectionPool(Transport):
         self._tick = tick
         self._closed = False
 
+    def ask(
+        self, origin: Origin, head: bytes, body: bytes, timeouts: Timeouts, deadline: float, stream: bool
+    ) -> Coming | None:  # fmt: skip
+        """Send one request over a connection that waits for one; None: there is none, ``send`` opens one.
+
+        Where nobody has read it (StaleConnection) it may be sent again.
+        """
+        loop = self._loop or self._begin()
+        now = loop.time()
+        if now >= deadline:
+            raise UpstreamFailure("timeout", "total", "no time was left for this attempt")
+        lane = self._lanes.get(origin)
+        connection = None if lane is None else lane.take(now)
+        return None if connection is None else connection.ask(head, body, timeouts, deadline, stream, now)
+
     async def send(
         self, origin: Origin, head: bytes, body: bytes, *, timeouts: Timeouts, deadline: float,
         stream: bool = False,
     ) -> Reply:  # fmt: skip
         """Send one request and return its answer."""
-        loop = self._loop or self._begin()
-        now = loop.time()
-        if now >= deadline:
-            raise UpstreamFailure("timeout", "total", "no time was left for this attempt")
-        lane = self._lanes.get(origin) or self._lane(origin)
-        connection = lane.take(now)
-        if connection is None:
-            await own_task()
-            connection = await lane.acquire(timeouts, deadline)
-            now = loop.time()
-        reply = connection.ask(head, body, timeouts, deadline, stream, now)
-        try:
-            return await reply
-        except (asyncio.CancelledError, GeneratorExit):
-            connection.forsake(reply)
-            raise
-        except StaleConnection:
-            pass
-        # Once is enough: a connection that was never used cannot have been given up for being idle.
-        await own_task()
-        lane = self._lanes.get(origin) or self._lane(origin)
-        connection = await lane.acquire(timeouts, deadline, fresh=True)
-        reply = connection.ask(head, body, timeouts, deadline, stream, loop.time())
-        try:
-            return await reply
-        except (asyncio.CancelledError, GeneratorExit):
-            connection.forsake(reply)
-            raise
+        fresh = False
+        coming = self.ask(origin, head, body, timeouts, deadline, stream)
+        while True:
+            if coming is None:
+                await own_task()
+                lane = self._lanes.get(origin) or self._lane(origin)
+                connection = await lane.acquire(timeouts, deadline, fresh=fresh)
+                now = asyncio.get_running_loop().time()
+                coming = connection.ask(head, body, timeouts, deadline, stream, now)
+            try:
+                return await coming
+            except (asyncio.CancelledError, GeneratorExit):
+                coming.forsake()
+                raise
+            except StaleConnection:
+                # Once is enough: a connection that was never used cannot have been given up for being idle.
+                if fresh:
+                    raise
+                fresh, coming = True, None
 
     def stats(self) -> Mapping[Origin, LaneStats]:
         """Count the connections to each origin, and the calls that wait for one."""
