@@ -21,6 +21,7 @@ from router_core.middleware.dispatch import Dispatch
 from router_core.middleware.limit import limit_of
 from router_core.middleware.stack import build_stack
 from router_core.middleware.threads import CallThreads
+from router_core.routing.permission import manages
 from router_core.routing.table import Match, Table
 from router_core.telemetry.events import Events, Note
 
@@ -142,14 +143,16 @@ class CallService:
         return await (await self.whole()).admit(request)
 
     def _call(self, request: Request) -> Match | None:
-        """Return the route of the author that answers, and not with a job."""
+        """Return the route of the author that answers, unless with a job or with what is written down."""
         if "prefer" in request.headers:
             return None
         try:
             match = self._table.match(request.method, request.path)
         except RouterError:
             return None
-        return match if match.route.kind != "job" else None
+        if match.route.kind == "job" or manages(match.route):
+            return None
+        return match
 
     async def _fetch(self, url: str) -> File:
         if self._web is None:

@@ -140,6 +140,10 @@ class Settings:
     trusted_proxies: str = ""
     """Addresses and networks (``10.0.0.0/8``) of proxies whose ``X-Forwarded-For`` is believed, where callers
     are counted by address."""
+    audit_retention: float = 90 * 24 * 3600.0
+    """Seconds for which entries of the audit log are kept in the shared state."""
+    audit_required: bool = False
+    """Refuse a change whose audit entry cannot be written first."""
     log_level: str = "info"
     """debug, info, warning or error."""
     log_format: str = "auto"
@@ -288,7 +292,9 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "rate_limit_max": ("RATE_LIMIT_MAX",),
     "rate_limit_window_ms": ("RATE_LIMIT_WINDOW_MS",),
     "trusted_proxies": ("ROUTER_TRUSTED_PROXIES",),
-    "log_level": ("ROUTER_LOG_LEVEL",),
+    "audit_retention": ("ROUTER_AUDIT_RETENTION",),
+    "audit_required": ("ROUTER_AUDIT_REQUIRED",),
+    "log_level": ("ROUTER_LOG_LEVEL", "LOG_LEVEL"),
     "log_format": ("ROUTER_LOG_FORMAT",),
     "log_masking": ("ROUTER_LOG_MASKING",),
     "log_masker": ("ROUTER_LOG_MASKER",),
@@ -349,7 +355,8 @@ _REDIS: Final = ("redis://", "rediss://")
 _POSITIVE: Final = (
     "max_body_bytes", "max_upload_bytes", "max_header_bytes", "max_json_depth", "header_timeout",
     "body_timeout", "sync_wait_max", "lease", "heartbeat", "retention", "progress_interval",
-    "runpod_concurrency", "runpod_result_bytes", "lambda_grace", "keys_belief", "keys_stale", "jwt_stale",
+    "audit_retention", "runpod_concurrency", "runpod_result_bytes", "lambda_grace", "keys_belief",
+    "keys_stale", "jwt_stale",
 )  # fmt: skip
 _NOT_NEGATIVE: Final = ("rate_limit_max", "rate_limit_window_ms", "cors_max_age")
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})

@@ -28,6 +28,7 @@ from router_core.jobs.sweeper import Sweeper
 from router_core.jobs.watch import Hub, WatchedStore
 from router_core.jobs.webhooks import WebhookSender
 from router_core.jobs.worker import WorkerPool
+from router_core.middleware.auditing import open_audit
 from router_core.middleware.dispatch import Dispatch
 from router_core.middleware.limit import limit_of
 from router_core.middleware.stack import build_stack
@@ -36,6 +37,7 @@ from router_core.routing.product import UNLIMITED, product_route
 from router_core.routing.route import Route
 from router_core.routing.table import Table
 from router_core.secrets.resolve import settings_with_secrets
+from router_core.security.audit_routes import audit_routes
 from router_core.security.fetch import GuardedHttp
 from router_core.security.signing import parse_secrets, sign
 from router_core.security.url_guard import UrlGuard
@@ -156,13 +158,16 @@ class _Build:
             *(extra_routes(core) if extra_routes else ()),
         )
         identity = self.identity
+        audit = open_audit(settings, self.state, clock, events, routes, always=identity is not None)
+        if audit is not None:
+            routes = (*routes, *audit_routes(audit.trail))
         table = Table(routes)
         dispatch = Dispatch(service, self.intake, self.scope, events)
         stack = build_stack(
             settings=settings, table=table, dispatch=dispatch, events=events,
             authenticator=None if identity is None else identity.authenticator, realms=realms,
             exception_handlers=self.router.exception_handlers, monotonic=clock.monotonic,
-            limit=limit_of(settings, clock=clock.now),
+            limit=limit_of(settings, clock=clock.now), audit=audit,
         )  # fmt: skip
         children.check()
         extensions = self.extensions(metrics, health)
@@ -171,13 +176,19 @@ class _Build:
                 settings=settings, clock=clock, events=events, routes=routes, table=table, store=watched,
                 blobs=blobs, dispatcher=dispatcher, service=service, runner=runner, pool=pool, stack=stack,
                 dispatch=dispatch, scope=self.scope, metrics=metrics,
-                upkeep=(*self.upkeep(watched, blobs, dispatcher), *extensions),
+                upkeep=(
+                    *self.upkeep(watched, blobs, dispatcher), *extensions,
+                    *(() if audit is None else (audit.trail,)),
+                ),
                 on_startup=(
                     *(() if identity is None else (identity.check,)),
                     *(() if self.hooked else self.router.startup_hooks),
                 ),
                 on_shutdown=() if self.hooked else tuple(self.router.shutdown_hooks),
-                closing=(children.close, self.threads.close, self.let_go),
+                closing=(
+                    children.close, self.threads.close,
+                    *(() if audit is None else (audit.trail.close,)), self.let_go,
+                ),
                 remarks=self.remarks(dispatcher),
             )
         )  # fmt: skip

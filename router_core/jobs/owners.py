@@ -7,6 +7,7 @@ from typing import Final
 
 from router_core.errors import Forbidden
 from router_core.jobs.store import JobQuery
+from router_core.security.audit import audited
 from router_core.types import Principal
 
 __all__ = ["EVERYBODY", "may_see", "seen_by"]
@@ -16,8 +17,13 @@ EVERYBODY: Final = "*"
 
 
 def may_see(owner: str, principal: Principal) -> bool:
-    """Return whether a job of this owner exists for the caller."""
-    return owner == principal.id or principal.manages_jobs
+    """Return whether a job of this owner exists for the caller. What is done to another's is written down."""
+    if owner == principal.id:
+        return True
+    if not principal.manages_jobs:
+        return False
+    audited(owner=owner)
+    return True
 
 
 def seen_by(query: JobQuery, principal: Principal) -> JobQuery:

@@ -11,6 +11,7 @@ from router_core.types import Principal
 
 if TYPE_CHECKING:
     from router_core.routing.route import Route
+    from router_core.security.audit import Draft
 
 __all__ = ["Admission", "Answered", "Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher"]
 
@@ -50,7 +51,7 @@ class Authenticator(Protocol):
 class Exchange:
     """One request, from its arrival to its answer. Mutable, and private to the stack."""
 
-    __slots__ = ("counted", "error", "left", "match", "principal", "request", "until")
+    __slots__ = ("counted", "draft", "error", "left", "match", "principal", "request", "until")
 
     def __init__(self, request: Request, match: Match | None = None) -> None:
         self.request = request
@@ -59,6 +60,8 @@ class Exchange:
         """Set when authentication is configured."""
         self.until = inf
         """As long as who is asking is believed to be so, by the monotonic clock."""
+        self.draft: Draft | None = None
+        """What is known of the change that it makes, where that is written down."""
         self.counted = False
         """Whether the rate limit knows of it."""
         self.left = -1

@@ -12,6 +12,8 @@
     scopes        the last gate: below it the caller may do this
     limit         below the gates, which may be judged once for many requests; each of these is counted, and
                   so is what a gate refuses
+    audit         around nothing but dispatch: what is written down is a change that may be made; refused ones
+                  are seen on the way out
     dispatch      binding, the function, its result
 
 Layers that are not configured are left out when the stack is built, so that they cost nothing.
@@ -29,6 +31,7 @@ from math import inf
 from time import monotonic, perf_counter
 
 from router_core.http.message import Request, Response
+from router_core.middleware.auditing import Auditing
 from router_core.middleware.errors import Errors, ExceptionHandler
 from router_core.middleware.exchange import (
     Admission,
@@ -65,18 +68,18 @@ __all__ = ["Stack", "build_stack"]
 class Stack:
     """The compiled layers: ``handle`` answers a request, ``admit`` judges one whose body is still to come."""
 
-    __slots__ = ("_cors", "_dispatch", "_errors", "_events", "_gates", "_lasting", "_limit", "_monotonic",
-                 "layers")  # fmt: skip
+    __slots__ = ("_audit", "_beside", "_cors", "_dispatch", "_errors", "_events", "_gates", "_lasting",
+                 "_limit", "_monotonic", "layers")  # fmt: skip
 
     def __init__(
         self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events,
         lasting: bool = False, monotonic: Callable[[], float] = monotonic,
-        limit: Limit | None = None, cors: Cors | None = None,
+        limit: Limit | None = None, cors: Cors | None = None, audit: Auditing | None = None,
     ) -> None:  # fmt: skip
         """``lasting``: what the gates say of a request holds of every other with its head, for as long as
         they say."""
-        counted = () if limit is None else ("limit",)
-        self.layers = ("record", "headers", "errors", *[name for name, _ in gates], *counted, "dispatch")
+        below = [name for name, part in (("limit", limit), ("audit", audit)) if part is not None]
+        self.layers = ("record", "headers", "errors", *[name for name, _ in gates], *below, "dispatch")
         self._gates = tuple(gate for _, gate in gates)
         self._dispatch = dispatch
         self._errors = errors
@@ -85,6 +88,8 @@ class Stack:
         self._monotonic = monotonic
         self._limit = limit
         self._cors = cors
+        self._audit = audit
+        self._beside = not (limit is None and cors is None and audit is None)
 
     async def handle(self, request: Request, match: Match | None = None) -> Response:
         """Answer; errors are answers too. Who has looked for the ``match`` already may bring it along."""
@@ -104,11 +109,14 @@ class Stack:
                 self._limit.count(exchange)
             if principal is not None or match.path_params:
                 request = _informed(request, principal, match)
-            response = await self._dispatch(request, match.route)
+            if self._audit is None:
+                response = await self._dispatch(request, match.route)
+            else:
+                response = await self._audit.dispatch(exchange, request, match, self._dispatch)
         except Exception as error:
             response = await self._refusal(error, exchange)
-        if exchange.left >= 0 or self._cors is not None:
-            response = self._marked(exchange, response)
+        if self._beside:
+            response = await self._finished(exchange, response)
         return recorded(self._events, exchange, with_headers(response, request.id), started)
 
     async def _refusal(self, error: Exception, exchange: Exchange) -> Response:
@@ -119,8 +127,10 @@ class Stack:
             error = self._limit.refused(exchange, error)
         return await self._errors.answer(error, exchange)
 
-    def _marked(self, exchange: Exchange, response: Response) -> Response:
-        """Add what limit and CORS have to say."""
+    async def _finished(self, exchange: Exchange, response: Response) -> Response:
+        """Do what audit, limit and CORS have to do with an answer."""
+        if self._audit is not None:
+            await self._audit.done(exchange, response)
         if self._limit is not None and exchange.left >= 0:
             response = self._limit.mark(response, exchange.left)
         return response if self._cors is None else self._cors.mark(exchange.request, response)
@@ -143,6 +153,8 @@ class Stack:
             return None  # ``handle`` meets it again, and says so
         match = exchange.match
         if match is None or match.path_params or self._cors is not None:
+            return None
+        if self._audit is not None and self._audit.watches(exchange):
             return None
         shortcut = getattr(self._dispatch, "shortcut", None)
         call = None if shortcut is None else shortcut(request, match.route)
@@ -171,8 +183,8 @@ class Stack:
                 response = await self._dispatch(request, admission.match.route)
         except Exception as error:
             response = await self._refusal(error, exchange)
-        if exchange.left >= 0:
-            response = self._marked(exchange, response)
+        if exchange.left >= 0 and self._limit is not None:
+            response = self._limit.mark(response, exchange.left)
         return recorded(self._events, exchange, response, started)
 
     async def _judge_again(self, exchange: Exchange, admission: Admission) -> Request:
@@ -229,6 +241,7 @@ def build_stack(
     exception_handlers: Mapping[type[BaseException], ExceptionHandler] | None = None,
     monotonic: Callable[[], float] = monotonic,
     limit: Limit | None = None,
+    audit: Auditing | None = None,
 ) -> Stack:
     """Put the layers that are configured into their order; ``monotonic`` is the clock of authenticators."""
     hosts, cors = allowed_hosts(settings), cors_of(settings)
@@ -246,7 +259,7 @@ def build_stack(
     lasting = authenticator is None or bool(getattr(authenticator, "lasting", False))
     lasting = lasting or hasattr(authenticator, "recall")
     errors = Errors(exception_handlers or {}, events)
-    return Stack(configured, dispatch, errors, events, lasting, monotonic, limit, cors)
+    return Stack(configured, dispatch, errors, events, lasting, monotonic, limit, cors, audit)
 
 
 def _informed(request: Request, principal: Principal | None, match: Match) -> Request:

@@ -42,14 +42,16 @@ class ClientAddress:
     of X-Forwarded-For that is not: what stands before it was written by the caller himself.
     """
 
-    __slots__ = ("_known", "_proxies")
+    __slots__ = ("_home", "_known", "_proxies")
 
-    def __init__(self, proxies: Iterable[Network] = ()) -> None:
+    def __init__(self, proxies: Iterable[Network] = (), *, whole: bool = False) -> None:
+        """``whole``: of IPv6 all of it, to be read rather than to be counted by."""
         self._proxies = tuple(proxies)
+        self._home = not whole
         self._known: dict[str, tuple[str, bool]] = {}
 
     def __call__(self, request: Request) -> str:
-        """Return the address, of IPv6 the first half."""
+        """Return the address, of IPv6 the first half; empty where there is none."""
         address, trusted = self._look(request.client)
         if not trusted:
             return address
@@ -76,11 +78,11 @@ class ClientAddress:
         try:
             address = ip_address(text)
         except ValueError:
-            return "", False  # a Unix socket, or no address at all
+            return "", False  # a Unix socket, or nothing at all
         if address.version == 6 and address.ipv4_mapped is not None:
             address = address.ipv4_mapped
         trusted = any(address in network for network in self._proxies if network.version == address.version)
-        if address.version == 4:
+        if address.version == 4 or not self._home:
             return str(address), trusted
         return str(ip_network((int(address) >> _HOME << _HOME, _HOME))), trusted
 

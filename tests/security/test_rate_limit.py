@@ -79,7 +79,7 @@ async def test_callers_are_counted_by_their_name() -> None:
     """From wherever they ask; others are not affected, and it is over when the window is."""
     clock = FakeClock()
     async with service(clock, api_keys=KEYS, rate_limit_max=4, rate_limit_window_ms=60_000) as app:
-        assert app.parts.stack.layers[-3:] == ("scopes", "limit", "dispatch")
+        assert app.parts.stack.layers[-4:] == ("scopes", "limit", "audit", "dispatch")
         for number in range(4):
             assert (await ask(app, "/work", key=ANN, client=f"192.0.2.{number}")).status == 200
         refused = await ask(app, "/work", key=ANN, client="192.0.2.9")
