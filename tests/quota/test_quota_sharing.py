@@ -133,9 +133,13 @@ class Processes(RuleBasedStateMachine):
         self.version = 0
         self.names = count()
 
-    @initialize(budget=st.integers(0, 400), rate=st.integers(0, 200), at_once=st.integers(0, 40))
-    def configure(self, budget: int, rate: int, at_once: int) -> None:
-        """Choose the limits."""
+    @initialize(
+        budget=st.sampled_from([30, 400, 4000]), rate=st.sampled_from([10, 200, 2000]),
+        at_once=st.sampled_from([3, 40, 400]), part=st.sampled_from([2, 4, SHARE]),
+    )  # fmt: skip
+    def configure(self, budget: int, rate: int, at_once: int, part: int) -> None:
+        """Choose the limits, and how much headroom there may be."""
+        self.part = part
         self.caps = (
             Cap("daily", budget, "budget", "day"), Cap("requests", rate, "rate", 60_000),
             Cap("concurrency", at_once, "concurrency"),
@@ -156,11 +160,11 @@ class Processes(RuleBasedStateMachine):
         process["calls"].append(taken)
         self.taken.append((self.now, taken.wants[1]))
 
-    @rule(which=st.integers(0, 2), cost=st.integers(0, 12))
-    def take(self, which: int, cost: int) -> None:
+    @rule(which=st.integers(0, 2), cost=st.integers(0, 60), count=st.integers(1, 60))
+    def take(self, which: int, cost: int, count: int) -> None:
         """Take what is held here, if it is enough."""
         process = self.processes[which]
-        taken = process["account"].take((cost, 1, 1), self.moment())
+        taken = process["account"].take((cost, count, 1), self.moment())
         if taken is not None:
             self.begun(process, taken)
 
@@ -172,11 +176,23 @@ class Processes(RuleBasedStateMachine):
             taken = process["calls"].pop(0)
             taken.settle((taken.wants[0] * share_of // 100, taken.wants[1], 0))
 
-    @rule(which=st.integers(0, 2), wants=st.lists(st.integers(1, 40), max_size=4), lost=st.booleans(),
-          between=st.integers(0, 12))  # fmt: skip
+    @rule(
+        which=st.integers(0, 2), wants=st.lists(st.integers(1, 12), max_size=3),
+        lost=st.sampled_from([False, False, True]), between=st.integers(0, 60),
+    )  # fmt: skip
     def write(self, which: int, wants: list[int], lost: bool, between: int) -> None:
         """Write the account, with calls that wait; the answer may be lost, and calls come meanwhile."""
         self.ask(self.processes[which], wants, lost, between)
+
+    @rule(which=st.integers(0, 2), between=st.integers(0, 20))
+    def hurry(self, which: int, between: int) -> None:
+        """Make some small calls, so that there is headroom, and end them while the store is being asked."""
+        process = self.processes[which]
+        self.ask(process, [1, 1], False, 0)
+        for _ in range(4):
+            self.take(which, 1, 1)
+            self.ask(process, [], False, between)
+            self.settle(which, 50)
 
     def ask(self, process: dict[str, Any], wants: list[int], lost: bool, between: int) -> None:
         """Do what a process does with the store."""
@@ -184,11 +200,11 @@ class Processes(RuleBasedStateMachine):
         self.recognise(process["name"], account)
         waiting = [(want, 1, 1) for want in wants]
         ask = account.ask(
-            process["name"], waiting, self.now, self.moment(), lease=20_000, steady=True, part=SHARE
+            process["name"], waiting, self.now, self.moment(), lease=20_000, steady=True, part=self.part
         )
         answer = share(self.document, self.caps, ask, self.now)
         self.document = answer.document
-        taken = account.take((between, 1, 1), self.moment())
+        taken = account.take((between, between, 1), self.moment()) if between else None
         if taken is not None:
             self.begun(process, taken)
         if lost:
@@ -242,10 +258,12 @@ class Processes(RuleBasedStateMachine):
     def nobody_gives_more_than_he_holds(self) -> None:
         """What a process has given away is part of what the document says that it holds."""
         for process in getattr(self, "processes", ()):
-            ours = self.document.holders.get(process["name"])
-            for line in process["account"].lines:
+            account, ours = process["account"], self.document.holders.get(process["name"])
+            for line in account.lines:
                 held = 0 if ours is None or ours.until <= self.now else ours.held.get(line.cap.name, 0)
                 assert line.used + line.booked <= held, line.cap.name
+                if self.moment() < account.fresh_until and not account.unsure:
+                    assert line.used + line.booked + line.free == held, line.cap.name
 
     @invariant()
     def no_minute_has_too_many(self) -> None:
