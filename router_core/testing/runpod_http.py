@@ -6,11 +6,13 @@ import asyncio
 import json
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl, unquote
+
+from router_core.testing.loops import wind_up
+from router_core.testing.ports import HeldPort
 
 __all__ = ["Ask", "Hangup", "Reply", "Wire"]
 
@@ -204,6 +206,7 @@ class Wire:
         self.port = 0
         self.loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
+        self._held: HeldPort | None = None
         self._thread = threading.Thread(target=self._run, name="runpod-api", daemon=True)
 
     def start(self) -> None:
@@ -229,11 +232,13 @@ class Wire:
         return asyncio.run_coroutine_threadsafe(work, self.loop).result(timeout)
 
     async def _listen(self) -> None:
+        if self._held is None:
+            self._held = HeldPort()
+            self.port = self._held.number
         if self._server is None:
             self._server = await self.loop.create_server(
                 lambda: _Connection(self), "127.0.0.1", self.port, reuse_address=True
             )
-            self.port = self._server.sockets[0].getsockname()[1]
 
     async def _close(self) -> None:
         if self._server is not None:
@@ -248,9 +253,5 @@ class Wire:
         try:
             self.loop.run_forever()
         finally:
-            pending = asyncio.all_tasks(self.loop)
-            for task in pending:
-                task.cancel()
-            with suppress(asyncio.CancelledError):
-                self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self.loop.run_until_complete(wind_up())
             self.loop.close()

@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
 
+from router_core.testing.loops import wind_up
 from router_core.testing.ports import HeldPort
 from router_core.testing.upstream_faults import Behaviour
 from router_core.testing.upstream_openai import openai
@@ -202,8 +203,4 @@ def in_thread(upstream: Upstream) -> Iterator[Upstream]:
 async def _wound_up(upstream: Upstream) -> None:
     """Stop it, and end what its loop still does: connections that were never ready, in a handshake."""
     await upstream.stop()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0)  # transports close their sockets in the next round
+    await wind_up()

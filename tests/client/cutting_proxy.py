@@ -40,8 +40,15 @@ class CuttingProxy:
             threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        far = socket.create_connection(("127.0.0.1", self._target))
-        with near, far:
+        with near:
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                return  # nobody there: the connection just breaks
+            self._carry(near, far)
+
+    def _carry(self, near: socket.socket, far: socket.socket) -> None:
+        with far:
             limit: list[int | None] = [None]
 
             def upwards(data: bytes) -> bytes:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from router_core.testing.loops import wind_up
+
 PARAMETERS = {"a": {"type": "string"}, "b": {"type": "integer"}}
 SCHEMA: dict[str, Any] = {
     "openapi": "3.1.0",
@@ -215,14 +217,8 @@ class FakeService:
         self._loop.call_soon(ready.set)  # not before: a stop that came while it starts would be forgotten
         self._loop.run_forever()
         self._server.close()
-        self._loop.run_until_complete(self._end())
+        self._loop.run_until_complete(wind_up())
         self._loop.close()
-
-    async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextlib.contextmanager
     def running(self) -> Iterator[FakeService]:
@@ -230,12 +226,12 @@ class FakeService:
         ready = threading.Event()
         thread = threading.Thread(target=self._run, args=(ready,))
         thread.start()
-        ready.wait(10)
+        assert ready.wait(60)
         try:
             yield self
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
-            thread.join(10)
+            thread.join(60)
 
 
 def problem(

@@ -11,6 +11,8 @@ from enum import Enum
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from router_core.testing.loops import wind_up
+
 __all__ = ["Fault", "FaultProxy"]
 
 
@@ -79,10 +81,7 @@ class FaultProxy:
         self._ready.set()
         await self._stop
         server.close()
-        while mine := [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]:
-            for task in mine:
-                task.cancel()
-            await asyncio.gather(*mine, return_exceptions=True)
+        await wind_up()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
