@@ -18,7 +18,6 @@ from router_core.binding.inputs import Intake
 from router_core.clock import Clock, SystemClock
 from router_core.errors import RouterError
 from router_core.middleware.dispatch import Dispatch
-from router_core.middleware.limit import limit_of
 from router_core.middleware.stack import build_stack
 from router_core.middleware.threads import CallThreads
 from router_core.routing.permission import manages
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
     from router_core.http.message import Request, Response
     from router_core.identity import Identity
     from router_core.middleware.exchange import Authenticator
+    from router_core.middleware.limit import Limit
     from router_core.routing.router import Router
     from router_core.security.fetch import GuardedHttp
     from router_core.settings import Settings
@@ -70,7 +70,7 @@ class CallService:
             settings=settings, table=self._table, events=self.events, authenticator=keys,
             monotonic=self.clock.monotonic,
             dispatch=Dispatch(None, intake, self._scope, self.events),
-            exception_handlers=router.exception_handlers, limit=limit_of(settings, clock=self.clock.now),
+            exception_handlers=router.exception_handlers, limit=_limit(settings, self.clock),
         )  # fmt: skip
         self._handle, self._admit = stack.handle, stack.admit
         self._web: GuardedHttp | None = None
@@ -180,3 +180,11 @@ def _callers(
     from router_core.security.roles import parse_roles
 
     return ApiKeys.from_setting(settings.api_keys, roles=parse_roles(settings.roles)), None
+
+
+def _limit(settings: Settings, clock: Clock) -> Limit | None:
+    if not (settings.rate_limit_max or settings.rate_limit_window_ms):
+        return None
+    from router_core.middleware.limit import limit_of
+
+    return limit_of(settings, clock=clock.now)

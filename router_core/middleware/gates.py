@@ -5,15 +5,17 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Awaitable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from router_core.errors import BadRequest, Forbidden, MethodNotAllowed, Misconfigured
 from router_core.middleware.exchange import Answered, Authenticator, Exchange, Gate, Matcher
 from router_core.routing.permission import check_permission
-from router_core.security.cors import Cors, is_preflight
 from router_core.settings import Settings
 from router_core.types import Principal
+
+if TYPE_CHECKING:
+    from router_core.security.cors import Cors
 
 __all__ = ["LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_gate", "cors_gate", "host_gate",
            "is_loopback", "match_gate", "origin_gate", "scopes_gate"]  # fmt: skip
@@ -82,6 +84,7 @@ def _host_name(value: str) -> str:
 
 def cors_gate(cors: Cors, table: Matcher) -> Gate:
     """Answer preflights: a browser asks before it sends what a page wants, and has no credentials for it."""
+    from router_core.security.cors import is_preflight
 
     def preflight(exchange: Exchange) -> None:
         request = exchange.request

@@ -29,9 +29,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from time import monotonic, perf_counter
+from typing import TYPE_CHECKING
 
 from router_core.http.message import Request, Response
-from router_core.middleware.auditing import Auditing
 from router_core.middleware.errors import Errors, ExceptionHandler
 from router_core.middleware.exchange import (
     Admission,
@@ -53,14 +53,17 @@ from router_core.middleware.gates import (
     scopes_gate,
 )
 from router_core.middleware.headers import with_headers
-from router_core.middleware.limit import Limit
 from router_core.middleware.record import identified, recorded
 from router_core.routing.route import Route
 from router_core.routing.table import Match as Found
-from router_core.security.cors import Cors, cors_of
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
 from router_core.types import Principal
+
+if TYPE_CHECKING:
+    from router_core.middleware.auditing import Auditing
+    from router_core.middleware.limit import Limit
+    from router_core.security.cors import Cors
 
 __all__ = ["Stack", "build_stack"]
 
@@ -244,7 +247,7 @@ def build_stack(
     audit: Auditing | None = None,
 ) -> Stack:
     """Put the layers that are configured into their order; ``monotonic`` is the clock of authenticators."""
-    hosts, cors = allowed_hosts(settings), cors_of(settings)
+    hosts, cors = allowed_hosts(settings), _cors(settings)
     asks = authenticator is not None or bool(realms)
     gates: list[tuple[str, Gate | None]] = [
         ("host", host_gate(hosts) if hosts else None),
@@ -260,6 +263,14 @@ def build_stack(
     lasting = lasting or hasattr(authenticator, "recall")
     errors = Errors(exception_handlers or {}, events)
     return Stack(configured, dispatch, errors, events, lasting, monotonic, limit, cors, audit)
+
+
+def _cors(settings: Settings) -> Cors | None:
+    if not settings.cors_origins:
+        return None
+    from router_core.security.cors import cors_of  # a function that starts for a call does without
+
+    return cors_of(settings)
 
 
 def _informed(request: Request, principal: Principal | None, match: Match) -> Request:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import secrets
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -93,7 +93,7 @@ class AuditTrail:
         self._events = events
         self._ttl = ttl
         self._most = waiting
-        self._process = secrets.token_hex(4)
+        self._process = os.urandom(4).hex()
         self._seq = 0
         self._hash = GENESIS
         self._queue: deque[tuple[str, bytes]] = deque()
