@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -167,6 +168,8 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
             prompt=body.prompt or "-", model_id=body.model_id, metadata=metadata,
         )  # fmt: skip
         call = _call(asked, request.principal, request.id)
+        if body.user_tier:  # who asks how others are served says who they are
+            call.attributes = replace(call.attributes, user_tier=body.user_tier)
         return pipeline.explain(call)
 
     return router
@@ -190,7 +193,7 @@ def _call(body: RouteRequest, principal: Principal, request_id: str) -> Call:
     call.sticky = body.user_id
     call.attributes = Attributes(
         agent_type=body.agent_type, request_type=metadata.request_type, workspace_id=body.workspace_id,
-        user_id=body.user_id, user_tier=metadata.user_tier, content_length=len(body.prompt),
+        user_id=body.user_id, user_tier=principal.tier or metadata.user_tier, content_length=len(body.prompt),
         tags=frozenset(metadata.tags),
         custom={name: str(value) for name, value in (metadata.model_extra or {}).items()},
     )  # fmt: skip

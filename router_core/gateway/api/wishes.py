@@ -6,7 +6,8 @@ x-router-compliance: gdpr        deployments that satisfy all of these
 x-router-max-cost: 0.05          dollars that the call may cost, by estimate
 x-router-timeout: 30             seconds for the call with all its attempts
 x-router-session: chat-7         keeps calls of one session together (strategy ``sticky``, splits of rules)
-x-router-agent-type, x-router-request-type, x-router-workspace, x-router-user-tier: what rules look at
+x-router-agent-type, x-router-request-type, x-router-workspace, x-router-user-tier: what rules look at; the
+tier of a caller whose key or token has one is that one
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def _attributes(
         workspace,
         # callers that nobody knows are no one user: shares of rules would all be drawn for them at once
         "" if call.principal.kind == "anonymous" else call.principal.id,
-        tier,
+        call.principal.tier or tier,
         len(call.body),
         call.tags,
     )

@@ -21,7 +21,6 @@ _MEASURED: Final = frozenset({"success_rate", "latency"})
 """Reasons that are opinions: given up where nobody else is left."""
 _ABSENT: Final = frozenset({"unknown", "inactive", "endpoint"})
 _IMPLIED: Final = {"image-text-to-text": frozenset({"image-text-to-text", "text-generation", "vision"})}
-_OFF: Final = ("inactive", "maintenance")
 _MILLION: Final = 1_000_000
 
 
@@ -92,7 +91,7 @@ def _choose(wanted: AgentPreferences, endpoint: str, snapshot: Snapshot, now: fl
     for name in dict.fromkeys((*wanted.preferred, *wanted.fallback)):
         router = snapshot.models.get(name)
         if router is None:
-            removed.append((name, "unknown", "there is no such model"))
+            removed.append((name, *_missing(name, snapshot)))
             continue
         against = _against(router, wanted.requirements, endpoint, now)
         if against is None:
@@ -106,11 +105,14 @@ def _choose(wanted: AgentPreferences, endpoint: str, snapshot: Snapshot, now: fl
     return AgentChoice(wanted.agent_type, tuple(routers or doubted), tuple(removed), reason, needs)
 
 
+def _missing(name: str, snapshot: Snapshot) -> tuple[str, str]:
+    status = next((each.status for each in snapshot.config.models if each.id == name), "")
+    return ("inactive", f"its status is {status}") if status else ("unknown", "there is no such model")
+
+
 def _against(router: ModelRouter, asked: Requirements, endpoint: str, now: float) -> tuple[str, str] | None:
     """Return what speaks against a model, the gravest first: a word and words."""
     model = router.model
-    if model.status in _OFF:
-        return "inactive", f"its status is {model.status}"
     if not model.fits(endpoint):
         return "endpoint", f"it cannot be called through {endpoint}"
     needs = _needs(asked.capabilities, [model.type])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time as wall
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import msgspec
@@ -15,6 +15,7 @@ from router_core.gateway.pipeline.arms import Split, arms_of
 from router_core.gateway.pipeline.failure import nobody
 from router_core.gateway.registry import ModelRouter, Snapshot
 from router_core.gateway.rules.engine import RuleMatch
+from router_core.gateway.rules.shadow import ShadowCounts
 from router_core.gateway.trials.live import Live
 from router_core.gateway.trials.trials import Trials
 
@@ -45,7 +46,8 @@ class Resolved(msgspec.Struct, frozen=True, eq=False):
 class Resolver:
     """Turns the name in a call into the models to ask; remembers what it came to, for one snapshot."""
 
-    __slots__ = ("_agents", "_on_rule", "_resolved", "_snapshot", "_time", "_trials")
+    __slots__ = ("_agents", "_on_rule", "_resolved", "_snapshot", "_time", "_trials",
+                 "shadows")  # fmt: skip
 
     def __init__(
         self, on_rule: Callable[[str], None], trials: Trials | None = None,
@@ -55,6 +57,7 @@ class Resolver:
         self._on_rule = on_rule
         self._trials = trials
         self._time = time
+        self.shadows = ShadowCounts()
         self._agents = AgentTable((), time)
         self._snapshot: Snapshot | None = None
         self._resolved: dict[tuple[int, str], Resolved] = {}
@@ -87,7 +90,7 @@ class Resolver:
         if not router.model.fits(call.endpoint):
             raise HTTPError(422, "Wrong model type", code="wrong_model_type")
         resolved = self._resolved.get((id(router), ""))
-        if resolved is None or resolved.routers[0] is not router:
+        if resolved is None or resolved.routers[0] is not router or snapshot is not self._snapshot:
             resolved = self._on_trial(call, _resolved((router,)), self._trial_of(router.id), snapshot)
             self._keep(resolved, (id(router), ""), snapshot)
         return resolved if resolved.split is None else resolved.split.of(call)
@@ -99,9 +102,6 @@ class Resolver:
             if tried is not None:
                 return tried
         match = snapshot.rules.match(call.attributes, now, key=key)
-        if snapshot.rules.has_shadows and not dry:
-            for shadow in snapshot.rules.shadows(call.attributes, now, key=key):
-                self._on_rule(f"{shadow.rule.name} (shadow)")
         choice = None
         if match is None and snapshot.config.agents:
             choice = self.agent(call, snapshot)
@@ -115,9 +115,17 @@ class Resolver:
             )  # fmt: skip
         if resolved.rule and not dry:
             self._on_rule(resolved.rule)
+        if snapshot.rules.has_shadows and not dry:
+            self._shadow(snapshot.rules.shadows(call.attributes, now, key=key), resolved)
         if choice is not None and choice.needs:
             call.needs |= choice.needs
         return resolved if resolved.split is None else resolved.split.of(call)
+
+    def _shadow(self, matches: Iterable[RuleMatch], resolved: Resolved) -> None:
+        for match in matches:
+            self._on_rule(f"{match.rule.name} (shadow)")
+            if self.shadows.saw(match, resolved.routers[0].id):
+                self._on_rule(f"{match.rule.name} (shadow agrees)")
 
     def _by_agent(self, call: Call, choice: AgentChoice, snapshot: Snapshot) -> Resolved:
         if not choice.routers:

@@ -19,6 +19,7 @@ from router_core.gateway.pipeline.resolve import AUTO, Resolved, Resolver, split
 from router_core.gateway.pipeline.retry import Retry
 from router_core.gateway.registry import Registry, Snapshot
 from router_core.gateway.reply import Reply
+from router_core.gateway.rules.shadow import ShadowCounts
 from router_core.gateway.select.candidate import Candidate
 from router_core.gateway.trials.trials import Trials
 from router_core.http.taskless import own_task
@@ -176,6 +177,11 @@ class Pipeline:
             "trial": call.trial or None,
             "version": snapshot.version,
         }
+
+    @property
+    def shadows(self) -> ShadowCounts:
+        """What shadow rules would have done."""
+        return self._resolver.shadows
 
     def _resolve(self, call: Call, snapshot: Snapshot) -> Resolved:
         """Return who may serve a call, and count one that nobody may."""
