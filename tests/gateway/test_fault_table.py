@@ -39,7 +39,14 @@ from router_core.testing.upstream_faults import (
 from router_core.testing.upstream_openai import openai_chat, openai_stream
 from tests.gateway.serving import House, Reply, chat, house, models_yaml, text_of
 
-QUICK = "timeouts: {connect: 0.5, first_byte: 0.2, idle: 0.2, total: 0.6}"
+PATIENT = "timeouts: {connect: 30, first_byte: 30, idle: 30}"
+QUICK = "timeouts: {connect: 30, first_byte: 0.2, idle: 0.2, total: 0.6}"
+STALLS = "timeouts: {connect: 30, first_byte: 30, idle: 0.2}"
+HURRY = {
+    "hang": QUICK, "slow head": QUICK, "trickle": QUICK, "hang after the head": QUICK,
+    "nothing but comments": QUICK, "stall": STALLS,
+}  # fmt: skip
+"""For faults that are found by the clock. Whoever answers at all gets the time for it."""
 GOOD = "Hello!"
 CHUNKED = {"content-type": "application/json", "transfer-encoding": "chunked"}
 EVENTS = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -48,12 +55,14 @@ PAGE = {"content-type": "text/html"}
 
 @asynccontextmanager
 async def serving(
-    *behaviours: Behaviour, args: str = QUICK, model: str = ""
+    *behaviours: Behaviour, fault: str = "", model: str = ""
 ) -> AsyncIterator[tuple[House, list[Upstream]]]:
-    """Yield a gateway in front of one upstream for each behaviour, asked in this order."""
+    """Yield a gateway in front of one upstream for each behaviour, asked in this order; the first one has
+    the fault."""
     async with AsyncExitStack() as stack:
         upstreams = [await stack.enter_async_context(Upstream(each)) for each in behaviours]
-        text = models_yaml(*[each.url for each in upstreams], args=args, model=model)
+        text = models_yaml(*[each.url for each in upstreams], args=PATIENT, model=model)
+        text = text.replace(PATIENT, HURRY.get(fault, PATIENT), 1)
         made = await stack.enter_async_context(house(text))
         yield made, upstreams
 
@@ -108,7 +117,8 @@ WHOLE: dict[str, tuple[Callable[[], Behaviour], int, str]] = {
 async def test_another_deployment_answers(fault: str, stream: bool) -> None:
     """The caller never learns of it, but for the headers."""
     behaviour = WHOLE[fault][0]()
-    async with serving(behaviour, openai_stream() if stream else openai_chat()) as (made, upstreams):
+    good = openai_stream() if stream else openai_chat()
+    async with serving(behaviour, good, fault=fault) as (made, upstreams):
         reply = await ask(made, stream)
         assert reply.status == 200, reply.body
         assert said(reply, stream) == GOOD
@@ -121,7 +131,7 @@ async def test_another_deployment_answers(fault: str, stream: bool) -> None:
 async def test_alone_the_error_says_what_happened(fault: str) -> None:
     """As a problem that OpenAI's clients understand; what the upstream was asked is bounded."""
     make, code, kind = WHOLE[fault]
-    async with serving(make(), model="retry: {max_attempts: 1}") as (made, upstreams):
+    async with serving(make(), fault=fault, model="retry: {max_attempts: 1}") as (made, upstreams):
         reply = await ask(made, False)
         assert reply.status == code, reply.body
         problem = reply.json()
@@ -151,7 +161,7 @@ BEFORE_CONTENT: dict[str, Callable[[], Behaviour]] = {
 async def test_a_stream_fails_over_before_its_first_content(fault: str) -> None:
     """Not a byte of the first upstream reaches the caller, and memory stays where it was."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    async with serving(BEFORE_CONTENT[fault](), openai_stream()) as (made, _):
+    async with serving(BEFORE_CONTENT[fault](), openai_stream(), fault=fault) as (made, _):
         reply = await ask(made, True)
         assert reply.status == 200, reply.body
         assert said(reply, True) == GOOD
@@ -172,7 +182,7 @@ AFTER_CONTENT: dict[str, Callable[[], Behaviour]] = {
 @pytest.mark.parametrize("fault", AFTER_CONTENT)
 async def test_a_stream_that_breaks_off_says_so(fault: str) -> None:
     """After the first content nobody else can take over: an error event, and no ``[DONE]``."""
-    async with serving(AFTER_CONTENT[fault](), openai_stream()) as (made, upstreams):
+    async with serving(AFTER_CONTENT[fault](), openai_stream(), fault=fault) as (made, upstreams):
         reply = await ask(made, True)
         events = reply.events()
         assert reply.status == 200
@@ -190,10 +200,10 @@ async def test_a_closed_port_and_a_name_that_nobody_knows() -> None:
     with closed_port() as port:
         for url in (f"http://127.0.0.1:{port}", f"http://{UNRESOLVABLE}"):
             async with Upstream(openai_chat()) as good:
-                async with house(models_yaml(url, good.url, args=QUICK)) as made:
+                async with house(models_yaml(url, good.url, args=PATIENT)) as made:
                     reply = await ask(made, False)
                     assert (reply.status, reply.headers["x-router-deployment"]) == (200, "d2")
-            async with house(models_yaml(url, args=QUICK)) as made:
+            async with house(models_yaml(url, args=PATIENT)) as made:
                 reply = await ask(made, False)
                 assert reply.status == 503
                 assert reply.json()["outcome"] == "connect"
@@ -216,7 +226,7 @@ async def test_bad_certificates_are_never_accepted(tmp_path: Path) -> None:
         pem = tmp_path / f"{name}.pem"
         issued.private_key_and_cert_chain_pem.write_to_path(str(pem))
         async with Upstream(openai_chat(), certificate=str(pem)) as upstream, Upstream(openai_chat()) as good:
-            text = models_yaml(upstream.url, good.url, args=f"ca_file: '{ca}', {QUICK}")
+            text = models_yaml(upstream.url, good.url, args=f"ca_file: '{ca}', {PATIENT}")
             async with house(text) as made:
                 reply = await ask(made, False)
                 assert (reply.status, reply.headers["x-router-deployment"]) == (200, "d2"), name
@@ -230,7 +240,7 @@ async def test_a_good_certificate_of_a_private_authority_is_accepted(tmp_path: P
     authority.cert_pem.write_to_path(str(ca))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
     async with Upstream(openai_chat(), certificate=str(pem)) as upstream:
-        async with house(models_yaml(upstream.url, args=f"ca_file: '{ca}', {QUICK}")) as made:
+        async with house(models_yaml(upstream.url, args=f"ca_file: '{ca}', {PATIENT}")) as made:
             assert (await ask(made, False)).headers["x-router-deployment"] == "d1"
 
 

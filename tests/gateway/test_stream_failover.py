@@ -19,7 +19,7 @@ from router_core.testing.upstream_openai import openai_stream
 from router_core.testing.upstream_wire import Exchange
 from tests.gateway.serving import House, Reply, chat, house, models_yaml, on_socket
 
-QUICK = "timeouts: {connect: 2, first_byte: 1, idle: 1}"
+PATIENT = "timeouts: {connect: 30, first_byte: 30, idle: 30}"
 PRICE = "price: {input: 1000, output: 1000}"
 GOOD = "Hello from the other one."
 SPARE = f"      - {{id: d2, priority: 2, model: s, type: scripted, args: {{reply: '{GOOD}'}}}}\n"
@@ -102,7 +102,7 @@ async def test_every_endpoint_fails_over_before_its_first_content(endpoint: str,
     body, silent, _, error = STREAMS[endpoint]
     script = streaming(*silent, *([error] if fault == "error" else []), then=fault)
     async with Upstream(script) as upstream:
-        text = models_yaml(upstream.url, args=QUICK) + SPARE
+        text = models_yaml(upstream.url, args=PATIENT) + SPARE
         async with house(text) as made:
             reply = await made.ask(f"/v1/{endpoint}", {"model": "m", "stream": True, **body})
             assert reply.status == 200, reply.body
@@ -120,7 +120,7 @@ async def test_every_endpoint_says_that_it_broke_off(endpoint: str, fault: str) 
     body, silent, content, error = STREAMS[endpoint]
     script = streaming(*silent, *content, *([error] if fault == "error" else []), then=fault)
     async with Upstream(script) as upstream:
-        args = "timeouts: {connect: 2, first_byte: 1, idle: 0.2}"
+        args = PATIENT.replace("idle: 30", "idle: 0.2") if fault == "silence" else PATIENT
         text = models_yaml(upstream.url, args=args).replace("priority: 1,", f"priority: 1, {PRICE},") + SPARE
         async with house(text) as made:
             reply = await made.ask(f"/v1/{endpoint}", {"model": "m", "stream": True, **body})
@@ -146,12 +146,10 @@ async def test_the_time_of_a_call_ends_its_stream(limit: str) -> None:
     """In the middle of a stream that is well: an error event, the upstream is let go, the usage booked. That
     speaks against nobody: it is long, not slow."""
     async with Upstream(openai_stream(("piece ",) * 400, delay=0.02)) as upstream:
-        args = QUICK if limit == "call" else "timeouts: {connect: 2, first_byte: 1, idle: 1, total: 0.4}"
-        model = "total_timeout: 0.4" if limit == "call" else ""
+        args = PATIENT if limit == "call" else PATIENT.replace("}", ", total: 0.6}")
+        model = "total_timeout: 0.6" if limit == "call" else ""
         async with house(models_yaml(upstream.url, args=args, model=model)) as made:
-            began = time.monotonic()
             reply = await made.ask("/v1/chat/completions", chat(stream=True))
-            assert time.monotonic() - began < 5.0
             assert reply.events()[-1]["error"]["code"] == "stream_interrupted"
             await upstream.until(lambda: upstream.cancelled == 1)
             assert made.standing("d1").failed == 0
@@ -165,7 +163,7 @@ async def test_streams_are_never_hedged() -> None:
         for each in upstreams:
             each.script = openai_stream(first_delay=0.2)
         text = models_yaml(
-            *[each.url for each in upstreams], args=QUICK, model="hedge: {after: 0.02, max_share: 1}"
+            *[each.url for each in upstreams], args=PATIENT, model="hedge: {after: 0.02, max_share: 1}"
         )
         made = await stack.enter_async_context(house(text))
         for _ in range(3):
