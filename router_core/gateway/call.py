@@ -122,6 +122,10 @@ class Call(msgspec.Struct, eq=False):
     """``select.decision.Decision`` once one was made."""
     left: tuple[Any, ...] = ()
     """The decisions of models that had nobody to ask, so that another model was turned to."""
+    bounds: Any = None
+    """``select.bounds.Bounds`` of its workspace, where that has any."""
+    allowance: Any = None
+    """What can tell, to its end, how the limits stand that it was admitted under; None: it has none."""
     permit: Any = None
     """``admission.Permit`` while the call holds one."""
 

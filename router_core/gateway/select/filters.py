@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from router_core.gateway.call import Call
+from router_core.gateway.select.bounds import Bounds, too_bad
 from router_core.gateway.select.candidate import Candidate
 from router_core.gateway.values import Deployment, Price
 
 __all__ = [
     "ASSUMED_OUTPUT", "PASSING", "SAYS", "SOFT", "PriceOf", "Removal", "Requirements", "estimate",
-    "fits_budget", "fits_context", "foremost", "misfit", "requirements",
+    "fits_bounds", "fits_budget", "fits_context", "foremost", "misfit", "requirements",
 ]  # fmt: skip
 
 ASSUMED_OUTPUT: Final = 512
@@ -28,7 +29,7 @@ PriceOf = Callable[[Deployment], Price | None]
 
 SOFT: Final = frozenset({"ejected", "unhealthy"})
 """Opinions about a deployment that are wrong now and then: given up in a panic, and where nobody else is."""
-PASSING: Final = SOFT | {"open_circuit", "cooldown", "busy", "probation"}
+PASSING: Final = SOFT | {"open_circuit", "cooldown", "busy", "probation", "quality"}
 """Reasons that go away without anybody changing the call or the configuration."""
 
 SAYS: Final[Mapping[str, str]] = {
@@ -40,10 +41,12 @@ SAYS: Final[Mapping[str, str]] = {
     "probation": "its circuit is half-open, and this call has failed once already",
     "tried": "this call was tried there already",
     "unpriced": "its price is not known, and the call has a limit on its cost",
+    "workspace": "the workspace of the call may not use this model",
 }
 _FOREMOST: Final = (
-    "busy", "cooldown", "open_circuit", "unhealthy", "ejected", "tried",
-    "context_window", "budget", "unpriced", "compliance", "region", "tags", "capabilities", "endpoint",
+    "busy", "cooldown", "open_circuit", "unhealthy", "ejected", "tried", "quality",
+    "context_window", "budget", "unpriced", "compliance", "region", "workspace", "tags", "capabilities",
+    "endpoint",
 )  # fmt: skip
 
 
@@ -55,19 +58,24 @@ class Removal(NamedTuple):
     detail: str
 
 
-Requirements = tuple[str, frozenset[str], frozenset[str], str, frozenset[str]]
-"""Endpoint, needs, tags, region, compliance: all that static filters look at. Empty: nothing is asked."""
+Requirements = tuple[str, frozenset[str], frozenset[str], str, frozenset[str], Bounds | None]
+"""Endpoint, needs, tags, region, compliance, and the bounds of the workspace: all that static filters look
+at. Empty: nothing is asked."""
 
 
 def requirements(call: Call) -> Requirements:
     """Return what a call asks of a deployment, whatever the state of that may be."""
-    return (call.endpoint, call.needs, call.tags, call.region, call.compliance)
+    return (call.endpoint, call.needs, call.tags, call.region, call.compliance, call.bounds)
 
 
 def misfit(candidate: Candidate, required: Requirements) -> Removal | None:
     """Return why a deployment can never serve such calls, or None."""
-    endpoint, needs, tags, region, compliance = required
+    endpoint, needs, tags, region, compliance, bounds = required
     deployment = candidate.deployment
+    if bounds is not None:
+        removal = _out_of_bounds(deployment, bounds)
+        if removal is not None:
+            return removal
     if endpoint and endpoint not in candidate.client.ENDPOINT_TABLE:
         return Removal(candidate.id, "endpoint", f"it cannot be called through {endpoint}")
     if deployment.capabilities and not needs <= deployment.capabilities:
@@ -80,6 +88,23 @@ def misfit(candidate: Candidate, required: Requirements) -> Removal | None:
         missing = _named(compliance - deployment.compliance)
         return Removal(candidate.id, "compliance", f"it does not satisfy {missing}")
     return None
+
+
+def _out_of_bounds(deployment: Deployment, bounds: Bounds) -> Removal | None:
+    if bounds.models and deployment.model_id not in bounds.models:
+        return Removal(deployment.id, "workspace", SAYS["workspace"])
+    if bounds.regions and not any(_within(deployment.region, each) for each in bounds.regions):
+        where = deployment.region or "an unknown region"
+        return Removal(deployment.id, "region", f"it is in {where}, which the workspace does not allow")
+    return None
+
+
+def fits_bounds(candidate: Candidate, bounds: Bounds, price: Price | None, now: float) -> Removal | None:
+    """Return why a deployment does not measure up to what a workspace asks, or None."""
+    if bounds.priced and price is None:
+        return Removal(candidate.id, "unpriced", SAYS["unpriced"])
+    wrong = too_bad(bounds, candidate.standing, now)
+    return Removal(candidate.id, "quality", wrong) if wrong else None
 
 
 def fits_context(candidate: Candidate, call: Call) -> Removal | None:

@@ -18,6 +18,7 @@ from router_core.gateway.select.filters import (
     Removal,
     Requirements,
     estimate,
+    fits_bounds,
     fits_budget,
     fits_context,
     foremost,
@@ -85,7 +86,7 @@ class Selector:
         self._strategy = strategy(model.strategy, self.candidates, self._price_of, self._rng)
         self._fitting: dict[Requirements, _Fitting] = {}
         endpoint = next(iter(MODEL_TYPES.get(model.type, ())), "")
-        self._usual = _Fitting(self.candidates, (endpoint, _NOTHING, _NOTHING, "", _NOTHING))
+        self._usual = _Fitting(self.candidates, (endpoint, _NOTHING, _NOTHING, "", _NOTHING, None))
         """For calls that ask for nothing in particular."""
 
     def pick(self, call: Call, now: float, tried: Collection[str] = ()) -> Candidate | None:
@@ -93,9 +94,14 @@ class Selector:
 
         ``tried`` are ids of deployments that this call is not to be sent to again.
         """
-        fitting = self._usual
-        if call.endpoint != fitting.endpoint or call.needs or call.tags or call.region or call.compliance:
+        fitting, bounds = self._usual, call.bounds
+        if (
+            call.endpoint != fitting.endpoint or call.needs or call.tags or call.region or call.compliance
+            or bounds is not None
+        ):  # fmt: skip
             fitting = self._fit(call)
+            if bounds is not None and bounds.measured:
+                return self._pick_among(fitting, call, now, tried)
         if tried or call.max_cost is not None or call.input_tokens + (call.max_tokens or 0) > fitting.window:
             return self._pick_among(fitting, call, now, tried)
         for standing in fitting.standings:  # what ``out`` says, for those in which nothing is wrong
@@ -128,7 +134,10 @@ class Selector:
         the call; those that it was tried with come last. None: waiting helps nobody."""
         able: Iterable[Candidate] = self.candidates
         if call is not None:
-            able = [each for each in self._fit(call).candidates if self._removal(each, call) is None]
+            able = [
+                each for each in self._fit(call).candidates
+                if self._removal(each, call) is None and self._unworthy(each, call, now) is None
+            ]  # fmt: skip
         return min(able, key=lambda each: (each.id in tried, each.standing.back_at(now)), default=None)
 
     def cost(self, deployment: Deployment, call: Call) -> int | None:
@@ -142,7 +151,10 @@ class Selector:
         if found is None:
             if len(self._fitting) >= _MAX_SETS:
                 self._fitting.clear()
-            found = self._fitting[required] = _Fitting(self.candidates, required)
+            found = _Fitting(self.candidates, required)
+            if found.kept == self._usual.kept and found.endpoint == self._usual.endpoint:
+                found = self._usual  # what is asked removes nobody: its decisions are those of any call
+            self._fitting[required] = found
         return found
 
     def _pick_among(
@@ -186,10 +198,20 @@ class Selector:
         if removal is None and call.max_cost is not None:
             removal = fits_budget(candidate, call, self._price_of(candidate.deployment))
         if removal is None and now is not None:
+            removal = self._unworthy(candidate, call, now)
+        if removal is None and now is not None:
             reason = candidate.standing.out(now)
             if reason:
                 removal = Removal(candidate.id, reason, SAYS.get(reason, reason))
         return removal
+
+    def _unworthy(self, candidate: Candidate, call: Call, now: float) -> Removal | None:
+        """Return why a candidate does not measure up to what the workspace of the call asks."""
+        bounds = call.bounds
+        if bounds is None or not bounds.measured:
+            return None
+        price = self._price_of(candidate.deployment) if bounds.priced else None
+        return fits_bounds(candidate, bounds, price, now)
 
     def _usually(self, fitting: _Fitting, chosen: Candidate) -> Decision:
         """Return the decision where nothing but requirements removed anybody, and note it for the next call
