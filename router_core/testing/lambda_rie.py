@@ -88,12 +88,12 @@ class Emulator:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
         if self._log is not None:
             self._log.close()
 
     def _await(self) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while True:
             if self._process is None or self._process.poll() is not None:
                 raise RuntimeError(f"the emulator ended: {self.log()[-2000:]}")

@@ -3,7 +3,7 @@
     with RuntimeApi() as api:
         ...  # start a runtime with AWS_LAMBDA_RUNTIME_API=api.address
         call = api.invoke({"hello": "world"})
-        answer = call.wait(5)
+        answer = call.wait(60)
 
 AWS's own emulator buffers streams; here each piece of an answer can be looked at as it comes.
 """
@@ -113,7 +113,7 @@ class RuntimeApi:
         self._calls.put(None)
         self._server.shutdown()
         self._server.server_close()
-        self._thread.join(10)
+        self._thread.join(60)
 
     @property
     def address(self) -> str:

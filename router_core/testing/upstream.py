@@ -196,7 +196,7 @@ def in_thread(upstream: Upstream) -> Iterator[Upstream]:
     finally:
         asyncio.run_coroutine_threadsafe(_wound_up(upstream), loop).result(_PATIENCE)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 

@@ -58,7 +58,7 @@ def test_a_streamed_answer_is_a_span_as_well() -> None:
     """In the runtime of our own, to the end of the stream."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon, RuntimeApi() as api:
         daemon.bind(("127.0.0.1", 0))
-        daemon.settimeout(5.0)
+        daemon.settimeout(60)
         host, port = daemon.getsockname()
         environ = {
             "PATH": os.environ["PATH"], "PYTHONPATH": str(_ROOT), "AWS_LAMBDA_RUNTIME_API": api.address,

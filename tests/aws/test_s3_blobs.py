@@ -182,7 +182,7 @@ async def test_a_long_list_is_read_in_pages(bucket: str, monkeypatch: pytest.Mon
 def fetch(url: str) -> tuple[int, dict[str, str], bytes]:
     """Read a signed address as a browser would."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             return answer.status, {k.lower(): v for k, v in answer.headers.items()}, answer.read()
     except urllib.error.HTTPError as error:
         with error:

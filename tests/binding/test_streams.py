@@ -192,7 +192,7 @@ async def test_a_sync_generator_is_closed_after_its_step() -> None:
         try:
             yield 1
             entered.set()
-            leave.wait(10)
+            leave.wait(110)
             yield 2
         finally:
             log.append("closed")
@@ -310,7 +310,7 @@ async def test_a_generator_keeps_its_task_and_context_across_yields() -> None:
 
     async def serve() -> AsyncIterator[int]:
         """Hold a timeout open while yielding."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             for value in range(3):
                 tasks.add(asyncio.current_task())
                 yield value

@@ -95,7 +95,7 @@ def test_it_says_where_it_serves_and_ends_at_the_first_signal(tmp_path: Path, ta
     with serving(tmp_path, target, PORT=str(port)) as process:
         url = served_at(process)
         assert url == f"http://127.0.0.1:{port}"
-        with urllib.request.urlopen(f"{url}/pid", timeout=10) as answer:
+        with urllib.request.urlopen(f"{url}/pid", timeout=60) as answer:
             assert json.load(answer) == process.pid
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -104,7 +104,7 @@ def test_it_says_where_it_serves_and_ends_at_the_first_signal(tmp_path: Path, ta
 def test_a_port_of_the_systems_choice_is_told(tmp_path: Path) -> None:
     """Whoever asks for port 0 has to learn which it became."""
     with serving(tmp_path, "svc:router", "--port", "0") as process:
-        with urllib.request.urlopen(f"{served_at(process)}/pid", timeout=10) as answer:
+        with urllib.request.urlopen(f"{served_at(process)}/pid", timeout=60) as answer:
             assert answer.status == 200
 
 
@@ -124,7 +124,7 @@ def test_a_ready_made_app_has_as_many_workers_as_asked(tmp_path: Path) -> None:
     with serving(tmp_path, "svc:make_app", "--workers", "2", PORT=str(port)) as process:
         served_at(process)
         served_at(process)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=60) as answer:
             assert json.load(answer) != process.pid
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -140,7 +140,7 @@ def test_without_jobs_workers_need_no_store_to_share(tmp_path: Path) -> None:
     with serving(tmp_path, "plain:router", "--workers", "2", PORT=str(port)) as process:
         served_at(process)
         served_at(process)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=60) as answer:
             assert json.load(answer) != process.pid
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0

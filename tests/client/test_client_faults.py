@@ -171,7 +171,7 @@ def test_a_waiting_call_can_be_interrupted(fake: FakeService, client: Client) ->
     thread = threading.Thread(target=wait)
     thread.start()
     client.close()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert errors
 

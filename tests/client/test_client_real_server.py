@@ -68,7 +68,7 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     """End what ``start`` has started."""
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(20)
+        process.wait(60)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -108,7 +108,7 @@ def test_a_lost_202_makes_exactly_one_job(proxy: CuttingProxy, client: Client) -
     before = {view.job_id for view in client.jobs(route="/predict").jobs}
     proxy.lose = [b"POST /predict", b"POST /predict"]
     job = client.predict("once")
-    assert job.result(timeout=20) == "ONCE"
+    assert job.result(timeout=60) == "ONCE"
     assert {view.job_id for view in client.jobs(route="/predict").jobs} - before == {job.id}
     assert sum(line.startswith(b"POST /predict") for line in proxy.seen) == 3
 
@@ -136,14 +136,14 @@ def test_a_wait_survives_a_cut(proxy: CuttingProxy, client: Client) -> None:
     """A long poll that is cut is asked again."""
     job = client.predict("slow", seconds=1.0)
     proxy.lose = [b"GET /jobs/"]
-    assert job.result(timeout=20) == "SLOW"
+    assert job.result(timeout=60) == "SLOW"
 
 
 def test_the_runpod_shaped_routes_of_the_server(server: int) -> None:
     """The other dialect, the same functions."""
     with connect(f"http://127.0.0.1:{server}/v2/local", protocol="runpod") as service:
-        assert service.predict("a").result(timeout=20) == "A"
-        file = service.invert(image=b"\x00\xff").result(timeout=20)
+        assert service.predict("a").result(timeout=60) == "A"
+        file = service.invert(image=b"\x00\xff").result(timeout=60)
         assert file.read() == b"\xff\x00"
         assert [value["number"] for value in service.endpoint("/count").submit(n=3).outputs()] == [0, 1, 2]
         job = service.predict(text="x", seconds=30)
@@ -175,7 +175,7 @@ def test_dev_starts_again_when_a_file_changes_and_keeps_jobs(tmp_path: Path) -> 
     try:
         wait_until_ready(url)
         with connect(url) as client:
-            job_id = client.predict("kept").wait(20).id
+            job_id = client.predict("kept").wait(60).id
         module.write_text("import no_such_library\n")
         log = tmp_path / "server.log"
         _until(lambda: b"no_such_library" in log.read_bytes(), "the broken version to be tried")

@@ -80,9 +80,9 @@ def test_the_client_library_works_over_it() -> None:
         assert library.add(1, b=5) == 6
         assert library.endpoint("/items/{item_id}")(4) == {"item_id": 4, "size": 1}
         job = library.predict("ab", times=2)
-        assert job.result(timeout=20) == "abab"
+        assert job.result(timeout=60) == "abab"
         assert (job.status, job.progress) == ("succeeded", 1.0)
-        file = library.upper(File.from_bytes(b"text", "a.txt")).result(timeout=20)
+        file = library.upper(File.from_bytes(b"text", "a.txt")).result(timeout=60)
         assert (file.read(), file.filename, file.content_type) == (b"TEXT", "up-a.txt", "text/plain")
         assert list(library.tokens(count=2)) == ["token 0", "token 1"]
         with pytest.raises(JobFailed, match="ValueError: bad text"):
@@ -137,7 +137,7 @@ def test_outputs_of_a_job_that_starts_again() -> None:
 def test_any_route_can_be_made_a_job() -> None:
     """submit asks for it with Prefer: respond-async."""
     with TestClient(service()) as client, client.connect() as library:
-        assert library.add.submit(1, 2).result(timeout=20) == 3
+        assert library.add.submit(1, 2).result(timeout=60) == 3
 
 
 async def test_inside_an_event_loop() -> None:
@@ -146,4 +146,4 @@ async def test_inside_an_event_loop() -> None:
         assert (await client.post("/add", json={"a": 1})).value == 3
         library = client.connect()
         job = await library.predict("x")
-        assert await job.result(timeout=20) == "x"
+        assert await job.result(timeout=60) == "x"

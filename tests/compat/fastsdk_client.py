@@ -17,7 +17,7 @@ import fastsdk
 from fastsdk.service_access import service_contract
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Poll until something holds."""
     end = time.monotonic() + seconds
     while not condition():

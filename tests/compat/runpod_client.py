@@ -19,7 +19,7 @@ from runpod.http_client import ClientSession
 runpod.api_key = "local"
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Poll until something holds."""
     end = time.monotonic() + seconds
     while not condition():

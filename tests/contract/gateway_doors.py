@@ -93,7 +93,7 @@ class StreamingDoor:
         self._api = api
 
     def call(self, call: Call) -> Answer:
-        answer = self._api.invoke(url(call)).wait(20)
+        answer = self._api.invoke(url(call)).wait(60)
         head = answer.prelude
         return Answer(head["statusCode"], tuple(head["headers"].items()), answer.content)
 

@@ -82,7 +82,7 @@ def _served(direct: bool) -> Iterator[int]:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
 
 
 async def _over_http(port: int, call: Call) -> Answer:

@@ -103,7 +103,7 @@ class TestFastApi(GatewayContract):
             until(lambda: server.started)
             yield SocketDoor(gateway, sock.getsockname()[1], "/ai")
             server.should_exit = True
-            thread.join(20)
+            thread.join(60)
 
 
 class TestTestClient(GatewayContract):
@@ -154,7 +154,7 @@ class TestLambdaStreaming(GatewayContract):
         with RuntimeApi() as api:
             thread = running(lambda: _runtime(function, api.address))
             yield StreamingDoor(gateway, api)
-        thread.join(20)
+        thread.join(60)
         function.stop()
 
 

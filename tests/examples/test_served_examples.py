@@ -176,7 +176,7 @@ def test_cancel_through_a_server(client: Client) -> None:
     while job.refresh().status == "queued":
         pass
     assert job.cancel().status in ("cancelling", "cancelled")
-    assert job.wait(timeout=20).status == "cancelled"
+    assert job.wait(timeout=60).status == "cancelled"
 
 
 @pytest.mark.process

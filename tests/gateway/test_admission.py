@@ -74,7 +74,7 @@ async def limited(
 
 async def later(held: Held) -> Permit:
     """Admit after having asked somebody."""
-    async with asyncio.timeout(10):  # a task is needed for that
+    async with asyncio.timeout(60):  # a task is needed for that
         await asyncio.sleep(0)
     return held
 

@@ -34,7 +34,7 @@ class Scene:
         """Return the state of each circuit, by the number of the upstream."""
 
         def read() -> str:
-            with urllib.request.urlopen(f"{self.gateway.url}/metrics", timeout=10) as answer:
+            with urllib.request.urlopen(f"{self.gateway.url}/metrics", timeout=60) as answer:
                 text: str = answer.read().decode()
                 return text
 

@@ -84,7 +84,7 @@ async def _end_connections(upstream: Upstream, how: str) -> None:
 def _in_its_thread(upstream: Upstream, how: str) -> None:
     loop = upstream.loop
     assert loop is not None
-    asyncio.run_coroutine_threadsafe(_end_connections(upstream, how), loop).result(10)
+    asyncio.run_coroutine_threadsafe(_end_connections(upstream, how), loop).result(60)
 
 
 @pytest.mark.parametrize("how", ["close_connections", "hang_up"])

@@ -43,7 +43,7 @@ def rss() -> int:
         return int(file.read().split()[1]) * resource.getpagesize()
 
 
-def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for something that another thread brings about."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
@@ -81,14 +81,14 @@ def test_callers_that_go_away(direct: bool) -> None:
         text = models_yaml(upstream.url, model=LENIENT)
         with on_socket(text, options=ServeOptions(direct=direct)) as (made, url):
             port = int(url.rpartition(":")[2])
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as peer:
                 peer.sendall(call())
                 assert peer.recv(65536).startswith(b"HTTP/1.1 200")
             loop = made.gateway.transport._loop  # type: ignore[attr-defined]
             tasks = len(asyncio.all_tasks(loop))
             for behaviour, data, size in PHASES.values():
                 chosen = behaviour
-                peers = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(LEAVING)]
+                peers = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(LEAVING)]
                 for peer in peers:
                     peer.sendall(data)
                 for peer in peers:

@@ -71,7 +71,7 @@ class Blobs:
         """Be there."""
 
 
-async def eventually(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+async def eventually(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     """Wait until something holds; returns it."""
     end = time.monotonic() + seconds
     while True:
@@ -153,7 +153,7 @@ class Bench:
         assert isinstance(record, Job)
         return record
 
-    async def until(self, job_id: str, *states: State, seconds: float = 20.0) -> Job:
+    async def until(self, job_id: str, *states: State, seconds: float = 60.0) -> Job:
         """Wait until the job is in one of the states (any terminal one, if none is named)."""
         end = time.monotonic() + seconds
         while True:

@@ -249,7 +249,7 @@ class Reader:
 
     async def next(self) -> list[ServerEvent]:
         """Return the events of the next piece."""
-        return self.parser.feed(await asyncio.wait_for(anext(self.body), 5))
+        return self.parser.feed(await asyncio.wait_for(anext(self.body), 60))
 
 
 async def test_a_job_is_followed_live() -> None:
@@ -292,7 +292,7 @@ async def test_progress_is_followed_without_a_number(accept: str) -> None:
 
     async def read() -> None:
         assert not isinstance(answer.body, bytes)
-        chunk = await asyncio.wait_for(anext(answer.body), 5)
+        chunk = await asyncio.wait_for(anext(answer.body), 60)
         if accept == "text/event-stream":
             seen.extend((e.event, int(e.id or 0), pydantic_core.from_json(e.data)) for e in parsed(chunk))
         else:

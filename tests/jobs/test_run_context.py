@@ -212,7 +212,7 @@ async def test_progress_is_seen_while_it_runs() -> None:
         job_progress.progress = 0.5
         job_progress._message = "half way"
         job_progress._progress = 0.3
-        go.wait(20)
+        go.wait(110)
 
     async with running(route_of(half)) as bench:
         job_id = await bench.submit("/half")

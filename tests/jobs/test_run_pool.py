@@ -314,7 +314,7 @@ async def test_store_away_fences_a_running_job() -> None:
         job_id = await bench.submit("/wait")
         await bench.until(job_id, State.RUNNING)
         store.away = True
-        await asyncio.wait_for(stopped.wait(), 10)
+        await asyncio.wait_for(stopped.wait(), 60)
         await eventually(lambda: not bench.runner.active)
         store.away = False
         record = await bench.record(job_id)

@@ -66,7 +66,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-async def gone(*pids: int, seconds: float = 5.0) -> None:
+async def gone(*pids: int, seconds: float = 60.0) -> None:
     """Wait until the processes are gone; fail if they stay."""
     await eventually(lambda: not any(alive(pid) for pid in pids), seconds)
 

@@ -29,7 +29,7 @@ class Gate:
     def in_thread(self) -> None:
         """Wait in a thread."""
         self.loop.call_soon_threadsafe(self.entered.set)
-        assert self.open.wait(20)
+        assert self.open.wait(110)
 
 
 # --- cancel

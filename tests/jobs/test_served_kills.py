@@ -78,7 +78,7 @@ def test_kill_between_the_record_and_the_answer(tmp_path: Path) -> None:
     with served("killed:router", tmp_path, **environ, **{VARIABLE: "after_add:kill"}) as service:
         with pytest.raises((OSError, HTTPException)):
             call(service, "/work", {"n": 7}, idempotency_key="once")
-        assert service.process.wait(20) == -signal.SIGKILL
+        assert service.process.wait(60) == -signal.SIGKILL
     ((kept,),) = rows(tmp_path, "SELECT id FROM jobs")
     with served("killed:router", tmp_path, **environ) as service:
         job, replayed = call(service, "/work", {"n": 7}, idempotency_key="once")
@@ -126,13 +126,13 @@ def test_kill_before_a_webhook_is_sent(tmp_path: Path) -> None:
     with receiving() as (url, came, arrived):
         with served("killed:router", tmp_path, **environ, **{VARIABLE: "before_webhook:kill"}) as service:
             job, _ = call(service, "/work", {"n": 1}, x_webhook_url=url)
-            assert service.process.wait(20) == -signal.SIGKILL
+            assert service.process.wait(60) == -signal.SIGKILL
         assert came == []
         ((kept, job_id),) = rows(tmp_path, "SELECT id, job_id FROM outbox")
         assert job_id == job["job_id"]
         rows(tmp_path, "UPDATE outbox SET next_at = 0")  # it is put aside for a minute while it is being sent
         with served("killed:router", tmp_path, **environ) as service:
-            assert arrived.wait(20), service.log
+            assert arrived.wait(60), service.log
             assert service.stop() == 0
         (message,) = came
         assert message[0] == kept

@@ -275,10 +275,10 @@ async def test_a_receiver_that_hangs_delays_no_other(waiting: int) -> None:
         for _ in range(waiting):
             await world.end(silent.url)
         await world.sender.tick()
-        await asyncio.wait_for(silent.arrived.wait(), 5)
+        await asyncio.wait_for(silent.arrived.wait(), 60)
         await world.end(healthy.url)
         await world.sender.tick()
-        await asyncio.wait_for(healthy.arrived.wait(), 5)
+        await asyncio.wait_for(healthy.arrived.wait(), 60)
         assert len(healthy.seen) == 1
         rows = list(world.inner._outbox.values())
         assert sum(row.url == silent.url for row in rows) == waiting
@@ -297,7 +297,7 @@ async def test_a_message_is_put_aside_while_it_is_sent() -> None:
     async with receiving(hang=True) as receiver:
         await world.end(receiver.url)
         await world.sender.tick()
-        await asyncio.wait_for(receiver.arrived.wait(), 5)
+        await asyncio.wait_for(receiver.arrived.wait(), 60)
         await other.sender.tick()
         assert not other.sender._sending
         assert await world.next_in() == 60.0
@@ -385,7 +385,7 @@ async def test_cancelling_the_sender_leaves_the_row() -> None:
     async with receiving(hang=True) as receiver:
         await world.end(receiver.url)
         loop = asyncio.create_task(world.sender.run())
-        await asyncio.wait_for(receiver.arrived.wait(), 5)
+        await asyncio.wait_for(receiver.arrived.wait(), 60)
         loop.cancel()
         await asyncio.gather(loop, return_exceptions=True)
     assert not world.sender._sending

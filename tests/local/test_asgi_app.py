@@ -372,7 +372,7 @@ async def test_a_stream_is_closed_when_its_reader_leaves(chatty: bool) -> None:
     task = asyncio.create_task(AsgiApp(app)(scope(), peer.receive, peer.send))
     await begun.wait()
     peer.leave()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 60)
     assert cleaned.is_set()
     assert stream.closed.is_set()
     done = [event for event in app.seen if isinstance(event, RequestDone)]
@@ -385,7 +385,7 @@ async def test_a_stream_whose_reader_takes_nothing_is_closed(monkeypatch: pytest
     app, stream = streaming(numbers(5))
     peer = Peer()
     peer.wait_before_body = asyncio.Event()
-    await asyncio.wait_for(AsgiApp(app)(scope(), peer.receive, peer.send), 5)
+    await asyncio.wait_for(AsgiApp(app)(scope(), peer.receive, peer.send), 60)
     assert stream.closed.is_set()
     assert "slow_reader_closed" in [event.name for event in app.seen if isinstance(event, Note)]
     assert peer.sent[-1].get("more_body") is True, "the body must not look complete"

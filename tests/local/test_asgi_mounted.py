@@ -117,5 +117,5 @@ async def test_streams_pass_through_a_host_with_middleware() -> None:
         "raw_path": b"/ai/s", "query_string": b"", "root_path": "", "scheme": "http", "client": None,
         "server": None, "headers": [(b"host", b"localhost")],
     }  # fmt: skip
-    await asyncio.wait_for(host(scope, receive, send), 10)
+    await asyncio.wait_for(host(scope, receive, send), 60)
     assert streams[0].closed.is_set()

@@ -87,7 +87,7 @@ async def busy(_request: Request) -> Response:
 
 async def timed(_request: Request) -> Response:
     """Use what needs a task of its own."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.sleep(0)
     task = asyncio.current_task()
     assert task is not None
@@ -256,7 +256,7 @@ async def test_asgi_without_a_socket_answers_the_same(name: str, ways: dict[str,
 
 def test_a_connection_is_used_again(ways: dict[str, Way]) -> None:
     """Through the door, past it, and through it again."""
-    with socket.create_connection(("127.0.0.1", ways["direct"].port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", ways["direct"].port), timeout=60) as sock:
         for index in range(3):
             sock.sendall(b"POST /echo HTTP/1.1\r\n" + TELL + b"Content-Length: 3\r\n\r\na%db" % index)
             assert b'"body":"a%db"' % index in one_answer(sock)
@@ -334,15 +334,15 @@ def test_a_peer_that_leaves_is_not_answered() -> None:
 
     app = TinyApp({("GET", "/flow"): flow, ("GET", "/wait"): wait, ("GET", "/echo"): echo})
     with served(app) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
             sock.sendall(b"GET /flow HTTP/1.1\r\n" + TELL + b"\r\n")
             assert sock.recv(100)
-        assert streams[0].closed.wait(5)
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        assert streams[0].closed.wait(60)
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
             sock.sendall(b"GET /wait HTTP/1.1\r\n" + TELL + b"\r\n")
-            assert began.wait(5)
+            assert began.wait(60)
         go.set()
-        assert ended.wait(5)
+        assert ended.wait(60)
         assert b"200 OK" in talk(port, ask("/echo"))
     assert [event.name for event in app.seen if isinstance(event, Note) and event.level != "info"] == []
 
@@ -357,7 +357,7 @@ def test_an_idle_connection_is_closed_in_time_and_no_other() -> None:
     app = TinyApp({("GET", "/slow"): slow, ("GET", "/echo"): echo})
     with (
         served(app, keep_alive=0.3) as port,
-        socket.create_connection(("127.0.0.1", port), timeout=5) as sock,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as sock,
     ):
         for target in (b"/echo", b"/slow", b"/echo"):
             sock.sendall(b"GET " + target + b" HTTP/1.1\r\n" + TELL + b"\r\n")

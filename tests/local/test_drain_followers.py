@@ -29,7 +29,7 @@ def test_followers_of_waiting_jobs_do_not_hold_the_end_up(tmp_path: Path) -> Non
     (tmp_path / "followed.py").write_text(APP)
     environ = {"ROUTER_DRAIN_GRACE": "30", "ROUTER_JOBS": f"sqlite:///{tmp_path}/jobs.db"}
     with served("followed:router", tmp_path, **environ) as service:
-        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=60) as sock:
             body = b'{"n": 1}'
             sock.sendall(
                 b"POST /work HTTP/1.1\r\nHost: localhost\r\nX-Job-Delay: 600\r\n"

@@ -28,7 +28,7 @@ def port() -> Iterator[int]:
 @pytest.fixture
 def sock(port: int) -> Iterator[socket.socket]:
     """Connect, and send the same head twice."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         for _ in range(2):
             connection.sendall(post(b"hello"))
             assert b'"body":"hello"' in one_answer(connection)
@@ -107,7 +107,7 @@ def test_another_head_is_judged(name: str, sock: socket.socket) -> None:
 
 def test_what_comes_after_the_length_is_compared(port: int) -> None:
     """Another page that sends as many bytes is another page."""
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         for host, status in ((b"localhost", b"200"), (b"localhost", b"200"), (b"evil.host", b"403")):
             sock.sendall(post(b"hello", more=b"Origin: http://" + host + b"\r\n"))
             assert one_answer(sock).startswith(b"HTTP/1.1 " + status)
@@ -116,7 +116,7 @@ def test_what_comes_after_the_length_is_compared(port: int) -> None:
 def test_what_is_asked_of_a_body_is_asked_of_the_first_one(port: int) -> None:
     """A coding that an empty body may have is not one that the next body may have."""
     head = HEAD + b"Content-Encoding: gzip\r\n"
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
         for body, status in ((b"", b"200"), (b"", b"200"), (b"hello", b"415")):
             sock.sendall(post(body, head))
             assert one_answer(sock).startswith(b"HTTP/1.1 " + status)
@@ -127,7 +127,7 @@ def test_smuggling_is_refused_behind_a_known_head(name: str, port: int, sock: so
     """As on a fresh connection."""
     sock.sendall(REFUSED[name])
     answer = drain(sock)
-    with socket.create_connection(("127.0.0.1", port), timeout=5) as fresh:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as fresh:
         fresh.sendall(REFUSED[name])
         expected = drain(fresh)
     assert _plain(answer) == _plain(expected)

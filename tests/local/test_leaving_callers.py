@@ -52,7 +52,7 @@ class Works:
 
 def post(port: int, target: str, body: bytes = b'{"n": 1}') -> socket.socket:
     """Send a job request and return the connection, unread."""
-    sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+    sock = socket.create_connection(("127.0.0.1", port), timeout=60)
     head = f"POST {target} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     sock.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
     return sock
@@ -60,7 +60,7 @@ def post(port: int, target: str, body: bytes = b'{"n": 1}') -> socket.socket:
 
 def eventually(condition: Callable[[], object]) -> None:
     """Wait for what another thread does."""
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < until, "it never came to that"
         time.sleep(0.01)
@@ -72,10 +72,10 @@ def test_a_job_whose_caller_asked_for_it_ends_with_the_call(way: dict[str, Any])
     works = Works()
     with served(works.app, **way) as port:
         sock = post(port, "/work?sync=true&cancel_on_disconnect=true")
-        assert works.running.wait(10)
+        assert works.running.wait(60)
         assert works.app.service.hub.waiting
         sock.close()
-        assert works.cancelled.wait(10)
+        assert works.cancelled.wait(60)
         eventually(lambda: not works.app.service.hub.waiting)
 
 
@@ -85,12 +85,12 @@ def test_any_other_job_outlives_its_caller(way: dict[str, Any]) -> None:
     works = Works()
     with served(works.app, **way) as port:
         sock = post(port, "/work?sync=true")
-        assert works.running.wait(10)
+        assert works.running.wait(60)
         eventually(lambda: works.app.service.hub.waiting)
         sock.close()
         eventually(lambda: not works.app.service.hub.waiting)
         assert not works.cancelled.is_set()
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as again:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as again:
             again.sendall(b"GET /jobs HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert b'"status":"running"' in one_answer(again)
 
@@ -102,7 +102,7 @@ def test_a_long_poll_ends_with_its_caller(way: dict[str, Any]) -> None:
     with served(works.app, **way) as port:
         with post(port, "/work") as sock:
             location = one_answer(sock).lower().split(b"location: ")[1].split(b"\r\n")[0]
-        sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+        sock = socket.create_connection(("127.0.0.1", port), timeout=60)
         sock.sendall(b"GET " + location + b"?wait=60 HTTP/1.1\r\nHost: localhost\r\n\r\n")
         eventually(lambda: works.app.service.hub.waiting)
         sock.close()
@@ -123,7 +123,7 @@ def test_a_caller_who_stays_is_answered_on_the_same_connection(way: dict[str, An
         return Response.text("here")
 
     with served(TinyApp({("GET", "/watched"): watched}), **way) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
             for _ in range(2):
                 sock.sendall(b"GET /watched HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert one_answer(sock).endswith(b"here")
@@ -149,7 +149,7 @@ async def test_a_caller_in_this_process_can_say_that_it_has_gone() -> None:
         answering = asyncio.create_task(works.app.handle(request))
         assert await asyncio.to_thread(works.running.wait, 10)
         gone.set()
-        answer = await asyncio.wait_for(answering, 10)
+        answer = await asyncio.wait_for(answering, 60)
         job = await works.app.parts.store.get(_job_id(answer))
         assert isinstance(job, Job)
         assert job.state in (State.CANCELLING, State.CANCELLED)
@@ -228,9 +228,9 @@ def test_a_call_that_asks_late_is_told_as_well(way: dict[str, Any]) -> None:
     app = Streams()
     with served(app, **way) as port:
         sock = post(port, "/late")
-        assert app.began.wait(10)
+        assert app.began.wait(60)
         sock.close()
-        assert app.told.wait(2)
+        assert app.told.wait(60)
 
 
 @door
@@ -238,8 +238,8 @@ def test_a_stream_is_closed_when_its_reader_has_gone_and_had_asked_for_more(way:
     """Another request waits behind it, and the stream is one that goes out the way of ASGI."""
     app = Streams()
     with served(app, **way) as port:
-        sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+        sock = socket.create_connection(("127.0.0.1", port), timeout=60)
         sock.sendall(b"GET /last HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
         assert b"200 OK" in sock.recv(65536)
         sock.close()
-        assert app.closed.wait(2)
+        assert app.closed.wait(60)

@@ -186,7 +186,7 @@ def served(
         assert not thread.is_alive()
 
 
-def talk(port: int, *pieces: bytes, timeout: float = 10.0, until_close: bool = True) -> bytes:
+def talk(port: int, *pieces: bytes, timeout: float = 60.0, until_close: bool = True) -> bytes:
     """Send bytes over one connection and return everything that comes back until the server closes it."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout) as sock:
         for piece in pieces:

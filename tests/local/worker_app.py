@@ -38,7 +38,7 @@ def work(kind: str, sockets: list[socket.socket]) -> None:
     if kind == "broken":
         raise SystemExit(3)
     make = Stubborn if kind == "stubborn" else TinyApp
-    app = make({("GET", "/echo"): whoami, ("GET", "/slow"): slow}, drain_grace=30.0)
+    app = make({("GET", "/echo"): whoami, ("GET", "/slow"): slow}, drain_grace=300.0)
     raise SystemExit(run_worker(app, ServeOptions(), sockets))
 
 

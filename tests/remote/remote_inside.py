@@ -117,7 +117,7 @@ class Site:
 
     async def until(self, job_id: str, holds: Callable[[Job], bool]) -> Job:
         """Wait until something holds of a job."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not holds(job := await self.bench.record(job_id)):
             assert time.monotonic() < end, (job.state, self.notes)
             await asyncio.sleep(0.01)
@@ -125,7 +125,7 @@ class Site:
 
     async def noted(self, text: str) -> Note:
         """Wait for a note."""
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while True:
             for note in list(self.notes):
                 if text in f"{note.name} {note.message}":

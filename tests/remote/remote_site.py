@@ -17,8 +17,8 @@ from tests.served import ROOT, Served, served
 __all__ = ["KEY", "Worker", "coordinator", "worker", "workers"]
 
 KEY = generate_key("rw").key
-_START = 30.0
-_STOP = 30.0
+_START = 60.0
+_STOP = 60.0
 
 
 class Worker:

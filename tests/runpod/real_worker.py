@@ -36,7 +36,7 @@ class RealWorker:
         """Return what the service has noted so far."""
         return self._notes.read_text(encoding="utf-8").splitlines() if self._notes.exists() else []
 
-    def noted(self, line: str, seconds: float = 20.0) -> None:
+    def noted(self, line: str, seconds: float = 60.0) -> None:
         """Wait until the service has noted a line."""
         until = time.monotonic() + seconds
         while line not in self.notes():

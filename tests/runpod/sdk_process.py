@@ -16,7 +16,7 @@ from router_core.testing.runpod_api import RunpodApi
 __all__ = ["ROOT", "SdkWorker", "sdk_worker"]
 
 ROOT = Path(__file__).parent.parent.parent
-_STOP = 20.0
+_STOP = 60.0
 _LOG = 6_000
 
 
@@ -57,7 +57,7 @@ class SdkWorker:
         """End it and everything that it has started, at once: how it ends by itself has its own tests."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
 
 @contextmanager

@@ -37,7 +37,7 @@ def test_a_job_that_is_handed_out_while_an_idle_worker_ends_is_run(folder: Path)
         worker.ready().process.signal(signal.SIGTERM)
         api.wait(lambda: "draining" in worker.log)
         first, second = api.submit_all([{"path": "/add", "a": 1}, {"path": "/add", "a": 2}])
-        assert worker.process.wait(15) == 0, worker.log
+        assert worker.process.wait(25) == 0, worker.log
         handed_out = [job for job in (first, second) if api.job(job).workers]
         assert first in handed_out
         assert all(api.job(job).status == "COMPLETED" for job in handed_out)
@@ -58,7 +58,7 @@ def test_jobs_that_run_end_or_are_given_back(folder: Path) -> None:
             worker.noted(line)
         worker.process.signal(signal.SIGTERM)
         ended = api.all_ended([short, long, deaf], 30)
-        assert worker.process.wait(15) == 0, worker.log
+        assert worker.process.wait(25) == 0, worker.log
         assert (ended[0].status, ended[0].output) == ("COMPLETED", "short")
         for job in ended[1:]:
             assert job.status == "FAILED"
@@ -80,7 +80,7 @@ def test_a_job_whose_delivery_meets_the_signal_is_not_lost(folder: Path) -> None
         )
         worker.process.signal(signal.SIGTERM)
         worker.process.signal(signal.SIGCONT)
-        assert worker.process.wait(20) == 0, worker.log
+        assert worker.process.wait(25) == 0, worker.log
         ended = api.job(job)
         assert ended.ended, worker.log
         assert ended.output == 2 or json.loads(ended.error)["status"] == 503
@@ -116,7 +116,7 @@ def test_a_worker_that_cannot_start_says_why_and_takes_nothing(
 ) -> None:
     """A service that is not there, a start-up hook that fails: an exit code and a reason."""
     with RunpodApi(poll=HELD) as api, real_worker(api, folder, app=app, notes=None, **environ) as worker:
-        assert worker.process.wait(20) not in (0, None)
+        assert worker.process.wait(60) not in (0, None)
         assert words in worker.log
         assert api.seen("job-take") == api.seen("job-take-batch") == []
 
@@ -126,7 +126,7 @@ def test_a_signal_while_the_service_starts_is_heeded(folder: Path) -> None:
     with RunpodApi(poll=HELD) as api, real_worker(api, folder, SERVICE_LOADS="0.3") as worker:
         worker.noted("loading")
         worker.process.signal(signal.SIGTERM)
-        assert worker.process.wait(20) == 0, worker.log
+        assert worker.process.wait(25) == 0, worker.log
         assert worker.notes() == ["loading", "loaded", "unloaded"]
         assert api.seen("job-take") == api.seen("job-take-batch") == []
 

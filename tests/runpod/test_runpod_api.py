@@ -72,7 +72,7 @@ def test_a_long_poll_is_answered_as_soon_as_there_is_a_job(
     job = api.submit({"n": 1})
     api.taken(job)
     api.release_polls()
-    answers = [poll.result(20) for poll in polls]
+    answers = [poll.result(60) for poll in polls]
     assert sorted(status for status, _ in answers) == [200, 204, 204]
     assert [body["id"] for _, body in answers if body] == [job]
 
@@ -95,7 +95,7 @@ def test_runsync_waits_for_the_end(api: RunpodApi, wire: Wire, beside: Callable[
     job = wire.take()
     assert job["id"].startswith("sync-")
     wire.post(f"job-done/w/{job['id']}?isStream=false", {"output": 7})
-    status, told = asked.result(20)
+    status, told = asked.result(60)
     assert (status, told["status"], told["output"]) == (200, "COMPLETED", 7)
     status, told = wire.post("runsync?wait=1000", {"input": {"n": 2}})
     assert (status, told["status"]) == (200, "IN_QUEUE")
@@ -123,9 +123,9 @@ def test_a_cancel_reaches_the_worker_that_has_the_job(
     api.asked("job-stop", count=2)
     assert wire.post(f"cancel/{waiting}", None)[1] == {"id": waiting, "status": "CANCELLED"}
     assert wire.post(f"cancel/{running}", None)[1] == {"id": running, "status": "CANCELLED"}
-    assert stop.result(20) == (200, {"jobsToStop": [running]})
+    assert stop.result(60) == (200, {"jobsToStop": [running]})
     api.release_polls()
-    assert other.result(20)[0] == 204
+    assert other.result(60)[0] == 204
     assert api.job(waiting).workers == []
 
 
@@ -177,7 +177,7 @@ def test_bodies_have_limits(api: RunpodApi, wire: Wire, beside: Callable[..., Fu
     taken = wire.take()["id"]
     assert taken.startswith("sync-")
     assert wire.post(f"job-done/w/{taken}?isStream=false", {"output": 1})[0] == 200
-    assert asked.result(20)[0] == 200
+    assert asked.result(60)[0] == 200
     long, job = "y" * 1500, api.submit({})
     assert wire.take()["id"] == job
     assert wire.post(f"job-done/w/{job}?isStream=false", {"output": long})[0] == 400

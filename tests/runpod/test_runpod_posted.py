@@ -148,7 +148,7 @@ async def test_two_deliveries_under_one_key_are_both_told_all_of_a_large_stream(
     @router.route("/large", job=True)
     def large(count: int) -> Iterator[str]:
         begun.set()
-        gate.wait(20)
+        gate.wait(110)
         for _ in range(count):
             yield "x" * 50_000
 

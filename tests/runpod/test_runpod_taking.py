@@ -76,7 +76,7 @@ class Platform:
 
     async def has_asked(self, times: int) -> None:
         """Wait until so many questions have come."""
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(60), self.changed:
             await self.changed.wait_for(lambda: len(self.asked) >= times)
 
 

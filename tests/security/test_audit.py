@@ -215,7 +215,7 @@ async def test_a_caller_who_leaves_is_written_down() -> None:
     begun = asyncio.Event()
     async with house(make_router(begun)) as made:
         task = asyncio.create_task(made.ask("PUT", "/things/a"))
-        await asyncio.wait_for(begun.wait(), 10)
+        await asyncio.wait_for(begun.wait(), 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

@@ -230,7 +230,7 @@ def test_both_doors_answer_alike() -> None:
     answers = []
     with served(service()) as port:
         for line in lines:
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
                 sock.sendall(line % APP.encode())
                 answers.append(drain(sock))
     assert [answer.split(b" ")[1] for answer in answers] == [b"204", b"200", b"404"]

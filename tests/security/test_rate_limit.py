@@ -183,7 +183,7 @@ def test_a_known_head_is_counted_each_time() -> None:
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     head += b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n" % (ANN.encode(), len(body))
     with served(house.app) as port:
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as sock:
             answers = []
             for _ in range(8):
                 sock.sendall(head + body)

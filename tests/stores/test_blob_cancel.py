@@ -35,7 +35,7 @@ async def test_a_cancel_while_the_draft_is_opened_leaves_nothing(
 
     def slowly() -> _Draft:
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         return begin()
 
     monkeypatch.setattr(blobs, "_begin", slowly)

@@ -149,7 +149,7 @@ async def test_a_lost_answer_is_found_behind_other_additions(proxy: FaultProxy, 
 
     def meanwhile(seconds: float) -> None:
         work = other.increment("room/n", 100)
-        asyncio.run_coroutine_threadsafe(work, loop).result(10)
+        asyncio.run_coroutine_threadsafe(work, loop).result(60)
         rest(seconds)
 
     store._table._pause = meanwhile

@@ -208,13 +208,13 @@ def test_a_full_queue_drops_and_counts() -> None:
     class Slow(Sink):
         def write(self, text: str) -> int:
             written.set()
-            gate.wait(10)
+            gate.wait(110)
             return super().write(text)
 
     sink = Slow()
     log = Log(Settings(log_format="json"), sink, capacity=10)
     log(REQUEST)
-    assert written.wait(5)
+    assert written.wait(60)
     for _ in range(100):
         log(REQUEST)
     assert log.dropped == 90
