@@ -68,8 +68,8 @@ class Application(Protocol):
 class AsgiApp:
     """Serve an app over ASGI; give it to any ASGI server or mount it in another ASGI framework."""
 
-    __slots__ = ("_admit", "_app", "_ids", "_lock", "_sender", "_settings", "_started",
-                 "raises_start_error", "start_error")  # fmt: skip
+    __slots__ = ("_admit", "_app", "_ids", "_lock", "_sender", "_settings",
+                 "raises_start_error", "start_error", "started")  # fmt: skip
 
     def __init__(self, app: Application) -> None:
         self._app = app
@@ -78,7 +78,8 @@ class AsgiApp:
         """Judges a request before a large body is read: ``Stack.admit``."""
         self._sender = Sender(app.events)
         self._ids = Counted()
-        self._started = False
+        self.started = False
+        """Whether requests can be handed to the app."""
         self.start_error: Exception | None = None
         """What kept the app from starting, if anything did."""
         self.raises_start_error = False
@@ -89,7 +90,7 @@ class AsgiApp:
         """Serve one connection scope."""
         kind = scope["type"]
         if kind == "http":
-            if self._started or await self._start_late(scope, send):
+            if self.started or await self._start_late(scope, send):
                 await self._serve(scope, receive, send)
         elif kind == "lifespan":
             await self._lifespan(receive, send)
@@ -104,11 +105,6 @@ class AsgiApp:
     def app(self) -> Application:
         """The app that is served."""
         return self._app
-
-    @property
-    def started(self) -> bool:
-        """Whether requests can be handed to the app."""
-        return self._started
 
     @property
     def ids(self) -> Counted:
@@ -135,13 +131,13 @@ class AsgiApp:
         if self._lock is None:
             self._lock = asyncio.Lock()
         async with self._lock:
-            if not self._started:
+            if not self.started:
                 await self._app.start()
-                self._started = True
+                self.started = True
 
     async def _stop(self) -> None:
-        if self._started:
-            self._started = False
+        if self.started:
+            self.started = False
             await self._app.stop(self._settings.drain_grace)
 
     async def _start_late(self, scope: Scope, send: Send) -> bool:

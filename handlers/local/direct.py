@@ -74,7 +74,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
     def _take_known(self, data: bytes, known: KnownHead) -> bool:
         """Begin the request that these bytes are, if they are one with the head of the last."""
         door, last = self.door, self.cycle
-        if not last.response_complete or self._deaf or not door.is_open:
+        if not last.response_complete or self._deaf or not door.asgi.started:
             return False
         if len(self.connections) > self._limits.max_connections:
             return False
@@ -125,7 +125,7 @@ class DirectHttpToolsProtocol(StrictHttpToolsProtocol):
 
     def _direct_cycle(self) -> DirectCycle | None:
         door, last = self.door, self.cycle
-        if self._closed_to_us or self.expect_100_continue or not door.is_open:
+        if self._closed_to_us or self.expect_100_continue or not door.asgi.started:
             return None
         if last is not None and not last.response_complete:
             return None  # answers go out in the order of the requests, and uvicorn sees to that

@@ -31,11 +31,11 @@ _BODILESS: Final = frozenset({204, 304})
 class Door:
     """What the connections of one server share."""
 
-    __slots__ = ("_asgi", "_blocks", "_date", "_dates", "_full", "_targets", "admission", "admitted",
+    __slots__ = ("_blocks", "_date", "_dates", "_full", "_targets", "admission", "admitted", "asgi",
                  "events", "handle", "ids", "settings", "taskless")  # fmt: skip
 
     def __init__(self, asgi: AsgiApp) -> None:
-        self._asgi = asgi
+        self.asgi = asgi
         self.handle = asgi.app.handle
         self.events = asgi.app.events
         self.settings = asgi.app.settings
@@ -53,11 +53,6 @@ class Door:
         self._blocks: dict[tuple[int, tuple[tuple[str, str], ...]], bytes | None] = {}
         self._dates: list[tuple[bytes, bytes]] = []
         self._date = b""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the app has started."""
-        return self._asgi.started
 
     def target(self, url: bytes) -> tuple[str, bytes] | None:
         """Return path and query, or None for a target that has to be looked at more closely."""
@@ -85,7 +80,7 @@ class Door:
         except KeyError:
             pass
         # the length comes last, and belongs to the body rather than to the block
-        encoded = self._asgi.sender.fields(Response(status, fields, b"-"), False)[:-1]
+        encoded = self.asgi.sender.fields(Response(status, fields, b"-"), False)[:-1]
         block: bytes | None = b"".join([b"%b: %b\r\n" % pair for pair in encoded])
         if status in _BODILESS or any(name == b"connection" for name, _ in encoded):
             block = None
@@ -135,7 +130,7 @@ class Door:
         """Send an answer the way of ASGI."""
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
-            await self._asgi.sender.send(scope, response, send, receive, request_id)
+            await self.asgi.sender.send(scope, response, send, receive, request_id)
 
         await cycle.run_asgi(app)
 

@@ -19,7 +19,8 @@ __all__ = ["TASKLESS", "Prompt", "Rest", "own_task"]
 T = TypeVar("T")
 
 TASKLESS: Final = "taskless"
-"""Key of ``Route.meta``: the function asks for its task (timeouts, cancellation) only after ``own_task``."""
+"""Key of ``Route.meta``: the function asks for its task (timeouts, cancellation) only after ``own_task``,
+takes the request as it is, returns a Response and does not end the process."""
 _PENDING, _RESULT, _ERROR, _CANCELLED = range(4)
 
 

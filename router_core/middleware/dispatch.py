@@ -13,6 +13,7 @@ from router_core.binding.result import is_stream, json_response, to_response
 from router_core.binding.stream import StreamBody
 from router_core.errors import PayloadTooLarge
 from router_core.http.message import Request, Response
+from router_core.http.taskless import TASKLESS
 from router_core.routing.route import Route
 from router_core.telemetry.events import Events, Note
 
@@ -80,6 +81,8 @@ class Dispatch:
         if route.max_body_bytes is not None or not plan.request_only or _wants_job(route, request):
             return None
         call = plan.call_whole
+        if route.meta.get(TASKLESS):
+            return call
 
         async def answer(request: Request) -> Response:
             try:

@@ -25,6 +25,7 @@ from router_core.settings import Settings
 from router_core.telemetry.events import JobMoved, Line, Note, RequestDone
 from router_core.telemetry.lines import LEVELS, json_line, text_line, to_fields
 from router_core.telemetry.personal import Mask, PersonalMask, masked_values
+from router_core.telemetry.service_lines import service_shape
 
 __all__ = ["EventLogger", "Log", "level_of", "mask_of"]
 
@@ -86,6 +87,8 @@ class EventLogger:
 
     def __call__(self, event: object) -> None:
         """Log one event."""
+        if type(event) is RequestDone and event[3] < 500 and not self._logger.isEnabledFor(logging.INFO):
+            return
         level = level_of(event)
         if self._logger.isEnabledFor(level):
             fields = to_fields(event)
@@ -109,7 +112,9 @@ class Log:
         self._stream = sys.stderr if stream is None else stream
         self._level = LEVELS.get(settings.log_level.lower(), logging.INFO)
         terminal = _is_terminal(self._stream)
-        self._json = settings.log_format == "json" or (settings.log_format != "text" and not terminal)
+        self._shape = service_shape(settings.service_name) if settings.log_format == "service" else None
+        chosen = settings.log_format in ("json", "service")
+        self._json = chosen or (settings.log_format != "text" and not terminal)
         self._colour = terminal
         self._mask = mask_of(settings)
         self._queue: deque[tuple[float, object]] = deque()
@@ -127,6 +132,8 @@ class Log:
 
     def __call__(self, event: object) -> None:
         """Take one event: this is a listener for ``Events.subscribe``."""
+        if type(event) is RequestDone and event[3] < 500 and self._level > logging.INFO:
+            return
         if level_of(event) >= self._level:
             self.put(event)
 
@@ -207,7 +214,7 @@ class Log:
             fields = to_fields(item)
             error = _error_of(item)
             if self._json:
-                return json_line(at, level, fields, error, self._mask)
+                return json_line(at, level, fields, error, self._mask, self._shape)
             return text_line(level, fields, error, colour=self._colour, at=at, mask=self._mask)
         except Exception as error:
             # a value that cannot be shown must not silence the lines after it

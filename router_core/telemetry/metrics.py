@@ -218,25 +218,20 @@ class Metrics:
     def __call__(self, event: object) -> None:
         """Count an event: this is a listener for ``Events.subscribe``."""
         if type(event) is RequestDone:  # which most are
-            self._request(event)
+            method, _, route, status, seconds, _, _, _, _, bytes_out, disconnected = event
+            cells = self._cells.get((method, route, status))
+            count, times, sent = cells or self._find_cells(method, route, status)
+            with self._lock:
+                count[0] += 1.0
+                times[bisect_left(BUCKETS, seconds)] += 1
+                times[-1] += seconds
+                sent[0] += bytes_out
+            if disconnected:
+                self.disconnects.add((route,))
             return
         handler = _HANDLERS.get(type(event))
         if handler is not None:
             handler(self, event)
-
-    def _request(self, event: RequestDone) -> None:
-        method, _, route, status, seconds, _, _, _, _, bytes_out, disconnected = event
-        cells = self._cells.get((method, route, status))
-        if cells is None:
-            cells = self._find_cells(method, route, status)
-        count, times, sent = cells
-        with self._lock:
-            count[0] += 1.0
-            times[bisect_left(BUCKETS, seconds)] += 1
-            times[-1] += seconds
-            sent[0] += bytes_out
-        if disconnected:
-            self.disconnects.add((route,))
 
     def _find_cells(
         self, method: str, route: str, status: int
@@ -285,7 +280,6 @@ class Metrics:
 
 _ENDS: Final = frozenset({"succeeded", "failed", "cancelled"})
 _HANDLERS: Final[Mapping[type, Callable[[Metrics, object], None]]] = {
-    RequestDone: Metrics._request,  # type: ignore[dict-item]
     JobMoved: Metrics._moved,  # type: ignore[dict-item]
     Note: Metrics._note,  # type: ignore[dict-item]
 }

@@ -116,7 +116,7 @@ class Journal:
 
     def called(self, call: Call, model_id: str, outcome: Outcome | None) -> None:
         """Take a call that has ended or begun to stream; ``None``: it was cancelled."""
-        if call.in_flight:
+        if call.stream and call.in_flight:
             self._streams[id(call)] = model_id
             return
         kind, message = ("cancelled", "") if outcome is None else (outcome.kind, outcome.message)

@@ -181,8 +181,11 @@ class GatewayMetrics:
         if cells is None:
             count, series = self.requests.cell((model, kind)), self.request_seconds.cell((model,))
             cells = self._models.setdefault((model, kind), (count, series))
-        cells[0][0] += 1.0
-        _observe(cells[1], max(0.0, self._time() - call.started))
+        count, series = cells
+        count[0] += 1.0
+        seconds = self._time() - call.started
+        series[bisect_left(BUCKETS, seconds)] += 1.0
+        series[-1] += seconds
         if len(call.attempts) > 1:
             self._count_more(call.attempts)
 

@@ -65,15 +65,24 @@ def _tokens_of(endpoint: str, fields: Mapping[str, Any]) -> int:
             total += text.count(b",") + 1  # token ids, counted by whoever made them
             continue
         size = len(text)
-        if text.find(b"[", 1) >= 0:  # parts, of which some may be no text; few prompts hold a bracket
-            text, more = _without_media(text)
-            size = len(text)
+        # parts, of which some may be no text, and escapes; most prompts hold neither a bracket nor those
+        if text.find(b"[", 1) >= 0 or b"\\" in text:
+            size, more = _measured(text)
             total += more
-        first = text.find(b"\\")
-        if first >= 0:
-            size -= _escaped(text, first)
         total += int(size / _BYTES_PER_TOKEN) + 1
     return total
+
+
+def _measured(text: bytes) -> tuple[int, int]:
+    """Return the size of what is text in it, and the tokens of what is not."""
+    more = 0
+    if text.find(b"[", 1) >= 0:
+        text, more = _without_media(text)
+    size = len(text)
+    first = text.find(b"\\")
+    if first >= 0:
+        size -= _escaped(text, first)
+    return size, more
 
 
 _ANY: Final = ("messages", "prompt", "input", "tools")

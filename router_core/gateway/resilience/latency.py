@@ -5,11 +5,11 @@ from __future__ import annotations
 from math import exp
 from typing import Final
 
-__all__ = ["PeakEwma"]
+__all__ = ["AT_ONCE", "PeakEwma"]
 
 _TAU: Final = 10.0
 _TAU_MAX: Final = 60.0
-_AT_ONCE: Final = 0.001
+AT_ONCE: Final = 0.001
 """Seconds in which nothing fades that could be seen."""
 
 
@@ -20,12 +20,13 @@ class PeakEwma:
     again: within 10 s to a third, or within twice the latency where that is longer (a minute at most).
     """
 
-    __slots__ = ("_at", "value")
+    __slots__ = ("at", "value")
 
     def __init__(self) -> None:
         self.value = 0.0
         """Seconds as of the last observation; 0: nothing observed yet."""
-        self._at = 0.0
+        self.at = 0.0
+        """When that was."""
 
     def observe(self, seconds: float, now: float) -> None:
         """Take one more call into account."""
@@ -34,15 +35,15 @@ class PeakEwma:
             self.value = seconds
         else:
             tau = _TAU if value < 5.0 else min(2.0 * value, _TAU_MAX)
-            keep = exp((self._at - now) / tau)
+            keep = exp((self.at - now) / tau)
             if keep < 1.0:
                 self.value = seconds + (value - seconds) * keep
-        self._at = now
+        self.at = now
 
     def read(self, now: float) -> float:
         """Return the seconds, faded by the time since the last observation."""
         value = self.value
-        idle = now - self._at
-        if idle < _AT_ONCE or not value:
+        idle = now - self.at
+        if idle < AT_ONCE or not value:
             return value
         return value * exp(-idle / (_TAU if value < 5.0 else min(2.0 * value, _TAU_MAX)))

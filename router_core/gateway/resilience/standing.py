@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from router_core.gateway.outcome import Outcome
 from router_core.gateway.resilience.breaker import Breaker, CircuitState, Permit
-from router_core.gateway.resilience.latency import PeakEwma
+from router_core.gateway.resilience.latency import AT_ONCE, PeakEwma
 from router_core.gateway.resilience.window import Totals
 from router_core.gateway.values import BreakerPolicy, Deployment
 from router_core.telemetry.events import Events, Note
@@ -106,10 +106,14 @@ class Standing:
     def load(self, now: float | None = None) -> float:
         """Return a number to compare deployments by: seconds of latency times calls in flight, this one
         included. With ``now`` the latency has faded by the time since the last answer."""
-        latency = self._latency.value if now is None else self._latency.read(now)
-        if latency == 0.0 and self.inflight:
-            return _UNTRIED * self.inflight
-        return latency * (self.inflight + 1)
+        recent = self._latency
+        latency = recent.value
+        if now is not None and now - recent.at >= AT_ONCE:
+            latency = recent.read(now)
+        inflight = self.inflight
+        if latency == 0.0 and inflight:
+            return _UNTRIED * inflight
+        return latency * (inflight + 1)
 
     def totals(self, now: float) -> Totals:
         """Return the calls of the breaker's window since the circuit last changed."""

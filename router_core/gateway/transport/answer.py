@@ -59,8 +59,8 @@ class Answer:
     __slots__ = (
         "_blocks", "_duplicates", "_feed", "_fields", "_head_size", "_interim", "_known", "_last",
         "_max_body", "_names", "_overhead", "_parser", "_received", "_seen", "_size", "_stream_wanted",
-        "complete", "decoder", "ends_by_close", "headers", "on_body", "pieces", "reusable", "status",
-        "streams",
+        "_touched", "complete", "decoder", "ends_by_close", "headers", "on_body", "pieces", "reusable",
+        "status", "streams",
     )  # fmt: skip
 
     def __init__(self, names: Names, max_body: int, last: LastHead | None = None) -> None:
@@ -80,10 +80,16 @@ class Answer:
         """Whether another request may follow on this connection. Never becomes true again."""
         self._parser: Any = httptools.HttpResponseParser(self)
         self._feed: Any = self._parser.feed_data
+        self._touched = True
+        """Whether anything was fed since the beginning."""
         self.begin(False)
 
     def begin(self, stream: bool) -> None:
         """Make ready for the answer to the next request; ``stream``: it may be handed over piece by piece."""
+        self._stream_wanted = stream
+        if not self._touched:
+            return
+        self._touched = False
         if self._fields:
             # What followed the body of the answer before.
             self._fields = {}
@@ -95,7 +101,6 @@ class Answer:
         """Whether it is to be handed over piece by piece: 2xx, wanted, and not JSON."""
         self.decoder: Decoder | None = None
         self.ends_by_close = False
-        self._stream_wanted = stream
         self._head_size = 0
         self._overhead = 0
         self._received = 0
@@ -107,9 +112,8 @@ class Answer:
 
     def feed(self, data: bytes) -> None:
         """Take bytes; raises Unusable. Bytes after the end only make the connection not reusable."""
-        fresh = not (self.status or self._head_size)
-        if fresh and self._is_as_last(data):
-            return
+        fresh = not self._touched
+        self._touched = True
         try:
             if not self.status and self._head_size + len(data) > MAX_HEAD:
                 data = self._feed_head(data)
@@ -123,19 +127,17 @@ class Answer:
         elif fresh and self.status == 200 and self.reusable and self.decoder is None and not self._blocks:
             self._last.note(data, self.headers, _is_json(self.headers.get("content-type", "")))
 
-    def _is_as_last(self, data: bytes) -> bool:
-        """Take an answer whose head is known, if it is one."""
-        last = self._last
-        if self._stream_wanted and not last.is_json:
-            return False
-        body = last.body(data, self._max_body)
-        if body is None:
-            return False
-        self.headers = last.headers
-        self.status = 200
-        self.complete = True
-        self.pieces.append(body)
-        return True
+    def known(self, data: bytes) -> bytes | None:
+        """Return the body, where these bytes are a whole answer, with status 200 and the ``last_headers``;
+        None: they have to be fed."""
+        if self._touched or not self.reusable or (self._stream_wanted and not self._last.is_json):
+            return None
+        return self._last.body(data, self._max_body)
+
+    @property
+    def last_headers(self) -> dict[str, str]:
+        """The fields of what ``known`` took."""
+        return self._last.headers
 
     def body(self) -> bytes:
         """Return the body, all of it, once it is complete; raises Unusable where its coding is wrong."""

@@ -208,9 +208,13 @@ class Connection(asyncio.Protocol):
             # Nobody has asked: were it kept, the next request would get it for an answer.
             self.drop()
             return
+        answer = self._answer
         if not self._started:
             self._begin(data)
-        answer = self._answer
+            body = None if self._unasked else answer.known(data)
+            if body is not None:
+                self._settle(200, answer.last_headers, body)
+                return
         try:
             answer.feed(data)
             if self._unasked and answer.status:
@@ -290,11 +294,14 @@ class Connection(asyncio.Protocol):
             self._release()
             chunks.end(ended_by)
             return
-        body = answer.body()
+        self._settle(answer.status, answer.headers, answer.body())
+
+    def _settle(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Answer with all there is, when the connection is ready for the next request."""
         reply, self._reply = self._reply, None
         self._release()
         if reply is not None and not reply.done():
-            reply.set_result(Reply(answer.status, answer.headers, body))
+            reply.set_result(Reply(status, headers, body))
 
     def _release(self) -> None:
         if not self._answer.reusable:
@@ -303,7 +310,8 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        self._count()
+        if self._tls:
+            self._count()
         self._state = _IDLE
         self._reused = True
         self.due = _NEVER
