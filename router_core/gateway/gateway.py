@@ -21,6 +21,7 @@ from router_core.gateway.analytics.collect import Collector
 from router_core.gateway.analytics.deployments import Deployments
 from router_core.gateway.analytics.keeper import Analytics
 from router_core.gateway.api.analytics import analytics_router
+from router_core.gateway.api.control import control_router
 from router_core.gateway.api.endpoints import endpoints_router
 from router_core.gateway.api.openai import OpenAIRoutes
 from router_core.gateway.api.overview import overview_router
@@ -249,6 +250,7 @@ class Gateway:
             routing_router(self.pipeline, self.registry),
             selector.router(),
             endpoints_router(self.lifecycle),
+            control_router(self.control, self.reports, self.registry, time.monotonic),
             requests_router(self.analytics, self.registry),
             analytics_router(self.analytics, self.registry),
             overview_router(self.analytics, self.registry, self.lifecycle),

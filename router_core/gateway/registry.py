@@ -28,6 +28,7 @@ from router_core.gateway.transport.protocol import Transport
 from router_core.gateway.trials.checks import unfit_trials
 from router_core.gateway.values import (
     MODEL_TYPES,
+    SERVING,
     BreakerPolicy,
     Deployment,
     EndpointSpec,
@@ -198,6 +199,7 @@ class Registry:
         self._make = make
         self._monotonic = monotonic
         self._wall = wall
+        self._wrap: Callable[[ModelClient], ModelClient] = _as_it_is
         self._retired: list[_Retired] = []
         self.snapshot = Snapshot()
         """What new calls go by."""
@@ -225,6 +227,12 @@ class Registry:
         self.snapshot = after
         self._retire(before, after)
         return after
+
+    def wrap(self, wrap: Callable[[ModelClient], ModelClient]) -> None:
+        """Put something around every client, those that are there and those to come."""
+        self._wrap = wrap
+        for candidate in self.snapshot.candidates.values():
+            candidate.follow(wrap(candidate.client))
 
     async def drain(self, now: float) -> None:
         """Close the clients that were replaced or removed and have no calls any more."""
@@ -260,7 +268,7 @@ class Registry:
                 clients[deployment.id] = old.client
                 continue
             try:
-                client = self._equipped(self._make(deployment, self._transport))
+                client = self._wrap(self._equipped(self._make(deployment, self._transport)))
             except Misconfigured as error:
                 wrong.append(error.detail)
                 continue
@@ -289,7 +297,8 @@ class Registry:
         return client
 
     def _snapshot(self, config: GatewayConfig, candidates: Mapping[str, Candidate]) -> Snapshot:
-        routers = {model.id: self._router(model, candidates) for model in config.models}
+        serving = [model for model in config.models if model.status in SERVING]
+        routers = {model.id: self._router(model, candidates) for model in serving}
         same_rules = config.rules == self.snapshot.config.rules
         return Snapshot(
             config=config, models=ModelTable(routers),
@@ -329,6 +338,10 @@ class Registry:
         except Exception as error:
             text = f"the client of {candidate.id} could not be closed"
             self._events.emit(Note("gateway_client_close_failed", "warning", text, error=error))
+
+
+def _as_it_is(client: ModelClient) -> ModelClient:
+    return client
 
 
 def _check_names(config: GatewayConfig) -> None:

@@ -392,7 +392,7 @@ class GatewayConfig:
     """What /api/route uses where neither a rule nor the caller names a model."""
     selector: tuple[Deployment, ...] = ()
     """ENDPOINT_LIST: what POST /select_endpoint tries."""
-    control: ControlPolicy = field(default_factory=ControlPolicy)
+    control: ControlPolicy = field(default_factory=ControlPolicy, repr=False)
     version: str = ""
     """Hash of what it was read from: equal text, equal version."""
     source: str = ""

@@ -8,7 +8,14 @@ from typing import Any, Final
 from router_core.gateway.rules.read import members, number, refuse, text, texts
 from router_core.gateway.values import AgentPreferences, Requirements
 
-__all__ = ["agent_json", "parse_agent"]
+__all__ = ["ABILITIES", "agent_json", "parse_agent"]
+
+ABILITIES: Final[Mapping[str, str]] = {
+    "tools": "tools", "tool-use": "tools", "tool-calling": "tools", "function-calling": "tools",
+    "function_calling": "tools", "vision": "vision", "image-input": "vision", "image-understanding": "vision",
+    "json": "json", "json-mode": "json", "structured-output": "json", "structured-outputs": "json",
+}  # fmt: skip
+"""Words for what a call may need of a model, and ours for each."""
 
 _FIELDS: Final = ("preferredModels", "fallbackModels", "requiredCapabilities", "performanceRequirements")
 _PERFORMANCE: Final = ("maxLatency", "minSuccessRate", "maxCostPerToken")
@@ -30,7 +37,8 @@ def parse_agent(agent_type: str, data: Mapping[str, Any]) -> AgentPreferences:
         refuse("performanceRequirements.minSuccessRate", "has to be between 0 and 1: 0.95 is 95 percent")
     requirements = Requirements(
         figures.get("minSuccessRate", 0.0), figures.get("maxLatency", 0.0) / 1000,
-        figures.get("maxCostPerToken", 0.0), frozenset(capabilities),
+        figures.get("maxCostPerToken", 0.0),
+        frozenset(ABILITIES.get(word.lower(), word) for word in capabilities),
     )  # fmt: skip
     return AgentPreferences(agent_type, preferred, fallback, requirements)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from router_core.gateway.config.merge import merge
 from router_core.gateway.config.models import CHAINS, Mention, ModelRead
 from router_core.gateway.config.section import Problems, near
 from router_core.gateway.rules.rule import Rule
-from router_core.gateway.values import MODEL_TYPES, EndpointSpec, GatewayConfig, Model
+from router_core.gateway.values import MODEL_TYPES, ControlPolicy, EndpointSpec, GatewayConfig, Model
 
 __all__ = ["Draft", "check", "check_chains"]
 
@@ -22,6 +23,9 @@ class Draft:
     endpoints: list[tuple[int, EndpointSpec]] = field(default_factory=list)
     rules: list[tuple[int, Rule]] = field(default_factory=list)
     default_model: tuple[int, str] = (1, "")
+    named: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
+    """Workspaces, agents, rollouts and experiments."""
+    control: ControlPolicy = field(default_factory=ControlPolicy)
 
 
 def check(draft: Draft, beside: GatewayConfig, problems: Problems) -> GatewayConfig:
@@ -35,13 +39,18 @@ def check(draft: Draft, beside: GatewayConfig, problems: Problems) -> GatewayCon
     specs = tuple(spec for _, spec in draft.endpoints)
     rules = tuple(rule for _, rule in draft.rules)
     default = names.get(draft.default_model[1], "")
-    config = merge(GatewayConfig(tuple(models), specs, rules, default_model=default), beside)
+    values: dict[str, Any] = {key: tuple(value for _, value in listed) for key, listed in draft.named.items()}
+    own = GatewayConfig(
+        tuple(models), specs, rules, default_model=default, control=draft.control, **values
+    )  # fmt: skip
+    config = merge(own, beside)
     places = {mention.what: mention.line for read in draft.models for mention in reversed(read.mentions)}
     check_chains(config.models, places, problems)
     line, written = draft.default_model
     if written:
         _mentioned(Mention(line, "default_model", written), names, problems)
     _rules(draft.rules, names, problems)
+    _named(draft, names, problems)
     return config
 
 
@@ -179,3 +188,31 @@ def _rules(rules: Iterable[tuple[int, Rule]], names: Mapping[str, str], problems
         seen.setdefault(rule.key, line)
         for target in rule.targets:
             _mentioned(Mention(line, f"targetModels of rule {rule.name!r}", target.model_id), names, problems)
+
+
+def _named(draft: Draft, names: Mapping[str, str], problems: Problems) -> None:
+    """Refuse names that stand twice, and models that there are not."""
+    for key, listed in draft.named.items():
+        seen: dict[str, int] = {}
+        for line, value in listed:
+            name = value.agent_type if key == "agents" else value.id
+            word = f"{key[:-1]} {name!r}"
+            if name in seen:
+                problems.add(line, f"there is a {word} already, in line {seen[name]}")
+            seen.setdefault(name, line)
+            for what, model in _models_of(key, value):
+                _mentioned(Mention(line, f"{what} of {word}", model), names, problems)
+
+
+def _models_of(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Go through the models that a value names: field and name."""
+    if key == "agents":
+        yield from (("preferredModels", name) for name in value.preferred)
+        yield from (("fallbackModels", name) for name in value.fallback)
+    elif key == "workspaces":
+        yield from (("modelRestrictions", name) for name in value.models)
+    elif key == "rollouts":
+        yield from ((name, getattr(value, name)) for name in ("model", "canary") if getattr(value, name))
+    else:
+        yield from (("model", name) for name in (value.model,) if name)
+        yield from (("variants", each.model_id) for each in value.variants)

@@ -19,7 +19,7 @@ from router_core.gateway.config.urls import cleaned
 from router_core.gateway.lifecycle.huggingface import names_of
 from router_core.gateway.values import CLIENT_TYPES, Deployment, HealthPolicy, Price, Secret, Timeouts
 
-__all__ = ["Defaults", "Read", "capabilities", "deployment", "is_name", "name_of"]
+__all__ = ["Defaults", "Read", "capabilities", "deployment", "is_name", "name_of", "words_of"]
 
 _TYPES: Final = {**{each: each for each in CLIENT_TYPES}, "mistral": "generic"}
 """Written -> ours. Mistral speaks plain OpenAI."""
@@ -47,6 +47,8 @@ class Defaults:
     timeouts: Timeouts = field(default_factory=Timeouts)
     health: HealthPolicy = field(default_factory=HealthPolicy)
     capabilities: frozenset[str] = frozenset()
+    tags: frozenset[str] = frozenset()
+    """Borne beside those of the deployment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,8 @@ def deployment(section: Section, model_id: str, defaults: Defaults) -> Read | No
         type=_TYPES.get(kind, kind), model=upstream, base_url=url, key=key,
         weight=section.number("weight", default=1.0, least=0, most=1e6),
         priority=section.whole("priority", least=-1000000, most=1000000) or 0,
-        tags=_words(section, "tags"), region=_region(section), compliance=_words(section, "compliance"),
+        tags=words_of(section, "tags") | defaults.tags, region=_region(section),
+        compliance=words_of(section, "compliance"),
         capabilities=capabilities(section, defaults.capabilities),
         max_context_length=section.whole("max_context_length", least=1) or defaults.max_context_length,
         max_concurrency=_concurrency(section), timeouts=timeouts,
@@ -117,7 +120,7 @@ def deployment(section: Section, model_id: str, defaults: Defaults) -> Read | No
 
 def capabilities(section: Section, base: frozenset[str]) -> frozenset[str]:
     """Read what a deployment can do."""
-    return _words(section, "capabilities") or base
+    return words_of(section, "capabilities") or base
 
 
 def _nothing(section: Section) -> Section:
@@ -162,7 +165,8 @@ def _one_key(section: Section, args: Section) -> Secret:
     return args.secret("api_key", "key") if inside else section.secret("key", "api_key")
 
 
-def _words(section: Section, key: str) -> frozenset[str]:
+def words_of(section: Section, key: str) -> frozenset[str]:
+    """Read a list of words."""
     words = section.lined_words(key)
     for line, word in words:
         if not _WORD.match(word):

@@ -13,9 +13,10 @@ from typing import Final
 from router_core.errors import Misconfigured
 from router_core.gateway.config.checks import Draft, check
 from router_core.gateway.config.clients import check_clients
-from router_core.gateway.config.document import MAX_BYTES, Items, Node, Table, plain, read
+from router_core.gateway.config.document import MAX_BYTES, Items, Table, plain, read
 from router_core.gateway.config.endpoints import endpoint
 from router_core.gateway.config.models import model
+from router_core.gateway.config.named import NAMED, control, line_of, named
 from router_core.gateway.config.section import Problems, Section
 from router_core.gateway.rules.parse import parse_rule
 from router_core.gateway.values import GatewayConfig
@@ -93,6 +94,9 @@ def _draft(root: Table, problems: Problems, environ: Mapping[str, str]) -> Draft
         draft.endpoints.append((entry.line, endpoint(entry)))
     draft.default_model = (section.line_of("default_model"), section.text("default_model"))
     _rules(section, draft)
+    for kind in NAMED:
+        draft.named[kind.key] = named(section, kind)
+    draft.control = control(section)
     section.ignore(*_ELSEWHERE, *(key for key in root.entries if key.startswith("x-")))
     section.close()
     return draft
@@ -115,18 +119,4 @@ def _rules(section: Section, draft: Draft) -> None:
         except ValueError as error:
             name = value.get("name")
             called = f"rule {name!r}" if isinstance(name, str) and len(name) < 100 else f"rule {number}"
-            section.problems.add(_line_of(node, str(error)), f"{called}: {error}")
-
-
-def _line_of(node: Node, told: str) -> int:
-    """Return the line of the field that an error of a rule begins with (``condition.tags: ...``)."""
-    line = node.line
-    for word in told.partition(":")[0].replace("]", "").replace("[", ".").split("."):
-        if isinstance(node, Table) and word in node.entries:
-            line, node = node.entries[word]
-        elif isinstance(node, Items) and word.isdigit() and int(word) < len(node.values):
-            node = node.values[int(word)]
-            line = node.line
-        else:
-            break
-    return line
+            section.problems.add(line_of(node, str(error)), f"{called}: {error}")

@@ -5,10 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Final, cast, get_args
 
+from router_core.gateway.budgets.parse import parse_limits
 from router_core.gateway.config import policies
-from router_core.gateway.config.deployments import Defaults, Read, capabilities, deployment, is_name, name_of
+from router_core.gateway.config.deployments import (
+    Defaults,
+    Read,
+    capabilities,
+    deployment,
+    is_name,
+    name_of,
+    words_of,
+)
+from router_core.gateway.config.document import Table, plain
+from router_core.gateway.config.named import line_of
 from router_core.gateway.config.section import Section
-from router_core.gateway.values import MODEL_TYPES, HealthPolicy, Model, StrategyName, Timeouts
+from router_core.gateway.values import (
+    MODEL_TYPES,
+    STATUSES,
+    HealthPolicy,
+    Limit,
+    Model,
+    StrategyName,
+    Timeouts,
+)
 
 __all__ = ["CHAINS", "Mention", "ModelRead", "model"]
 
@@ -61,7 +80,8 @@ def model(section: Section) -> ModelRead | None:
         policy_fallbacks=section.words("policy_fallbacks"), wake_fallback=section.text("wake_fallback"),
         sticky_by=_sticky_by(section), retry=policies.retry(section), breaker=policies.breaker(section),
         ejection=policies.ejection(section), hedge=policies.hedge(section),
-        total_timeout=total or max(600.0, longest),
+        total_timeout=total or max(600.0, longest), tags=words_of(section, "tags"),
+        status=section.choice("status", known=STATUSES, default="active"), limits=_limits(section),
     )  # fmt: skip
     # Of Albert: the web search that answers of this model go through, and marks of its own database.
     section.ignore("default_internet", "default", "cycle_offset", "from_config")
@@ -107,7 +127,21 @@ def _defaults(section: Section) -> Defaults:
         max_context_length=section.whole("max_context_length", least=1),
         price=policies.price(section, None), timeouts=policies.timeouts(section, Timeouts()),
         health=policies.health(section, HealthPolicy()), capabilities=capabilities(section, frozenset()),
+        tags=words_of(section, "tags"),
     )  # fmt: skip
+
+
+def _limits(section: Section) -> tuple[Limit, ...]:
+    """Read ``limits``, in the words of the API."""
+    found = section.find("limits")
+    if found is None:
+        return ()
+    try:
+        return parse_limits(plain(found[1]), "limits")
+    except ValueError as error:
+        node = Table({"limits": (section.line_of("limits"), found[1])}, section.line)
+        section.problems.add(line_of(node, str(error)), f"{section.name}: {error}")
+        return ()
 
 
 def _sticky_by(section: Section) -> str:

@@ -18,7 +18,7 @@ from router_core.gateway.control.kinds import AGENTS, EXPERIMENTS, KINDS, MODELS
 from router_core.gateway.control.model_value import Made, made_of
 from router_core.gateway.control.resource import Document, Resource
 from router_core.gateway.control.secrets import Secrets
-from router_core.gateway.values import GatewayConfig, Model
+from router_core.gateway.values import SERVING, GatewayConfig, Model
 
 __all__ = ["BY_FILE", "Builder", "Built", "Invalid", "by_file", "referrers"]
 
@@ -128,7 +128,8 @@ class Builder:
         try:
             return made_of(resource, self._secrets) if parse is None else parse(key, resource.body)
         except ValueError as error:
-            if touched:
+            # a model that serves nobody may be as wrong as it likes: it has to be possible to switch it off
+            if touched and resource.body.get("status", "active") in SERVING:
                 raise Invalid(kind, key, str(error)) from None
             return str(error)
 

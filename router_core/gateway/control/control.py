@@ -29,6 +29,8 @@ _PAUSE: Final = 0.25
 _COLLECT_EVERY: Final = 8
 """Versions after which somebody looks for what is left over."""
 _SHOWN: Final = 50
+_MAX_SIZE: Final = 128 * 1024
+"""Bytes of one resource."""
 
 Edit = Callable[[Draft], Any]
 """Changes a draft, and returns what the caller is to be told; may be a coroutine function. It is called
@@ -272,6 +274,10 @@ class Control:
             same = Change(held.version, result, held.document, False, self._built.remarks)
             return _Edited(held, builder, self._built, touched, same)
         document = draft.document()
+        for kind, key in touched:
+            resource = document.get(kind, key)
+            if resource is not None and resource.size > _MAX_SIZE:
+                raise Invalid(kind, key, f"body: has more than {_MAX_SIZE:,} bytes")
         built = builder.build(document, frozenset(touched), held.version.number + 1)
         await self._check_urls(builder, built, touched)
         try:

@@ -8,6 +8,7 @@ from typing import Any, Final, cast
 
 from router_core.gateway.budgets.parse import parse_limits
 from router_core.gateway.clients.address import parse_address
+from router_core.gateway.config.agents import ABILITIES
 from router_core.gateway.config.clients import problem_of
 from router_core.gateway.control.providers import MODEL_KINDS, PROVIDERS, kind_of
 from router_core.gateway.control.resource import Resource
@@ -21,11 +22,6 @@ DEFAULTS: Final = {
     "frequencyPenalty": "frequency_penalty", "presencePenalty": "presence_penalty",
 }  # fmt: skip
 """Name of a parameter -> name of the field of a body."""
-_ABILITIES: Final = {
-    "tools": "tools", "tool-use": "tools", "tool-calling": "tools", "function-calling": "tools",
-    "function_calling": "tools", "vision": "vision", "image-input": "vision", "image-understanding": "vision",
-    "json": "json", "json-mode": "json", "structured-output": "json", "structured-outputs": "json",
-}  # fmt: skip
 _LEVELS: Final = {"secondary": 10, "fallback": 20}
 """Of types of endpoints that are asked when the others cannot serve."""
 
@@ -43,7 +39,7 @@ class Made:
 
 def abilities(words: Any) -> frozenset[str]:
     """Return what calls may need, of words for what a model can do; empty: nothing is known."""
-    return frozenset(_ABILITIES[word.lower()] for word in words if word.lower() in _ABILITIES)
+    return frozenset(ABILITIES[word.lower()] for word in words if word.lower() in ABILITIES)
 
 
 def made_of(resource: Resource, secrets: Secrets) -> Made:

@@ -35,6 +35,11 @@ class Resource:
         told = _encode([self.kind, self.id, self.updated_at, self.body])
         return f'"{hashlib.sha256(told).hexdigest()[:20]}"'
 
+    @property
+    def size(self) -> int:
+        """Return the bytes of its body."""
+        return len(_encode(self.body))
+
 
 @dataclass(frozen=True, slots=True)
 class Document:
@@ -98,6 +103,15 @@ class Draft:
         del self._mine(kind)[key]
         self.touched[(kind, key)] = None
         return True
+
+    def become(self, other: Document) -> None:
+        """Be what another document is: its resources come back with their tags and times."""
+        for kind in {*self.base.kinds, *other.kinds}:
+            old, new = self._of(kind), other.kinds.get(kind, {})
+            for key in {*old, *new}:
+                if old.get(key) != new.get(key):
+                    self.touched[(kind, key)] = None
+            self._changed[kind] = dict(new)
 
     def document(self) -> Document:
         """Return what was made of it."""
