@@ -35,14 +35,14 @@ def presented(request: Request) -> tuple[str, bool]:
     """
     headers = request.headers
     authorization = headers.get("authorization")
-    key: str = headers.get("x-api-key", "").strip()
+    key: str = headers.get("x-api-key", "").strip(" \t")
     if authorization is None:
         bearer = ""
     elif headers.repeats("authorization"):
         raise unauthorized("the request has more than one Authorization header", "invalid_request")
     else:
         scheme, _, value = authorization.partition(" ")
-        bearer = value.strip() if scheme.lower() == "bearer" else ""
+        bearer = value.strip(" \t") if scheme.lower() == "bearer" else ""
         if scheme.lower() == "bearer" and not bearer and key:
             raise unauthorized("the request has an empty token beside a key", "invalid_request")
     if key and (headers.repeats("x-api-key") or (bearer and bearer != key)):

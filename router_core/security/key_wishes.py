@@ -13,7 +13,7 @@ from router_core.errors import BadRequest
 from router_core.security.credentials import is_workspace
 from router_core.types import Allowance
 
-__all__ = ["LIMIT_KINDS", "MAX_OVERLAP", "read_overlap", "read_wishes"]
+__all__ = ["LIMIT_KINDS", "MAX_OVERLAP", "read_overlap", "read_wishes", "wrong"]
 
 LIMIT_KINDS: Final = ("daily", "weekly", "monthly", "requests", "tokens", "concurrency")
 MAX_OVERLAP: Final = 30 * 86400
@@ -39,8 +39,8 @@ def read_wishes(body: bytes, now: float) -> dict[str, Any]:
     """Return the fields of a record that a body wants to set; raises BadRequest with the field's name."""
     try:
         return _wishes(_object(body), now)
-    except _Wrong as wrong:
-        raise _refused(wrong) from None
+    except _Wrong as raised:
+        raise _refused(raised) from None
 
 
 def read_overlap(body: bytes) -> float:
@@ -52,16 +52,19 @@ def read_overlap(body: bytes) -> float:
         if not _number(seconds) or not 0 <= seconds <= MAX_OVERLAP:
             raise _Wrong("overlapSeconds", f"must be a number from 0 to {MAX_OVERLAP}")
         return float(seconds)
-    except _Wrong as wrong:
-        raise _refused(wrong) from None
+    except _Wrong as raised:
+        raise _refused(raised) from None
 
 
-def _refused(wrong: _Wrong) -> BadRequest:
-    where = ["body", *wrong.path.split(".")] if wrong.path else ["body"]
-    return BadRequest(
-        f"{wrong.path or 'the body'} {wrong.text}", code="validation_failed",
-        extra={"errors": [{"loc": where, "msg": wrong.text, "type": "value_error"}]},
-    )  # fmt: skip
+def wrong(place: str, path: str, text: str) -> BadRequest:
+    """Return the refusal of a field of the body or the query."""
+    where = [place, *path.split(".")] if path else [place]
+    errors = [{"loc": where, "msg": text, "type": "value_error"}]
+    return BadRequest(f"{path or 'the body'} {text}", code="validation_failed", extra={"errors": errors})
+
+
+def _refused(raised: _Wrong) -> BadRequest:
+    return wrong("body", raised.path, raised.text)
 
 
 def _object(body: bytes) -> dict[str, Any]:
