@@ -18,6 +18,8 @@ from router_core.telemetry.events import Events, Note
 if TYPE_CHECKING:
     from router_core.middleware.exchange import Authenticator
     from router_core.routing.route import Route
+    from router_core.security.authenticators import Certificates, Tokens
+    from router_core.security.jwks import JwksKeys
     from router_core.security.known_keys import KnownKeys
     from router_core.security.stored_keys import KeyRoom
     from router_core.state import StateStore
@@ -43,37 +45,64 @@ class Identity:
         """The shared state, if keys are kept in it."""
         self.room: KeyRoom | None = None
         """Where keys are kept, if not in the settings alone."""
-        self._known: KnownKeys | None = None
+        self._issuer: JwksKeys | None = None
         self._keys: ApiKeys | None = None
         if settings.api_keys:
             self._keys = ApiKeys.from_setting(settings.api_keys, roles=self.roles)
-        if settings.keys:
-            self.state = state()
-            self._open_room(self.state)
-        self._others = False
+        self._known = self._open_room(state()) if settings.keys else None
+        tokens, certificates = self._tokens(), self._certificates()
+        self._others = tokens is not None or certificates is not None
         """Whether there are other ways to come in than with a key."""
         self.authenticator: Authenticator | None = self._keys
         """None: callers need not say who they are."""
-        if self._known is not None:
+        if self._known is not None or self._others:
             from router_core.security.authenticators import Callers
 
-            self.authenticator = Callers(self._keys, self._known)
+            self.authenticator = Callers(self._keys, self._known, tokens, certificates)
 
-    def _open_room(self, state: StateStore) -> None:
+    def _open_room(self, state: StateStore) -> KnownKeys:
         from router_core.security.known_keys import KnownKeys
         from router_core.security.stored_keys import KeyRoom
 
-        self.room = KeyRoom(state, self._clock)
-        self._known = KnownKeys(
+        self.state, self.room = state, KeyRoom(state, self._clock)
+        return KnownKeys(
             self.room, self._clock, belief=self._settings.keys_belief, stale=self._settings.keys_stale,
             roles=self.roles,
         )  # fmt: skip
+
+    def _tokens(self) -> Tokens | None:
+        settings = self._settings
+        if not (settings.jwt_issuer or settings.jwt_jwks or settings.jwt_secret):
+            return None
+        from router_core.security.jwt import SignedTokens, claim_rules
+        from router_core.vendors.pyjwt import PyJwt, load_key
+
+        rules, verifier = claim_rules(settings, self.roles), PyJwt()
+        if not rules.secret:
+            from router_core.security.jwks import JwksKeys, jwks_source
+
+            self._issuer = JwksKeys(
+                jwks_source(settings.jwt_jwks), load_key, rules.algorithms, self._clock, self._events,
+                settings.jwt_stale,
+            )  # fmt: skip
+        return SignedTokens(rules, verifier, self._issuer, self._clock, self._events)
+
+    def _certificates(self) -> Certificates | None:
+        if not self._settings.client_certificates:
+            return None
+        from router_core.security.certificates import ClientCertificates
+
+        return ClientCertificates.from_setting(self._settings.client_certificates, self._clock, self.roles)
 
     # --- what a service does with it ------------------------------------------------------------
 
     def routes(self) -> Iterable[Route]:
         """Return the routes under ``/api/keys``, where keys are kept in the shared state."""
-        return ()
+        if self.room is None or self._known is None:
+            return ()
+        from router_core.security.key_routes import key_routes
+
+        return key_routes(self.room, self._known, self._clock, self.roles)
 
     async def check(self) -> None:
         """Say when nobody can come in; raises Misconfigured where an address is open that others reach."""
@@ -97,6 +126,8 @@ class Identity:
         """Let go of what is under way, and of the shared state."""
         if self._known is not None:
             await self._known.close()
+        if self._issuer is not None:
+            await self._issuer.close()
         if self.state is not None:
             await self.state.close()
 

@@ -95,6 +95,25 @@ class GuardedHttp:
         except TimeoutError:
             raise UpstreamTimeout("the server of the URL did not answer in time") from None
 
+    async def read(self, url: str, *, max_bytes: int, timeout: float) -> tuple[Headers, bytes]:
+        """GET a whole answer of status 200. A redirect is not followed.
+
+        Raises what ``fetch`` raises.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                target = await self._guard.check(url)
+                sent = {
+                    "User-Agent": _USER_AGENT,
+                    "Accept": "application/json",
+                    "Accept-Encoding": "identity",
+                }
+                async with self._ask("GET", target, sent, b"") as (head, reader):
+                    file = await _take(target, head, reader, max_bytes)
+                    return head.headers, file.read()
+        except TimeoutError:
+            raise UpstreamTimeout("the server of the URL did not answer in time") from None
+
     async def post(
         self, url: str, headers: Mapping[str, str], body: bytes, timeout: float = 15.0
     ) -> PostResult:
