@@ -18,6 +18,7 @@ from router_core.telemetry.health import timed
 
 if TYPE_CHECKING:
     from router_core.clock import Clock
+    from router_core.http.message import Request
     from router_core.jobs.blobs import BlobStore
     from router_core.jobs.dispatch import Dispatcher
     from router_core.jobs.job import Job
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
     from router_core.jobs.store import Store
     from router_core.jobs.worker import WorkerPool
     from router_core.middleware.dispatch import Dispatch
+    from router_core.middleware.exchange import Admission
     from router_core.middleware.stack import Stack
     from router_core.routing.route import Route
     from router_core.routing.table import Table
     from router_core.settings import Settings
     from router_core.state import StateStore
     from router_core.telemetry.metrics import Metrics
+    from router_core.telemetry.tracing import Handle, Tracer
 
 __all__ = ["App", "Extension", "Host", "Parts", "Upkeep"]
 
@@ -67,6 +70,8 @@ class Host:
     state: StateStore
     """What processes share, by ``ROUTER_STATE``: opened when it is first asked, closed when the app stops.
     Where it is away, StoreError comes soon."""
+    tracer: Tracer | None = None
+    """None: nothing is traced."""
 
 
 class Extension(Protocol):
@@ -107,6 +112,8 @@ class Parts:
     """Let go of what the wiring opened (children, threads), after the jobs have ended."""
     remarks: Sequence[Note] = ()
     """What an operator should see when the service has started."""
+    tracer: Tracer | None = None
+    """None: nothing is traced, and nothing of it is in the way of a request."""
 
 
 class App:
@@ -122,13 +129,19 @@ class App:
         self.metrics = parts.metrics
         self.dispatch = parts.dispatch
         """``await app.dispatch(request, route)``: below the middleware, errors are raised."""
-        self.handle = parts.stack.handle
+        self.handle: Handle = parts.stack.handle
         """``await app.handle(request)`` answers a request; errors are answers too."""
         self.admit = parts.stack.admit
         """Judges a request before its body is read."""
-        self.admission = parts.stack.admission
+        self.admission: Callable[[Request], Admission | None] = parts.stack.admission
         self.admitted = parts.stack.admitted
         """``handle`` in two steps, for heads that come again and again."""
+        if parts.tracer is not None:
+            from router_core.middleware.record import identified
+
+            self.handle = parts.tracer.around(parts.stack.handle, identified)
+            # what is traced has a task, so that spans find the one that they belong to
+            self.admission = _no_shortcut
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
         self._drained = False
@@ -285,3 +298,7 @@ class App:
             checks["worker"] = {"ok": worker["ready"], **worker}
         failing = [name for name, check in checks.items() if not check["ok"]]
         return {"ready": not failing, "reasons": failing, "checks": checks}
+
+
+def _no_shortcut(request: Request) -> None:
+    """Have every request handled from its beginning."""

@@ -16,7 +16,7 @@ __all__ = ["ENVIRONMENTS", "Settings", "unknown_variables"]
 
 ENVIRONMENTS: Final = ("localhost", "serverless", "hosted", "decentralized")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-LOG_FORMATS: Final = ("auto", "json", "text")
+LOG_FORMATS: Final = ("auto", "json", "text", "service")
 TLS_VERSIONS: Final = ("1.2", "1.3")
 LOG_MASKINGS: Final = ("secrets", "personal")
 _ENVIRONMENT_ALIASES: Final = {"local": "localhost"}
@@ -147,7 +147,12 @@ class Settings:
     log_level: str = "info"
     """debug, info, warning or error."""
     log_format: str = "auto"
-    """json, text, or auto: text on a terminal, json elsewhere."""
+    """json, text, auto (text on a terminal, json elsewhere), or service: JSON with the members timestamp,
+    level, service, message, requestId, modelId and latency, in the place of ours."""
+    service_name: str = "router-core"
+    """What the service is called in traces, and in lines of the log in the format ``service``."""
+    otlp_endpoint: str = ""
+    """Where traces go as OTLP over HTTP (needs the extra ``otel``); empty: nothing is traced."""
     log_masking: str = "secrets"
     """What is kept out of logs: ``secrets``, or ``personal`` for addresses and numbers of people as well."""
     log_masker: str = ""
@@ -186,7 +191,7 @@ class Settings:
         for name, variables in VARIABLES.items():
             for variable in variables:
                 text = environ.get(variable, "").strip()
-                if text and not (variable == "REDIS_URL" and not text.startswith(_REDIS)):
+                if text and _is_ours(variable, text):
                     values[name] = _parse(variable, text, cls.__dataclass_fields__[name].type)
                     break
         known = {f.name for f in fields(cls)}
@@ -296,6 +301,8 @@ VARIABLES: Final[Mapping[str, tuple[str, ...]]] = {
     "audit_required": ("ROUTER_AUDIT_REQUIRED",),
     "log_level": ("ROUTER_LOG_LEVEL", "LOG_LEVEL"),
     "log_format": ("ROUTER_LOG_FORMAT",),
+    "service_name": ("OTEL_SERVICE_NAME",),
+    "otlp_endpoint": ("OTEL_EXPORTER_OTLP_ENDPOINT",),
     "log_masking": ("ROUTER_LOG_MASKING",),
     "log_masker": ("ROUTER_LOG_MASKER",),
     "server_url": ("ROUTER_SERVER_URL",),
@@ -332,6 +339,13 @@ def unknown_variables(environ: Mapping[str, str]) -> list[str]:
             f"{name} is no setting and has no effect" + (f"; did you mean {near[0]}?" if near else "")
         )
     return said
+
+
+def _is_ours(variable: str, text: str) -> bool:
+    """Return whether a variable that others set as well says something that we understand."""
+    if variable == "REDIS_URL":
+        return text.startswith(_REDIS)
+    return variable != "LOG_LEVEL" or text.lower() in LOG_LEVELS
 
 
 def _parse(variable: str, text: str, kind: object) -> object:

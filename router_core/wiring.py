@@ -46,6 +46,7 @@ from router_core.telemetry.events import Events, Note
 from router_core.telemetry.health import Health
 from router_core.telemetry.logging import EventLogger, mask_of
 from router_core.telemetry.metrics import Metrics
+from router_core.telemetry.tracing import open_tracing
 
 if TYPE_CHECKING:
     from router_core.jobs.blobs import BlobStore
@@ -103,6 +104,9 @@ class _Build:
         self.scope = scope or DependencyScope(
             run_sync=self.threads.run, overrides=router.dependency_overrides
         )
+        self.tracer = open_tracing(settings, events)
+        if self.tracer is not None:
+            events.subscribe(self.tracer)
         self._state: StateStore | None = None if identity is None else identity.state
         self.identity = identity or open_identity(settings, clock, events, self.state)
 
@@ -161,13 +165,14 @@ class _Build:
         audit = open_audit(settings, self.state, clock, events, routes, always=identity is not None)
         if audit is not None:
             routes = (*routes, *audit_routes(audit.trail))
+        limit, counting = limit_of(settings, clock, self.state)
         table = Table(routes)
         dispatch = Dispatch(service, self.intake, self.scope, events)
         stack = build_stack(
             settings=settings, table=table, dispatch=dispatch, events=events,
             authenticator=None if identity is None else identity.authenticator, realms=realms,
             exception_handlers=self.router.exception_handlers, monotonic=clock.monotonic,
-            limit=limit_of(settings, clock=clock.now), audit=audit,
+            limit=limit, audit=audit,
         )  # fmt: skip
         children.check()
         extensions = self.extensions(metrics, health)
@@ -178,7 +183,7 @@ class _Build:
                 dispatch=dispatch, scope=self.scope, metrics=metrics,
                 upkeep=(
                     *self.upkeep(watched, blobs, dispatcher), *extensions,
-                    *(() if audit is None else (audit.trail,)),
+                    *(() if audit is None else (audit.trail,)), *counting,
                 ),
                 on_startup=(
                     *(() if identity is None else (identity.check,)),
@@ -188,8 +193,9 @@ class _Build:
                 closing=(
                     children.close, self.threads.close,
                     *(() if audit is None else (audit.trail.close,)), self.let_go,
+                    *(() if self.tracer is None else (self.tracer.close,)),
                 ),
-                remarks=self.remarks(dispatcher),
+                remarks=self.remarks(dispatcher), tracer=self.tracer,
             )
         )  # fmt: skip
         return app
@@ -201,7 +207,7 @@ class _Build:
             return ()  # nobody would ask for it, and a cold start need not load it
         state = self.state()
         health.beside["state"] = state.ping
-        host = Host(settings, self.clock, self.events, metrics, state)
+        host = Host(settings, self.clock, self.events, metrics, state, self.tracer)
         return [loop for each in self.router.extensions for loop in each.bind(host)]
 
     def check_jobs(self) -> None:

@@ -21,6 +21,7 @@ from router_core.settings import Settings
 from router_core.telemetry.events import JobMoved, RequestDone
 from router_core.telemetry.lines import LEVELS, json_line, text_line, to_fields
 from router_core.telemetry.logging import level_of, mask_of
+from router_core.telemetry.service_lines import service_shape
 
 __all__ = ["Telemetry"]
 
@@ -44,6 +45,7 @@ class Telemetry:
         self._namespace = environ.get("POWERTOOLS_METRICS_NAMESPACE", "")
         function = environ.get("AWS_LAMBDA_FUNCTION_NAME", "")
         self._service = environ.get("POWERTOOLS_SERVICE_NAME", "") or function or "router-core"
+        self._shape = service_shape(self._service) if settings.log_format == "service" else None
         self._environ = environ
         self._handler = _Handler(self)
         self._context: Any = None
@@ -108,7 +110,7 @@ class Telemetry:
         """Write one line; a stream that is gone loses it."""
         fields = {**fields, "service": self._service, **self._call()}
         if self._json:
-            text = json_line(time.time(), level, fields, error, self._mask)
+            text = json_line(time.time(), level, fields, error, self._mask, self._shape)
         else:
             text = text_line(level, fields, error, colour=False, stamp=False, mask=self._mask)
         stream = sys.stdout if self._stream is None else self._stream

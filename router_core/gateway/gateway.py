@@ -20,6 +20,7 @@ from router_core.gateway.admission import Admission
 from router_core.gateway.analytics.collect import Collector
 from router_core.gateway.analytics.deployments import Deployments
 from router_core.gateway.analytics.keeper import Analytics
+from router_core.gateway.analytics.tracing import CallTraces
 from router_core.gateway.api.analytics import analytics_router
 from router_core.gateway.api.control import control_router
 from router_core.gateway.api.endpoints import endpoints_router
@@ -118,6 +119,8 @@ class Gateway:
             Collector(self.clock), Deployments(self.metrics, self._model_of), self._state, self.clock,
             self.events, lambda: {"version": self.registry.snapshot.version},
         )  # fmt: skip
+        self.traces: CallTraces | None = None
+        """None: nothing is traced."""
         self.metrics.watch(lambda: self.registry.snapshot.candidates.values())
         self._random = rng or random.Random()  # noqa: S311 - spreads calls, keeps no secret
         self.trials = Trials(self._state, self.clock, self.events)
@@ -181,6 +184,9 @@ class Gateway:
     def bind(self, host: Host) -> Sequence[Upkeep]:
         """Join an app: tell it what happens here, and hand it the loops that tend deployments."""
         self.events.subscribe(host.events.emit, host.events.heard)
+        if host.tracer is not None and self.traces is None:
+            self.traces = CallTraces(host.tracer)
+            self.registry.wrap(self.traces.wrap)
         self.metrics.join(host.metrics)
         if not self._own_state and getattr(host.state, "multi_process", True):
             self._state = host.state
@@ -263,6 +269,8 @@ class Gateway:
         self.metrics.called(call, model_id, outcome)
         self.journal.called(call, model_id, outcome)
         self.analytics.called(call, model_id, outcome)
+        if self.traces is not None:
+            self.traces.called(call, model_id, outcome)
         if call.trial:
             self.trials.called(call, model_id, outcome, time.monotonic())
 
@@ -270,6 +278,8 @@ class Gateway:
         """Take an attempt of a stream that has been booked, with which the call may have ended."""
         self.journal.settled(call, attempt)
         self.analytics.settled(call, attempt)
+        if self.traces is not None:
+            self.traces.settled(call, attempt)
         if call.trial:
             self.trials.settled(call, attempt)
 

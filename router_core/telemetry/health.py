@@ -140,9 +140,12 @@ async def timed(ping: Ping) -> dict[str, Any]:
 @functools.cache
 def _own_version() -> str:
     """Return the version of this package, for services that have none; looked up by who asks for health."""
-    from router_core import __version__
+    from importlib.metadata import PackageNotFoundError, version
 
-    return str(__version__)
+    try:
+        return version("router-core")
+    except PackageNotFoundError:  # bundled without its metadata
+        return "0"
 
 
 def _failing(state: Mapping[str, Any]) -> list[str]:

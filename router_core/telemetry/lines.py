@@ -16,6 +16,7 @@ import pydantic_core
 from router_core.telemetry.events import JobMoved, Line, Note, RequestDone
 from router_core.telemetry.masking import mask_fields, mask_text, printable
 from router_core.telemetry.personal import Mask, masked_values
+from router_core.telemetry.service_lines import Shape
 
 __all__ = ["LEVELS", "json_line", "text_line", "to_fields"]
 
@@ -110,15 +111,19 @@ def _record(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def json_line(
-    at: float, level: int, fields: Mapping[str, Any], error: BaseException | None, mask: Mask | None = None
-) -> str:
-    """Return one JSON object on one line; ``mask`` sees every text that others had a part in."""
+    at: float, level: int, fields: Mapping[str, Any], error: BaseException | None, mask: Mask | None = None,
+    shape: Shape | None = None,
+) -> str:  # fmt: skip
+    """Return one JSON object on one line; ``mask`` sees every text that others had a part in, and ``shape``
+    gives the members other names."""
     line: dict[str, Any] = {"ts": _stamp(at), "level": _WORDS.get(level, "info"), **fields}
     if error is not None:
         line["error"] = {"type": type(error).__name__, "message": mask_text(str(error)[:_MAX_MESSAGE])}
         line["traceback"] = _traceback(error)
     if mask is not None:
         line = masked_values(line, mask)
+    if shape is not None:
+        line = shape(line)
     try:
         text = pydantic_core.to_json(line, inf_nan_mode="strings", serialize_unknown=True).decode()
     except (ValueError, UnicodeError):

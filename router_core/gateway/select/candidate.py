@@ -25,8 +25,9 @@ class Candidate:
         self.standing = standing
         """Its health and load. Outlives the candidate: it is that of the deployment's id."""
         self.client = client
-        self.prompt: PromptClient | None = cast("PromptClient", client) if hasattr(client, "ask") else None
+        self.prompt: PromptClient | None = None
         """The same, where it can be asked without waiting."""
+        self.follow(client)
         self.id = deployment.id
         self.weight = deployment.weight
         self.seed = digest(deployment.id)
@@ -34,6 +35,11 @@ class Candidate:
         self.usual: Decision | None = None
         """The last decision for it where nothing spoke against anybody: a selector's note, kept here because
         with thousands of models a table beside would be one more place of memory to wait for."""
+
+    def follow(self, client: ModelClient) -> None:
+        """Speak through this client from now on."""
+        self.client = client
+        self.prompt = cast("PromptClient", client) if hasattr(client, "ask") else None
 
     def __repr__(self) -> str:
         return f"Candidate({self.id!r})"
