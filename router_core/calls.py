@@ -73,6 +73,9 @@ class CallService:
             exception_handlers=router.exception_handlers, limit=_limit(settings, self.clock),
         )  # fmt: skip
         self._handle, self._admit = stack.handle, stack.admit
+        limited = bool(settings.rate_limit_max or settings.rate_limit_window_ms)
+        self._by_whole = limited and not settings.state.startswith("memory:")
+        """Whether the whole app answers all, since it counts them together with other processes."""
         self._web: GuardedHttp | None = None
         self._app: App | None = None
         self._lock: asyncio.Lock | None = None
@@ -144,7 +147,7 @@ class CallService:
 
     def _call(self, request: Request) -> Match | None:
         """Return the route of the author that answers, unless with a job or with what is written down."""
-        if "prefer" in request.headers:
+        if self._by_whole or "prefer" in request.headers:
             return None
         try:
             match = self._table.match(request.method, request.path)
@@ -187,4 +190,4 @@ def _limit(settings: Settings, clock: Clock) -> Limit | None:
         return None
     from router_core.middleware.limit import limit_of
 
-    return limit_of(settings, clock=clock.now)
+    return limit_of(settings, clock)[0]

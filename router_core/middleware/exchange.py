@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from router_core.http.message import Request, Response
 from router_core.types import Principal
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from router_core.routing.route import Route
     from router_core.security.audit import Draft
 
-__all__ = ["Admission", "Answered", "Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher"]
+__all__ = ["Admission", "Answered", "Authenticator", "Dispatch", "Exchange", "Gate", "Match", "Matcher",
+           "Toll", "pay"]  # fmt: skip
 
 
 class Match(Protocol):
@@ -86,19 +87,35 @@ class Admission:
     def __init__(
         self, match: Match, principal: Principal | None,
         call: Callable[[Request], Awaitable[Response]] | None = None, until: float = inf,
-        toll: Callable[[], int] | None = None,
+        toll: Toll | None = None,
     ) -> None:  # fmt: skip
         self.match = match
         self.principal = principal
         self.until = until
         """By the monotonic clock: whoever asks later is judged again (``Stack.admitted`` sees to that)."""
         self.toll = toll
-        """Counts each of them, and says how many are left (-1: enough); raises RateLimited."""
+        """What counts each of them."""
         self.call = call
         """Answers such a request, where there is less to do than ``Dispatch`` does."""
 
 
+Toll = Callable[[], "int | Awaitable[int]"]
+"""Counts a request, and says how many are left (-1: enough); raises RateLimited."""
 Dispatch = Callable[[Request, "Route"], Awaitable[Response]]
 """Bind, run, and turn the result into an answer; errors are raised."""
 Gate = Callable[[Exchange], Awaitable[None] | None]
 """Raises what refuses a request; an awaitable where it has to wait to find out."""
+
+
+def pay(toll: Toll, exchange: Exchange) -> Awaitable[None] | None:
+    """Count a request; an awaitable where other processes have to be asked. Raises RateLimited."""
+    exchange.counted = True
+    left = toll()
+    if type(left) is int:
+        exchange.left = left
+        return None
+    return _paid(cast("Awaitable[int]", left), exchange)
+
+
+async def _paid(coming: Awaitable[int], exchange: Exchange) -> None:
+    exchange.left = await coming

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from time import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from router_core.clock import Clock
 from router_core.errors import RateLimited, Unauthorized
 from router_core.http.message import Request, Response
-from router_core.middleware.exchange import Exchange, Gate
+from router_core.middleware.exchange import Exchange, Gate, Toll, pay
 from router_core.routing.product import UNLIMITED
 from router_core.security.addresses import ClientAddress, parse_proxies
 from router_core.security.rate_limit import Meter, Rate, rate_of
 from router_core.settings import Settings
 from router_core.types import Principal
+
+if TYPE_CHECKING:
+    from router_core.app import Upkeep
+    from router_core.security.rate_shared import SharedMeter
+    from router_core.state import StateStore
 
 __all__ = ["Limit", "limit_of"]
 
@@ -26,10 +32,15 @@ _BELIEVED: Final = 10_000
 class Limit:
     """Counts requests: by caller where he is known, else by address."""
 
-    __slots__ = ("_address", "_barred", "_believed", "_calls", "_failures", "_time")
+    __slots__ = ("_address", "_barred", "_believed", "_calls", "_failures", "_shared", "_time")
 
-    def __init__(self, rate: Rate, address: ClientAddress, *, clock: Callable[[], float] = time) -> None:
+    def __init__(
+        self, rate: Rate, address: ClientAddress, *, clock: Callable[[], float] = time,
+        shared: SharedMeter | None = None,
+    ) -> None:  # fmt: skip
+        """``shared`` counts callers who are known, in all processes together."""
         self._address = address
+        self._shared = shared
         self._time = clock
         self._calls = Meter(rate, clock=clock)
         failures = min(rate.most, max(_FAILURES, rate.most // 10))
@@ -58,21 +69,22 @@ class Limit:
             self._failures.check(address)
         del self._barred[address]
 
-    def count(self, exchange: Exchange) -> None:
+    def count(self, exchange: Exchange) -> Awaitable[None] | None:
         """Count a request that the gates let pass; raises RateLimited."""
-        exchange.counted = True
         toll = self.toll(exchange)
-        if toll is not None:
-            exchange.left = toll()
+        return pay(toll, exchange) if toll is not None else None
 
-    def toll(self, exchange: Exchange) -> Callable[[], int] | None:
+    def toll(self, exchange: Exchange) -> Toll | None:
         """Return what counts a request like this one: for those that come again and again with one head."""
         match, principal, request = exchange.match, exchange.principal, exchange.request
+        exchange.counted = True
         if match is not None and (match.route.realm or match.route.meta.get(UNLIMITED)):
             return None
-        if _is_known(principal):
+        known = _is_known(principal)
+        if known:
             self._believe(request)
-        return partial(self._calls.take, self._key(principal, request))
+        take = self._shared.take if known and self._shared is not None else self._calls.take
+        return partial(take, self._key(principal, request))
 
     def check(self, exchange: Exchange) -> None:
         """Raise RateLimited if the request would be refused, without counting it."""
@@ -118,11 +130,24 @@ class Limit:
         return "a:" + self._address(request)
 
 
-def limit_of(settings: Settings, *, clock: Callable[[], float] = time) -> Limit | None:
-    """Return the limit of the settings, or None. Raises Misconfigured."""
+def limit_of(
+    settings: Settings, clock: Clock, state: Callable[[], StateStore] | None = None
+) -> tuple[Limit | None, Sequence[Upkeep]]:
+    """Return the limit of the settings, or None, and what has to run beside it. Raises Misconfigured.
+
+    Callers are counted in ``state`` where other processes see it.
+    """
     proxies = parse_proxies(settings.trusted_proxies)
     rate = rate_of(settings)
-    return None if rate is None else Limit(rate, ClientAddress(proxies), clock=clock)
+    if rate is None:
+        return None, ()
+    shared = None
+    if state is not None and not settings.state.startswith("memory:"):
+        from router_core.security.rate_shared import SharedMeter
+
+        shared = SharedMeter(rate, state(), clock)
+    limit = Limit(rate, ClientAddress(proxies), clock=clock.now, shared=shared)
+    return limit, () if shared is None else (shared.quota,)
 
 
 def _is_known(principal: Principal | None) -> bool:

@@ -42,6 +42,7 @@ from router_core.middleware.exchange import (
     Gate,
     Match,
     Matcher,
+    pay,
 )
 from router_core.middleware.gates import (
     allowed_hosts,
@@ -108,8 +109,8 @@ class Stack:
             match, principal = exchange.match, exchange.principal
             if match is None:
                 raise RuntimeError("the match layer is missing")
-            if self._limit is not None:
-                self._limit.count(exchange)
+            if self._limit is not None and (waiting := self._limit.count(exchange)) is not None:
+                await waiting
             if principal is not None or match.path_params:
                 request = _informed(request, principal, match)
             if self._audit is None:
@@ -177,9 +178,8 @@ class Stack:
         try:
             if until != inf and until <= self._monotonic():
                 request = await self._judge_again(exchange, admission)
-            if admission.toll is not None:
-                exchange.counted = True
-                exchange.left = admission.toll()
+            if admission.toll is not None and (waiting := pay(admission.toll, exchange)) is not None:
+                await waiting
             if call is not None:
                 response = await call(request)
             else:

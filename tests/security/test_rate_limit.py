@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -194,6 +196,57 @@ def test_a_known_head_is_counted_each_time() -> None:
     assert b"ratelimit" not in answers[3]
     assert b'"error":{"message":"this is more than 6 requests' in answers[7]
     assert b"retry-after: " in answers[7].lower()
+
+
+async def test_processes_count_a_caller_together(tmp_path: Path) -> None:
+    """By the shared state; addresses of strangers are counted by each, who are to write nothing there."""
+    shared: dict[str, Any] = {
+        "state": f"sqlite:///{tmp_path}/state.db",
+        "rate_limit_max": 40,
+        "api_keys": KEYS,
+    }
+    async with service(**shared) as one, service(**shared) as other:
+        found = []
+        for _ in range(30):
+            answers = await asyncio.gather(ask(one, "/work", key=ANN), ask(other, "/work", key=ANN))
+            found += [answer.status for answer in answers]
+        assert (found.count(200), found.count(429)) == (40, 20)
+        refused = await ask(one, "/work", key=ANN)
+        assert refused.header("ratelimit-policy") == '"default";q=40;w=900'
+        assert int(refused.header("retry-after") or 0) > 800
+        assert await statuses(one, 1, "/work", key=BEN) == [200]
+        for app in (one, other):
+            assert (await statuses(app, 41, "/hello", "GET")).count(200) == 40
+
+
+async def test_without_the_shared_state_each_goes_on_by_itself(tmp_path: Path) -> None:
+    """Requests do not fail because they cannot be counted together."""
+    shared: dict[str, Any] = {
+        "state": f"sqlite:///{tmp_path}/none/state.db",
+        "rate_limit_max": 5,
+        "api_keys": KEYS,
+    }
+    (tmp_path / "none").touch()  # no folder, so that the file cannot be made
+    async with service(**shared) as app:
+        found = await statuses(app, 7, "/work", key=ANN)
+    assert (found.count(200), found.count(429)) == (5, 2)
+
+
+def test_a_known_head_is_counted_by_all_processes(tmp_path: Path) -> None:
+    """Where the store has to be asked now and then."""
+    house = House(
+        models_yaml("http://127.0.0.1:9"), api_keys=KEYS, rate_limit_max=6,
+        state=f"sqlite:///{tmp_path}/state.db",
+    )  # fmt: skip
+    body = json.dumps(chat("nothing")).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    head += b"Authorization: Bearer %b\r\nContent-Length: %d\r\n\r\n" % (ANN.encode(), len(body))
+    with served(house.app) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
+        answers = []
+        for _ in range(8):
+            sock.sendall(head + body)
+            answers.append(one_answer(sock))
+    assert [answer.split(b" ")[1] for answer in answers] == [b"404"] * 6 + [b"429"] * 2
 
 
 @pytest.mark.parametrize("proxies", ["nonsense", "10.0.0.0/99"])
