@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from router_core.errors import Conflict, NotFound, StoreError
 from router_core.gateway.trials.tally import Tally
+from router_core.gateway.values import GatewayConfig
 from router_core.stores.state_memory import MemoryStateStore
 from tests.gateway.calling import make_call
 from tests.gateway.trial_parts import Breakable, Moved, Place, config, gone, rollout
@@ -68,8 +71,6 @@ class Slow:
     """Latencies as models have them: most of them near a tenth of a second, some much longer."""
 
     def __init__(self) -> None:
-        import random
-
         self._rng = random.Random(3)
 
     def one(self, number: int) -> float:
@@ -296,3 +297,86 @@ async def test_a_stream_is_judged_at_its_end() -> None:
         pass
     assert live.seen["canary"].n == 1
     assert live.seen["canary"].sums["tokens"].mean > 0
+
+
+async def test_a_rule_with_other_targets_begins_anew() -> None:
+    """The models of a rule are what is tried: with others everything is counted from nothing."""
+
+    def made(second: str) -> GatewayConfig:
+        rule = f"routing_rules:\n  - {{name: all, targetModels: [{{modelId: old}}, {{modelId: {second}}}]}}"
+        trial = rollout(model=None, canary=None, rule="all", stages=[50, 100])
+        return config(GOOD | {"newer": "seed: 3"}, trial, more=rule)
+
+    place = Place(made("new"))
+    await place.trials.tick()
+    await place.trials.order(place.trials.get("r", "rollout"), "advance", "ann")
+    place.gateway.apply(made("newer"))
+    await place.trials.tick()
+    live = place.trials.get("r", "rollout")
+    assert live.arms == ("old", "newer")
+    assert live.state is not None
+    assert live.state.stage == 0
+
+
+async def test_where_nothing_runs_beside_calls_they_carry_the_counts() -> None:
+    """A process that is frozen between calls exchanges with them, and at once when it has found something."""
+    store = Breakable(MemoryStateStore(Moved()))
+    place = Place(config(FAILING, rollout(startShare=30)), store)
+    await place.trials.begin()
+    writes = store.writes
+    await place.calls(5)
+    await place.trials.idle()
+    assert store.writes == writes, "not with every call"
+    await place.calls(300)
+    await place.trials.idle()
+    assert place.status() == "rolled_back"
+    other = Place(config(FAILING, rollout(startShare=30)), store)
+    await other.trials.begin()
+    assert other.status() == "rolled_back"
+
+
+async def test_what_was_counted_last_is_told_at_the_end() -> None:
+    """A process that stops leaves its counts to the others."""
+    store = MemoryStateStore(Moved())
+    one = Place(config(GOOD, rollout()), store)
+    await one.trials.tick()
+    await one.calls(7)
+    await one.trials.aclose()
+    other = Place(config(GOOD, rollout()), store)
+    await other.trials.tick()
+    assert sum(each.n for each in other.trials.get("r", "rollout").seen.values()) == 7
+
+
+async def test_a_replica_with_an_older_configuration_takes_no_part() -> None:
+    """While processes are being replaced, those that know another canary neither send calls to theirs nor
+    begin the rollout anew, time after time."""
+    models = GOOD | {"newer": "seed: 3"}
+    store = MemoryStateStore(Moved())
+    old = Place(config(models, rollout(startShare=100)), store)
+    await old.trials.tick()
+    new = Place(config(models, rollout(startShare=100, canary="newer")), store)
+    await new.trials.tick()
+    for _ in range(3):
+        await old.trials.tick()
+        await new.trials.tick()
+    await old.call()
+    await new.call()
+    assert old.last.trial == ""
+    assert new.last.trial == "r/canary"
+    assert old.notes() + new.notes() == ["rollout_started", "rollout_started"]
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"", b"{}", b"[]", b"null", b'{"status": "running"}', b"\xff\x00"], ids=range(6)
+)
+async def test_a_state_that_cannot_be_read_is_begun_anew(rubbish: bytes) -> None:
+    """Whatever stands in the store, the process goes on; counts of others that are none are left out."""
+    store = MemoryStateStore(Moved())
+    await store.put("gwx/state:r", rubbish)
+    await store.put("gwx/counts:r:other", rubbish)
+    place = Place(config(GOOD, rollout(startShare=100)), store)
+    await place.trials.tick()
+    await place.call()
+    await place.trials.tick()
+    assert place.status() == "running"
+    assert place.last.trial == "r/canary"

@@ -55,7 +55,7 @@ def told_to(
 ) -> TrialState:
     """Return the state after an order (one of ORDERS). Raises Conflict where it does not fit."""
     if order == "start" and state.status != "running":
-        return begun(experiment, now, by, "by order", before=state)
+        return begun(experiment, state.definition, now, by, "by order", state)
     if order == "stop" and state.status in ("running", "promoted"):
         return _ended(state, "stopped", by, "by order", tallies, now)
     raise Conflict(f"experiment {experiment.id} is {state.status}: there is nothing to {order}")

@@ -55,7 +55,6 @@ class Live:
     def use(self, trial: Trial, models: tuple[str, ...] = ()) -> None:
         """Go by a configuration: the first one, or one with other criteria."""
         self.trial = trial
-        self.definition = definition(trial)
         if isinstance(trial, Rollout):
             self.names: tuple[str, ...] = (BASELINE, CANARY)
             self.arms: tuple[str, ...] = models or (trial.model, trial.canary)
@@ -64,6 +63,7 @@ class Live:
             self.names = tuple(each.name for each in trial.variants)
             self.arms = tuple(each.model_id for each in trial.variants)
             self._draws = tuple((digest(each.name), each.weight) for each in trial.variants)
+        self.definition = definition(trial, self.arms)
         self.labels = tuple(f"{trial.id}/{name}" for name in self.names)
         self._salt = f"{trial.id}\0"
         condition = trial.condition if isinstance(trial, Experiment) else None

@@ -68,7 +68,7 @@ def ordered(
         decision = Decision(now, "resumed", by, "by order", share_of(rollout, state), _figures(run))
         return state.decided(decision, status="running", since=now)
     if action == "resume" and state.status == "rolled_back":
-        return begun(rollout, now, by, "by order, after it was rolled back", before=state)
+        return begun(rollout, state.definition, now, by, "by order, after it was rolled back", state)
     if action == "rollback" and (on or state.status == "promoted"):
         return _ended(rollout, state, "rolled_back", by, "by order", run, now)
     if action == "promote" and on:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Final, Literal
@@ -98,20 +98,23 @@ def _decision(data: Mapping[str, Any]) -> Decision:
     )  # fmt: skip
 
 
-def definition(trial: Trial) -> str:
+def definition(trial: Trial, arms: Sequence[str]) -> str:
     """Return a hash of what makes a trial another one: its models and its question, not its criteria."""
-    data = trial.to_json()
-    if trial.kind == "rollout":
-        names: tuple[str, ...] = ("model", "canary", "rule")
+    data: dict[str, Any] = {"arms": list(arms)}
+    if isinstance(trial, Rollout):
+        data["rule"] = trial.rule
     else:
         names = ("model", "condition", "variants", "metric", "stickyBy")
-    told = json.dumps({name: data.get(name) for name in names}, sort_keys=True)
+        data |= {name: value for name, value in trial.to_json().items() if name in names}
+    told = json.dumps(data, sort_keys=True)
     return blake2b(told.encode(), digest_size=8).hexdigest()
 
 
-def begun(trial: Trial, now: float, by: str, why: str, before: TrialState | None = None) -> TrialState:
+def begun(
+    trial: Trial, definition: str, now: float, by: str, why: str, before: TrialState | None = None
+) -> TrialState:
     """Return the state of a trial that begins, or begins anew: what was decided ``before`` stays known."""
     share = trial.shares[0] if isinstance(trial, Rollout) else None
-    state = TrialState(new_id(), definition(trial), since=now, started=now)
+    state = TrialState(new_id(), definition, since=now, started=now)
     known = () if before is None else before.decisions
     return replace(state, decisions=known).decided(Decision(now, "started", by, why, share))

@@ -23,7 +23,7 @@ from router_core.gateway.trials.experiment import Experiment
 from router_core.gateway.trials.live import Live
 from router_core.gateway.trials.rollout import Rollout
 from router_core.gateway.trials.shared import SharedTrials
-from router_core.gateway.trials.staging import judged, ordered
+from router_core.gateway.trials.staging import SELF, judged, ordered
 from router_core.gateway.trials.state import Decision, Trial, TrialState, begun
 from router_core.gateway.values import GatewayConfig
 from router_core.state import StateStore
@@ -34,6 +34,7 @@ __all__ = ["INTERVAL", "Trials"]
 INTERVAL: Final = 2.0
 _AT_ONCE_EVERY: Final = 5.0
 _TRIES: Final = 5
+_ON: Final = ("running", "paused")
 
 
 class Trials:
@@ -81,7 +82,7 @@ class Trials:
             models = tuple(targets.get(getattr(trial, "rule", ""), ())[:2])
             live = Live(trial, models)
             held = before.get(trial.id)
-            if held is not None and held.definition == live.definition and held.arms == live.arms:
+            if held is not None and held.definition == live.definition:
                 live = held
                 live.use(trial, models)
             self._lives[trial.id] = live
@@ -133,6 +134,7 @@ class Trials:
         live, place = found
         if live.count(place, judge_call, call, live.arms[place], seconds):
             self._wake.set()
+            self._synced -= _AT_ONCE_EVERY  # it is not to wait for others to know
         if isinstance(live.trial, Experiment) and live.trial.metric == "score":
             pure = all(each.model_id == live.arms[place] for each in call.attempts)
             live.note(call.request_id, live.names[place] if pure and call.attempts else "")
@@ -170,6 +172,18 @@ class Trials:
         if self._ticking is not None:
             await asyncio.shield(self._ticking)
 
+    async def aclose(self) -> None:
+        """Tell the others what they have not heard yet, where the store takes it soon."""
+        await self.idle()
+        async with self._turn:
+            for live in self._lives.values():
+                if not live.dirty or live.state is None:
+                    continue
+                try:
+                    await self.shared.tell(live.trial.id, live.told())
+                except StoreError:
+                    return
+
     def ready(self, now: float) -> bool:
         """Always: calls are served whatever becomes of trials."""
         return True
@@ -200,6 +214,8 @@ class Trials:
         version = await self._learn(live)
         if live.state is None:
             return
+        if live.state.status not in _ON and not live.dirty:
+            return
         await self._exchange(live)
         after = self._judged(live, live.state)
         if after is not None:
@@ -215,7 +231,7 @@ class Trials:
             state, version = await self.shared.read(trial.id)
         elif state is None or (state.definition != live.definition and not live.met):
             why = "it is configured" if state is None else "its configuration is another one"
-            fresh = begun(trial, self._clock.now(), "gateway", why, before=state)
+            fresh = begun(trial, live.definition, self._clock.now(), SELF, why, state)
             if await self.shared.write(trial.id, fresh, version):
                 self._tell(live, fresh.decisions[-1])
             state, version = await self.shared.read(trial.id)
@@ -243,7 +259,7 @@ class Trials:
 
     def _judged(self, live: Live, state: TrialState) -> TrialState | None:
         now, trial = self._clock.now(), live.trial
-        if state.status in ("running", "paused") and not live.guilty:
+        if state.status in _ON and not live.guilty:
             live.judge()
         if isinstance(trial, Rollout):
             return judged(trial, state, live.seen, live.stage(), now, live.guilty)
