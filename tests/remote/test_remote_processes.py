@@ -21,6 +21,8 @@ from tests.served import Served
 pytestmark = pytest.mark.process
 APP = "tests.remote.remote_app:router"
 QUICK = {"ROUTER_LEASE": "3", "ROUTER_HEARTBEAT": "1"}
+STEADY = {"ROUTER_LEASE": "40", "ROUTER_HEARTBEAT": "1"}
+"""For tests in which nobody vanishes: a busy machine must not look as if one had."""
 
 
 def until(condition: Callable[[], Any], told: Callable[[], str] = str, seconds: float = 60.0) -> Any:
@@ -188,10 +190,14 @@ def test_files_streams_steps_and_plain_calls(folder: Path, service: Served, clie
         assert client.endpoint("/here", method="GET")() == {"by": "coordinator"}
 
 
-def test_answers_that_are_lost_lose_nothing_and_double_nothing(
-    folder: Path, service: Served, client: Client
-) -> None:
+def test_answers_that_are_lost_lose_nothing_and_double_nothing(folder: Path) -> None:
     """Claims, beats, moves, events and pieces are all repeated, and each counts once."""
+    with coordinator(APP, folder, **STEADY) as service, connect(service.url) as client:
+        lose_answers(folder, service, client)
+
+
+def lose_answers(folder: Path, service: Served, client: Client) -> None:
+    """Have a worker do all kinds of jobs over a bad network."""
     network = Network(service.port)
     network.lose = {b"/worker/claim": 3, b"/move": 3, b"/events": 2, b"/heartbeat": 4, b"PUT ": 2}
     with worker(APP, folder, network.url) as running:
