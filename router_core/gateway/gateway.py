@@ -29,6 +29,7 @@ from router_core.gateway.api.overview import overview_router
 from router_core.gateway.api.requests import requests_router
 from router_core.gateway.api.route import routing_router
 from router_core.gateway.api.select_endpoint import EndpointSelector
+from router_core.gateway.api.trials import trials_router
 from router_core.gateway.call import Attempt, Call
 from router_core.gateway.config.load import load_config
 from router_core.gateway.config.watch import ConfigWatcher
@@ -229,6 +230,7 @@ class Gateway:
         await self.lifecycle.aclose()
         await self.ledger.aclose()
         await self.analytics.aclose()
+        await self.trials.aclose()
         await self.registry.aclose()
         await self.transport.aclose()
 
@@ -257,6 +259,7 @@ class Gateway:
             selector.router(),
             endpoints_router(self.lifecycle),
             control_router(self.control, self.reports, self.registry, time.monotonic),
+            trials_router(self.control, self.trials, self.pipeline),
             requests_router(self.analytics, self.registry),
             analytics_router(self.analytics, self.registry),
             overview_router(self.analytics, self.registry, self.lifecycle),
