@@ -168,11 +168,11 @@ async def test_heartbeat_keeps_leases_while_the_loop_is_blocked() -> None:
     """A function that blocks the loop for longer than its lease keeps it; the watchdog says who did."""
 
     async def block() -> str:
-        time.sleep(1.2)  # noqa: ASYNC251 - the fault under test
+        time.sleep(2.2)  # noqa: ASYNC251 - the fault under test
         return "kept"
 
     store = Store()
-    async with running(route_of(block), store=store, lease=0.4, heartbeat=0.1) as bench:
+    async with running(route_of(block), store=store, lease=1.5, heartbeat=0.2) as bench:
         job_id = await bench.submit("/block")
         record = await bench.until(job_id)
         assert (record.state, record.result) == (State.SUCCEEDED, b'"kept"')
