@@ -129,7 +129,7 @@ class _Direct:
         left = min(_LONGEST, remaining_seconds(context))
         self._ends = clock.monotonic() + left
         self._grace = min(app.settings.lambda_grace, left / 4)
-        self.principal = CALLER if app.settings.api_keys else ANONYMOUS
+        self.principal = CALLER if app.settings.authenticates else ANONYMOUS
         path = event.get("path")
         self.request = Request(
             "POST", path if isinstance(path, str) else "", headers=Headers(_JSON), id=self._invocation,

@@ -60,11 +60,14 @@ class ServeOptions:
 
 def check_exposure(settings: Settings, options: ServeOptions) -> None:
     """Refuse to serve strangers: an address that others can reach needs authentication."""
-    if settings.api_keys or options.allow_unauthenticated or options.client_ca or is_loopback(settings.host):
+    if settings.authenticates or options.allow_unauthenticated or options.client_ca:
+        return
+    if is_loopback(settings.host):
         return
     raise Misconfigured(
         f"refusing to serve {settings.host} without authentication: set ROUTER_API_KEYS (name:key or @file), "
-        "bind 127.0.0.1, or pass --allow-unauthenticated if something in front of this server authenticates"
+        "or ROUTER_KEYS or ROUTER_JWT_ISSUER, bind 127.0.0.1, or pass --allow-unauthenticated if something "
+        "in front of this server authenticates"
     )
 
 
@@ -72,6 +75,11 @@ def make_config(asgi: Callable[..., Any] | None, app: Application, options: Serv
     """Return uvicorn's configuration for an app."""
     settings = app.settings
     check_certificates(options)
+    if settings.client_certificates and not options.client_ca:
+        raise Misconfigured(
+            "ROUTER_CLIENT_CERTIFICATES says whose certificates are, and nothing asks clients for one: pass "
+            "--client-ca"
+        )
 
     def on_refusal(status: int, reason: str, client: str) -> None:
         app.events.emit(Note("http_refused", "info", reason, {"status": status, "client": client}))
@@ -83,6 +91,10 @@ def make_config(asgi: Callable[..., Any] | None, app: Application, options: Serv
         from handlers.local.door import Door
 
         protocol, door = DirectHttpToolsProtocol, Door(asgi)
+    if settings.client_certificates:
+        from handlers.local.peers import certified
+
+        protocol = certified(protocol)
     config = LocalConfig(
         asgi or AsgiApp(app),
         door=door,
@@ -110,6 +122,11 @@ def make_config(asgi: Callable[..., Any] | None, app: Application, options: Serv
     except OSError as error:
         names = ", ".join(name for name in (options.certfile, options.keyfile, options.client_ca) if name)
         raise Misconfigured(f"TLS cannot be served with {names}: {error.strerror or error}") from None
+    if config.ssl is not None:
+        import ssl
+
+        newest = settings.tls_min == "1.3"
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3 if newest else ssl.TLSVersion.TLSv1_2
     return config
 
 

@@ -151,6 +151,11 @@ def _without_effect(app: App) -> list[str]:
     said = []
     if app.settings.api_keys:
         said.append("ROUTER_API_KEYS has no effect on RunPod: whoever holds a key of the endpoint may call")
+    elif app.settings.authenticates:
+        said.append(
+            "ROUTER_KEYS, ROUTER_JWT_ISSUER and ROUTER_CLIENT_CERTIFICATES have no effect on RunPod: whoever "
+            "holds a key of the endpoint may call"
+        )
     if app.settings.webhook_secret:
         said.append(
             "ROUTER_WEBHOOK_SECRET has no effect on RunPod: the platform sends the webhooks, unsigned"
