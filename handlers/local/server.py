@@ -27,6 +27,7 @@ from handlers.local.listen import bind
 from handlers.local.processes import kill_tree
 from router_core.errors import Misconfigured
 from router_core.middleware.gates import is_loopback
+from router_core.middleware.headers import HSTS
 from router_core.settings import Settings
 from router_core.telemetry.events import Note
 
@@ -110,6 +111,7 @@ def make_config(asgi: Callable[..., Any] | None, app: Application, options: Serv
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        headers=[HSTS] if options.certfile or settings.server_url.startswith("https:") else [],
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         h11_max_incomplete_event_size=settings.max_header_bytes + 16 * 1024,
         ssl_certfile=options.certfile or None,

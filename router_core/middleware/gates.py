@@ -17,8 +17,8 @@ from router_core.types import Principal
 if TYPE_CHECKING:
     from router_core.security.cors import Cors
 
-__all__ = ["LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_gate", "cors_gate", "host_gate",
-           "is_loopback", "match_gate", "origin_gate", "scopes_gate"]  # fmt: skip
+__all__ = ["LOCAL", "LOOPBACK_NAMES", "STRANGER", "allowed_hosts", "authenticate_gate", "cors_gate",
+           "host_gate", "is_loopback", "match_gate", "origin_gate", "scopes_gate"]  # fmt: skip
 
 LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 STRANGER: Final = Principal("anonymous", frozenset(), "anonymous")
@@ -46,12 +46,13 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
     if settings.trusted_hosts:
         names = (name.strip().lower() for name in settings.trusted_hosts.split(","))
         return frozenset(name for name in names if name and name != "*")
-    if settings.provider in _LOCAL and is_loopback(settings.host):
+    if settings.provider in LOCAL and is_loopback(settings.host):
         return LOOPBACK_NAMES | {settings.host.strip("[]")}
     return frozenset()
 
 
-_LOCAL: Final = frozenset({"fastapi", "local"})
+LOCAL: Final = frozenset({"fastapi", "local"})
+"""Names of the provider that serves with a server of our own."""
 
 
 def host_gate(hosts: frozenset[str]) -> Gate:

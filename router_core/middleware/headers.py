@@ -6,13 +6,21 @@ from typing import Final
 
 from router_core.http.message import Response
 
-__all__ = ["SECURITY_HEADERS", "with_headers"]
+__all__ = ["HSTS", "SECURITY_HEADERS", "with_headers"]
+
+HSTS: Final = ("strict-transport-security", "max-age=31536000")
+"""Where the service is reached by TLS: browsers do not try without it for a year. Subdomains and preloading
+are for whoever owns the domain to promise."""
 
 SECURITY_HEADERS: Final[tuple[tuple[str, str], ...]] = (
     # a JSON answer that quotes its input must not be sniffed into a page
     ("x-content-type-options", "nosniff"),
     # an answer opened as a page may load and run nothing, and nobody may frame it
     ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    # the same, for browsers and scanners that do not know of policies
+    ("x-frame-options", "DENY"),
+    # a page made of an answer asks for no device
+    ("permissions-policy", "camera=(), geolocation=(), microphone=()"),
     # job ids in paths are not for third parties
     ("referrer-policy", "no-referrer"),
     # another site's page may not read answers by embedding them

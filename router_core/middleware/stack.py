@@ -45,6 +45,7 @@ from router_core.middleware.exchange import (
     pay,
 )
 from router_core.middleware.gates import (
+    LOCAL,
     allowed_hosts,
     authenticate_gate,
     cors_gate,
@@ -53,7 +54,7 @@ from router_core.middleware.gates import (
     origin_gate,
     scopes_gate,
 )
-from router_core.middleware.headers import with_headers
+from router_core.middleware.headers import HSTS, with_headers
 from router_core.middleware.record import identified, recorded
 from router_core.routing.route import Route
 from router_core.routing.table import Match as Found
@@ -73,12 +74,13 @@ class Stack:
     """The compiled layers: ``handle`` answers a request, ``admit`` judges one whose body is still to come."""
 
     __slots__ = ("_audit", "_beside", "_cors", "_dispatch", "_errors", "_events", "_gates", "_lasting",
-                 "_limit", "_monotonic", "layers")  # fmt: skip
+                 "_limit", "_monotonic", "_secure", "layers")  # fmt: skip
 
     def __init__(
         self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events,
         lasting: bool = False, monotonic: Callable[[], float] = monotonic,
         limit: Limit | None = None, cors: Cors | None = None, audit: Auditing | None = None,
+        secure: bool = False,
     ) -> None:  # fmt: skip
         """``lasting``: what the gates say of a request holds of every other with its head, for as long as
         they say."""
@@ -93,7 +95,8 @@ class Stack:
         self._limit = limit
         self._cors = cors
         self._audit = audit
-        self._beside = not (limit is None and cors is None and audit is None)
+        self._secure = secure
+        self._beside = secure or not (limit is None and cors is None and audit is None)
 
     async def handle(self, request: Request, match: Match | None = None) -> Response:
         """Answer; errors are answers too. Who has looked for the ``match`` already may bring it along."""
@@ -133,6 +136,8 @@ class Stack:
 
     async def _finished(self, exchange: Exchange, response: Response) -> Response:
         """Do what audit, limit and CORS have to do with an answer."""
+        if self._secure:
+            response = response.with_headers(HSTS)
         if self._audit is not None:
             await self._audit.done(exchange, response)
         if self._limit is not None and exchange.left >= 0:
@@ -262,7 +267,14 @@ def build_stack(
     lasting = authenticator is None or bool(getattr(authenticator, "lasting", False))
     lasting = lasting or hasattr(authenticator, "recall")
     errors = Errors(exception_handlers or {}, events)
-    return Stack(configured, dispatch, errors, events, lasting, monotonic, limit, cors, audit)
+    return Stack(
+        configured, dispatch, errors, events, lasting, monotonic, limit, cors, audit, _promises_tls(settings)
+    )
+
+
+def _promises_tls(settings: Settings) -> bool:
+    """Return whether answers say so: our own server does that by itself, also where it serves TLS."""
+    return settings.provider not in LOCAL and settings.server_url.startswith("https:")
 
 
 def _cors(settings: Settings) -> Cors | None:
