@@ -22,6 +22,7 @@ from router_core.gateway.analytics.deployments import Deployments
 from router_core.gateway.analytics.keeper import Analytics
 from router_core.gateway.analytics.tracing import CallTraces
 from router_core.gateway.api.analytics import analytics_router
+from router_core.gateway.api.budgets import budgets_router
 from router_core.gateway.api.control import control_router
 from router_core.gateway.api.endpoints import endpoints_router
 from router_core.gateway.api.openai import OpenAIRoutes
@@ -30,6 +31,7 @@ from router_core.gateway.api.requests import requests_router
 from router_core.gateway.api.route import routing_router
 from router_core.gateway.api.select_endpoint import EndpointSelector
 from router_core.gateway.api.trials import trials_router
+from router_core.gateway.budgets.part import Limits
 from router_core.gateway.call import Attempt, Call
 from router_core.gateway.config.load import load_config
 from router_core.gateway.config.watch import ConfigWatcher
@@ -134,7 +136,11 @@ class Gateway:
             lambda: self._state, lambda: self.registry.snapshot.models, self.clock, time.monotonic
         )
         self._look_first: LookFirst | None = LookFirst(self.control, self.reports, None)
-        self.admission = admission
+        self.limits = Limits(
+            lambda: self.registry.snapshot.config, lambda: self._state, self.prices.price, self.pipeline.who,
+            self.clock, self.events,
+        )  # fmt: skip
+        self.admission = admission or self.limits.admission
         self.apply(config if config is not None else self.read())
         self.router = self._router()
         self.router.extend(self)
@@ -194,6 +200,7 @@ class Gateway:
             self.lifecycle.share(host.state)
             self.analytics.share(host.state)
             self.trials.share(host.state)
+            self.limits.share(host.state)
         if host.settings.allow_private_urls:
             self.control.allow_private()
         loops: list[Any] = [
@@ -202,6 +209,7 @@ class Gateway:
             self.ledger,
             self.analytics,
             self.trials,
+            *self.limits.bind(host.settings),
         ]
         loops.append(ControlUpkeep(self.control, self.reports, self.events, began=self._look_beside))
         # without a file it only sees to clients that were replaced
@@ -228,6 +236,7 @@ class Gateway:
     async def stop(self) -> None:
         """Hand over the last accounts and close the connections."""
         await self.lifecycle.aclose()
+        await self.limits.aclose()
         await self.ledger.aclose()
         await self.analytics.aclose()
         await self.trials.aclose()
@@ -258,6 +267,7 @@ class Gateway:
             routing_router(self.pipeline, self.registry),
             selector.router(),
             endpoints_router(self.lifecycle),
+            budgets_router(self.limits.admission, lambda: self.registry.snapshot.config),
             control_router(self.control, self.reports, self.registry, time.monotonic),
             trials_router(self.control, self.trials, self.pipeline),
             requests_router(self.analytics, self.registry),

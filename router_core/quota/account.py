@@ -105,6 +105,11 @@ class Line:
         return max(int(self.pace), self.unit * _CALLS)
 
     @property
+    def remaining(self) -> int:
+        """What is left for everybody, as far as is known here."""
+        return max(0, self.free, self.rest - self.recent)
+
+    @property
     def unwritten(self) -> int:
         """What was spent in the current window and is not part of ``spent``."""
         if self.budget:
@@ -183,7 +188,7 @@ class Account:
 
     __slots__ = ("asked_at", "asking", "caps", "denied", "dirty", "document", "fresh_until", "held_until",
                  "lines", "owner", "pressed", "renew_at", "seq", "slots", "subject", "unsure", "version",
-                 "written")  # fmt: skip
+                 "within", "written")  # fmt: skip
 
     def __init__(self, subject: str, caps: Sequence[Cap], owner: Owner) -> None:
         self.subject = subject
@@ -209,6 +214,8 @@ class Account:
         self.seq = 0
         self.unsure = 0
         """Number of a write of which it is not known whether it happened."""
+        self.within = 0.0
+        """Monotonic seconds: when the last of its calls is over, where nobody renews what is held."""
         self.pressed = False
         """Whether somebody waits for what others hold."""
         self.written = False

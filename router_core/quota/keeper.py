@@ -35,6 +35,8 @@ _JITTER: Final = 0.004
 _LONGEST_JITTER: Final = 0.1
 _AT_ONCE: Final = 16
 """Accounts that are written at once while nobody waits for them."""
+_MARGIN: Final = 5.0
+"""Seconds beyond the last call of a process that may be frozen between calls."""
 _DAY: Final = 86_400
 _LONGEST_NAME: Final = 200
 
@@ -159,7 +161,7 @@ class Keeper:
             now, moment = self._now(), self._clock.monotonic()
             ask = account.ask(
                 self.holder, [each.wants for each in batch], now, moment,
-                lease=int(self.lease * 1000), steady=self.steady, part=SHARE,
+                lease=self._lease(account, moment), steady=self.steady, part=SHARE,
             )  # fmt: skip
             answer = share(account.document, account.caps, ask, now)
             try:
@@ -178,6 +180,13 @@ class Keeper:
                 raise
             account.take_in(ask, answer, now, moment)
             return answer
+
+    def _lease(self, account: Account, moment: float) -> int:
+        """Return for how many milliseconds others are to believe what we hold."""
+        lease = self.lease
+        if not self.steady:
+            lease = max(lease, account.within - moment + _MARGIN)
+        return int(lease * 1000)
 
     async def _read(self, account: Account) -> None:
         entry = await self._store.get(self._key(account.subject))

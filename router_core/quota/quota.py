@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 from router_core.clock import Clock, SystemClock
 from router_core.errors import StoreError, Unavailable
@@ -20,8 +20,7 @@ from router_core.quota.errors import Exceeded
 from router_core.quota.keeper import Keeper
 from router_core.quota.sharing import share
 from router_core.quota.standing import Standing, standings
-from router_core.quota.waiting import Changed, Waiter
-from router_core.records import dataclass
+from router_core.quota.waiting import Changed, Later, Waiter
 from router_core.state import StateStore
 from router_core.types import new_id
 
@@ -38,8 +37,7 @@ OnMark = Callable[[str, Cap, int, int, int], None]
 """Told of subject, limit, mark, what was spent, and the beginning of the window in milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """What a call takes of one subject."""
 
     subject: str
@@ -104,10 +102,13 @@ class Quota:
             return taken
         if self._keeper is None:
             return self._decide(account, wants)
-        return self._wait(Demand(subject, caps, wants))
+        return Later(lambda: self._wait(Demand(subject, caps, wants)))
 
-    def take_all(self, demands: Sequence[Demand]) -> list[Taken] | Awaitable[list[Taken]]:
-        """Take of several subjects, all or nothing; otherwise as ``take``."""
+    def take_all(
+        self, demands: Sequence[Demand], *, within: float = 0.0
+    ) -> list[Taken] | Awaitable[list[Taken]]:
+        """Take of several subjects, all or nothing; otherwise as ``take``. ``within`` so many seconds the
+        call is over: so long its part is held where no loop runs that could renew it."""
         now = self._time()
         held: list[Taken] = []
         try:
@@ -125,7 +126,7 @@ class Quota:
             _release(held)
             raise
         _release(held)
-        return self._wait_all(demands)
+        return Later(lambda: self._wait_all(demands, within))
 
     def _account(self, subject: str, caps: Sequence[Cap]) -> Account:
         account = self._accounts.get(subject)
@@ -161,7 +162,10 @@ class Quota:
     async def _wait(self, demand: Demand) -> Taken:
         return (await self._wait_all((demand,)))[0]
 
-    async def _wait_all(self, demands: Sequence[Demand]) -> list[Taken]:
+    async def _wait_all(self, demands: Sequence[Demand], within: float = 0.0) -> list[Taken]:
+        for demand in demands if within else ():
+            account = self._account(demand.subject, demand.caps)
+            account.within = max(account.within, self._time() + within)
         for _ in range(_TRIES):
             with suppress(Changed):
                 return await self._once(demands)

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from typing import Any, Generic, TypeVar
 
 from router_core.quota.account import Account, Line, Taken
 
-__all__ = ["Changed", "Waiter"]
+__all__ = ["Changed", "Later", "Waiter"]
+
+Value = TypeVar("Value")
+
+
+class Later(Generic[Value]):
+    """Something to await, of which nothing is begun before: who never gets to it leaves nothing behind."""
+
+    __slots__ = ("_work",)
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, Value]]) -> None:
+        self._work = work
+
+    def __await__(self) -> Generator[Any, None, Value]:
+        return self._work().__await__()
 
 
 class Changed(Exception):

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
-from router_core.errors import BadRequest, UnsupportedMedia
+from router_core.errors import BadRequest, HTTPError, UnsupportedMedia
 from router_core.gateway.accounting.tokens import estimate_input
 from router_core.gateway.api.content import JSON, answer_type
 from router_core.gateway.api.errors import OPENAI_ERRORS
 from router_core.gateway.api.openapi import MODEL, MODELS, describe
 from router_core.gateway.api.wishes import PASSED_ON, no_wishes, read_wishes, says_more
+from router_core.gateway.budgets.tenants import HEADER, Tenants
 from router_core.gateway.call import Call
 from router_core.gateway.clients.multipart import read_form
 from router_core.gateway.json import (
@@ -66,6 +67,7 @@ class OpenAIRoutes:
     ) -> None:
         self._pipeline = pipeline
         self._registry = registry
+        self._tenants = Tenants(lambda: registry.snapshot.config)
         self._time = time
 
     def router(self) -> Router:
@@ -82,16 +84,22 @@ class OpenAIRoutes:
         @router.get(
             "/v1/models", meta={**OPENAI_ERRORS, "openapi": MODELS}, summary="List the models", scopes=_LOOKS
         )
-        async def list_models() -> dict[str, Any]:
+        async def list_models(request: Request) -> dict[str, Any]:
+            tenant = self._tenants.of(request.principal, request.headers.get(HEADER, ""))
             routers = self._registry.snapshot.models.values()
-            return {"object": "list", "data": [router.info() for router in routers]}
+            mine = [router for router in routers if tenant is None or tenant.may_use(router.id)]
+            return {"object": "list", "data": [router.info() for router in mine]}
 
         @router.get(
             "/v1/models/{model:path}", meta={**OPENAI_ERRORS, "openapi": MODEL}, summary="Describe one model",
             scopes=_LOOKS,
         )  # fmt: skip
-        async def get_model(model: str) -> dict[str, Any]:
-            return self._registry.snapshot.models[model].info()
+        async def get_model(model: str, request: Request) -> dict[str, Any]:
+            tenant = self._tenants.of(request.principal, request.headers.get(HEADER, ""))
+            found = self._registry.snapshot.models[model]
+            if tenant is not None and not tenant.may_use(found.id):
+                raise HTTPError(404, "Model not found", code="model_not_found")
+            return found.info()
 
         return router
 
@@ -110,6 +118,8 @@ class OpenAIRoutes:
             return Response(CLIENT_GONE, (("content-type", "text/plain"),), b"")
         finally:
             interruption.forget()
+        if call.allowance is not None:
+            return answer(served, call.allowance.headers(monotonic()))
         return answer(served)
 
     def read(self, endpoint: str, request: Request) -> Call:
@@ -132,17 +142,19 @@ class OpenAIRoutes:
             no_wishes(call)
         if request.answer_by < call.deadline:
             call.deadline = request.answer_by
+        self._tenants.settle(call)
         return call
 
 
-def answer(served: Served) -> Response:
+def answer(served: Served, more: tuple[tuple[str, str], ...] = ()) -> Response:
     """Return what goes to the caller."""
     reply = served.reply
     if reply.chunks is not None:
-        return Response(200, (*_STREAM_HEADERS, *served.headers), served.body)
+        return Response(200, (*_STREAM_HEADERS, *served.headers, *more), served.body)
     status = 200 if reply.status < 300 else reply.status  # 205, say, must not have a body
     content_type = answer_type(reply.headers.get("content-type", JSON))
-    return Response(status, served.explained.typed(content_type), served.body)
+    headers = served.explained.typed(content_type)
+    return Response(status, (*headers, *more) if more else headers, served.body)
 
 
 def _json_call(endpoint: str, body: bytes, content_type: str, started: float) -> Call:

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from router_core.errors import HTTPError, RouterError, UpstreamError
 from router_core.gateway.accounting.tokens import estimate_input
+from router_core.gateway.budgets.tenants import Tenants
 from router_core.gateway.call import Attributes, Call
 from router_core.gateway.pipeline import Pipeline, Served
 from router_core.gateway.pipeline.resolve import AUTO
@@ -122,6 +123,7 @@ class RouteAnswer(_Wire):
 def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
     """Return the two routes."""
     router = Router(prefix="/api", tags=("routing",))
+    tenants = Tenants(lambda: registry.snapshot.config)
 
     @router.post(
         "/route", summary="Send a prompt to the model that the rules choose", scopes=("models:call",)
@@ -130,6 +132,7 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
         began = time.monotonic()
         call = _call(body, request.principal, request.id)
         call.deadline = request.answer_by
+        tenants.settle(call)
         served = await pipeline.serve(call)
         if served.reply.status >= 400 or not isinstance(served.body, bytes):
             raise _refusal(served)
@@ -151,7 +154,8 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
             status="success",
             timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        headers = (("content-type", "application/json"), *served.headers)
+        limits = () if call.allowance is None else call.allowance.headers(time.monotonic())
+        headers = (("content-type", "application/json"), *served.headers, *limits)
         # the annotation describes the body; beside it go the headers that explain the decision
         return cast(RouteAnswer, Response(200, headers, answer.model_dump_json(by_alias=True).encode()))
 
@@ -170,6 +174,7 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
         call = _call(asked, request.principal, request.id)
         if body.user_tier:  # who asks how others are served says who they are
             call.attributes = replace(call.attributes, user_tier=body.user_tier)
+        tenants.settle(call)
         return pipeline.explain(call)
 
     return router

@@ -87,6 +87,10 @@ class Resolver:
         router = snapshot.models.get(name)
         if router is None:
             raise HTTPError(404, "Model not found", code="model_not_found")
+        bounds = call.bounds
+        if bounds is not None and bounds.models and router.id not in bounds.models:
+            text = "this workspace may not use this model"
+            raise HTTPError(403, text, code="model_not_allowed", extra={"param": "model"})
         if not router.model.fits(call.endpoint):
             raise HTTPError(422, "Wrong model type", code="wrong_model_type")
         resolved = self._resolved.get((id(router), ""))

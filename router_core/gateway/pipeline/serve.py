@@ -178,6 +178,10 @@ class Pipeline:
             "version": snapshot.version,
         }
 
+    def who(self, call: Call) -> str:
+        """Return the id of the model that is asked first; raises as ``serve`` does where there is none."""
+        return self._resolver.resolve(call, self._registry.snapshot, dry=True).routers[0].id
+
     @property
     def shadows(self) -> ShadowCounts:
         """What shadow rules would have done."""

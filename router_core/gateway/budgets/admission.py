@@ -1,0 +1,186 @@
+"""Holds calls to the limits of their workspace, their caller and their model, all of them or none."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from router_core.errors import HTTPError
+from router_core.gateway.budgets.plan import Plan, Rates
+from router_core.gateway.budgets.told import told
+from router_core.gateway.call import Call, Usage
+from router_core.gateway.values import GatewayConfig, Limit, Workspace
+from router_core.quota.quota import Demand, Exceeded, Quota, Taken
+from router_core.quota.waiting import Later
+from router_core.types import Principal, limits_of
+
+__all__ = ["Allowed", "Budgets", "subject_of"]
+
+_KEPT: Final = 10_000
+"""Callers whose limits are remembered."""
+
+_LONGEST: Final = 900.0
+"""Seconds that a call may go on where processes are frozen between calls."""
+
+LimitsOf = Callable[[Principal], Sequence[Limit]]
+
+
+def subject_of(kind: str, name: str) -> str:
+    """Return the name of an account: of a ``workspace``, a ``caller`` or a ``model``."""
+    return f"{kind}:{name}"
+
+
+class Allowed:
+    """What one call holds of its limits."""
+
+    __slots__ = ("_held", "_plans", "_wants")
+
+    def __init__(self, plans: Sequence[Plan], wants: Sequence[Sequence[int]], held: Sequence[Taken]) -> None:
+        self._plans = plans
+        self._wants = wants
+        self._held = held
+
+    def settle(self, cost_micros: int | None, usage: Usage | None, now: float) -> None:
+        """Book what the call has used; what has no price costs nothing."""
+        for plan, wants, taken in zip(self._plans, self._wants, self._held, strict=True):
+            taken.settle(plan.used(wants, cost_micros or 0, usage))
+
+    def release(self, now: float) -> None:
+        """Give everything back but the request, which was made."""
+        for plan, wants, taken in zip(self._plans, self._wants, self._held, strict=True):
+            taken.settle(plan.used(wants, 0, None))
+
+    def headers(self, now: float) -> tuple[tuple[str, str], ...]:
+        """Return how the limits by the minute stand, in the headers that clients of OpenAI know."""
+        return told(self._held, now)
+
+
+class Budgets:
+    """The admission of a gateway. Where nothing is limited it costs a look into two tables."""
+
+    __slots__ = ("_callers", "_config", "_config_of", "_limits_of", "_models", "_rates", "_who",
+                 "_workspaces", "quota")  # fmt: skip
+
+    def __init__(
+        self, quota: Quota, config_of: Callable[[], GatewayConfig], rates: Rates, *,
+        limits_of: LimitsOf | None = None, who: Callable[[Call], str] | None = None,
+    ) -> None:  # fmt: skip
+        """``limits_of`` tells what a caller may use; ``who`` the model of a call that leaves it to rules."""
+        self.quota = quota
+        self._config_of = config_of
+        self._rates = rates
+        self._limits_of = limits_of or _allowances
+        self._who = who
+        self._config: GatewayConfig | None = None
+        self._workspaces: dict[str, Plan] = {}
+        self._models: dict[str, Plan] = {}
+        self._callers: dict[str, tuple[object, Plan]] = {}
+
+    def admit(self, call: Call, now: float) -> Allowed | Awaitable[Allowed] | None:
+        """Return what a call holds, or None where nothing limits it. Raises 429, or 503 where the shared
+        state cannot be asked."""
+        config = self._config_of()
+        if config is not self._config:
+            self._follow(config)
+        plans = self._plans(call)
+        name = call.model_name
+        if (plans or self._models) and self._who is not None and name not in self._rates:
+            name = self._who(call)
+        if name in self._models:
+            plans.append(self._models[name])
+        if not plans:
+            return None
+        rate = self._rates.of(name, now)
+        wants = [plan.wants(call, rate) for plan in plans]
+        demands = [Demand(plan.subject, plan.caps, want) for plan, want in zip(plans, wants, strict=True)]
+        try:
+            taken = self.quota.take_all(demands, within=min(call.deadline - now, _LONGEST))
+        except Exceeded as error:
+            raise refused(error) from None
+        if isinstance(taken, list):
+            allowed = call.allowance = Allowed(plans, wants, taken)
+            return allowed
+        return Later(lambda: self._wait(call, plans, wants, taken))
+
+    async def _wait(
+        self, call: Call, plans: Sequence[Plan], wants: Sequence[Sequence[int]],
+        taken: Awaitable[list[Taken]],
+    ) -> Allowed:  # fmt: skip
+        try:
+            allowed = call.allowance = Allowed(plans, wants, await taken)
+        except Exceeded as error:
+            raise refused(error) from None
+        return allowed
+
+    def plan(self, workspace: str) -> Plan | None:
+        """Return the limits of a workspace that has any."""
+        config = self._config_of()
+        if config is not self._config:
+            self._follow(config)
+        return self._workspaces.get(workspace)
+
+    def _plans(self, call: Call) -> list[Plan]:
+        plans = []
+        if call.workspace:
+            found = self._workspaces.get(call.workspace)
+            if found is not None:
+                plans.append(found)
+        limits = self._limits_of(call.principal)
+        if limits:
+            plans.append(self._caller(call.principal, limits))
+        return plans
+
+    def _caller(self, principal: Principal, limits: Sequence[Limit]) -> Plan:
+        known = self._callers.get(principal.id)
+        if known is not None and (known[0] is limits or known[0] == limits):
+            return known[1]
+        if len(self._callers) >= _KEPT:
+            self._callers.clear()
+        plan = Plan(subject_of("caller", principal.id), [_limit(each) for each in limits])
+        self._callers[principal.id] = (limits, plan)
+        return plan
+
+    def _follow(self, config: GatewayConfig) -> None:
+        self._workspaces = {each.id: _plan(each) for each in config.workspaces if each.limits}
+        self._models = {
+            name: plan
+            for model in config.models if model.limits
+            for plan in [Plan(subject_of("model", model.id), model.limits)]
+            for name in (model.id, *model.aliases)
+        }  # fmt: skip
+        self._rates.follow(config)
+        self._config = config
+
+
+def refused(error: Exceeded) -> HTTPError:
+    """Return what the caller is told."""
+    kind, _, name = error.subject.partition(":")
+    whose = {"workspace": f"the workspace {name}", "model": f"the model {name}"}.get(kind, "this caller")
+    what = _WORDS.get(error.cap.name, "limit")
+    return HTTPError(
+        429, f"{whose} has reached its {what}", code=error.code, headers=error.headers,
+        extra={"limit": error.cap.name, "of": kind},
+    )  # fmt: skip
+
+
+_WORDS: Final = {
+    "daily": "budget of the day", "weekly": "budget of the week", "monthly": "budget of the month",
+    "requests": "limit of requests by the minute", "tokens": "limit of tokens by the minute",
+    "concurrency": "limit of calls at once",
+}  # fmt: skip
+
+
+def _plan(workspace: Workspace) -> Plan:
+    return Plan(subject_of("workspace", workspace.id), workspace.limits)
+
+
+def _allowances(principal: Principal) -> Sequence[Limit]:
+    return limits_of(principal)  # type: ignore[return-value]
+
+
+def _limit(given: Limit) -> Limit:
+    """Return a limit of a caller, who may have been given it by another part than the gateway's."""
+    return Limit(
+        given.kind, given.amount, "open" if given.on_store_failure == "open" else "closed",
+        tuple(given.alerts),
+    )  # fmt: skip

@@ -1,0 +1,48 @@
+"""Limits as a part of the gateway: everything that they need, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from router_core.clock import Clock
+from router_core.gateway.budgets.admission import Budgets
+from router_core.gateway.budgets.alerts import Alerts
+from router_core.gateway.budgets.plan import PriceOf, Rates
+from router_core.gateway.call import Call
+from router_core.gateway.values import GatewayConfig
+from router_core.quota.quota import Quota
+from router_core.security.fetch import GuardedHttp
+from router_core.security.url_guard import UrlGuard
+from router_core.settings import Settings
+from router_core.state import StateStore
+from router_core.telemetry.events import Events
+
+__all__ = ["Limits"]
+
+
+class Limits:
+    """The accounts of one gateway, its admission, and whoever tells of alerts."""
+
+    def __init__(
+        self, config_of: Callable[[], GatewayConfig], state_of: Callable[[], StateStore], price_of: PriceOf,
+        who: Callable[[Call], str], clock: Clock, events: Events,
+    ) -> None:  # fmt: skip
+        """``who`` tells the model of a call that leaves it to the rules."""
+        self.alerts = Alerts(state_of, config_of, events, clock)
+        self.quota = Quota(state_of(), clock=clock, on_mark=self.alerts.passed)
+        self.admission = Budgets(self.quota, config_of, Rates(price_of), who=who)
+
+    def share(self, state: StateStore) -> None:
+        """Keep accounts where other processes see them; before the first call."""
+        self.quota.join(state)
+
+    def bind(self, settings: Settings) -> Sequence[Any]:
+        """Send webhooks as the settings say; return the loops to run."""
+        http = GuardedHttp(UrlGuard(allow_private=settings.allow_private_urls))
+        self.alerts.send_by(http, settings.webhook_secret.replace(",", " ").split())
+        return (self.quota, self.alerts)
+
+    async def aclose(self) -> None:
+        """Write what was used, and give back what is held."""
+        await self.quota.aclose()
