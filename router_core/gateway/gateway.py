@@ -23,7 +23,7 @@ from router_core.gateway.analytics.keeper import Analytics
 from router_core.gateway.analytics.tracing import CallTraces
 from router_core.gateway.api.analytics import analytics_router
 from router_core.gateway.api.budgets import budgets_router
-from router_core.gateway.api.control import control_router
+from router_core.gateway.api.control import control_routers
 from router_core.gateway.api.endpoints import endpoints_router
 from router_core.gateway.api.openai import OpenAIRoutes
 from router_core.gateway.api.overview import overview_router
@@ -130,7 +130,7 @@ class Gateway:
         self.pipeline = self._pipeline()
         self.control = Control(
             lambda: self._state, self.registry.check, self._serve_by, self.clock, self.events,
-            environ=self._environ, private=flag(self._environ, PRIVATE_URLS),
+            environ=self._environ, private=flag(self._environ, PRIVATE_URLS), prepare=self.registry.prepare,
         )  # fmt: skip
         self.reports = HealthReports(
             lambda: self._state, lambda: self.registry.snapshot.models, self.clock, time.monotonic
@@ -268,7 +268,7 @@ class Gateway:
             selector.router(),
             endpoints_router(self.lifecycle),
             budgets_router(self.limits.admission, lambda: self.registry.snapshot.config),
-            control_router(self.control, self.reports, self.registry, time.monotonic),
+            *control_routers(self.control, self.reports, self.registry, time.monotonic),
             trials_router(self.control, self.trials, self.pipeline),
             requests_router(self.analytics, self.registry),
             analytics_router(self.analytics, self.registry),

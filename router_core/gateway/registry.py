@@ -201,6 +201,8 @@ class Registry:
         self._wall = wall
         self._wrap: Callable[[ModelClient], ModelClient] = _as_it_is
         self._retired: list[_Retired] = []
+        self._drafted: tuple[tuple[Any, ...], RuleTable] | None = None
+        """Rules of a configuration that was prepared or checked, and their table."""
         self.snapshot = Snapshot()
         """What new calls go by."""
 
@@ -208,7 +210,12 @@ class Registry:
         """Raise what ``apply`` would raise, and change nothing."""
         self._clients(config)
         _check_names(config)
-        RuleTable(config.rules)
+        self._rules(config)
+
+    def prepare(self, config: GatewayConfig) -> None:
+        """Make what takes long of a configuration that is to be checked or applied next: the table of its
+        rules. Changes nothing, and may run in a thread."""
+        self._rules(config)
 
     def apply(self, config: GatewayConfig) -> Snapshot:
         """Make a configuration the current one, or raise Misconfigured and leave everything as it was.
@@ -224,7 +231,7 @@ class Registry:
         except BaseException:
             self._restore(before)
             raise
-        self.snapshot = after
+        self.snapshot, self._drafted = after, None
         self._retire(before, after)
         return after
 
@@ -299,14 +306,21 @@ class Registry:
     def _snapshot(self, config: GatewayConfig, candidates: Mapping[str, Candidate]) -> Snapshot:
         serving = [model for model in config.models if model.status in SERVING]
         routers = {model.id: self._router(model, candidates) for model in serving}
-        same_rules = config.rules == self.snapshot.config.rules
         return Snapshot(
-            config=config, models=ModelTable(routers),
-            rules=self.snapshot.rules if same_rules else RuleTable(config.rules),
+            config=config, models=ModelTable(routers), rules=self._rules(config),
             selector=tuple(candidates[each.id] for each in config.selector),
             candidates=MappingProxyType(dict(candidates)),
             endpoints=MappingProxyType({each.name: each for each in config.endpoints}),
         )  # fmt: skip
+
+    def _rules(self, config: GatewayConfig) -> RuleTable:
+        """Return the table of the rules, which is made once however often it is asked for."""
+        drafted, current = self._drafted, self.snapshot
+        if config.rules == current.config.rules:  # the same objects, mostly: nothing is compared then
+            return current.rules
+        if drafted is None or drafted[0] != config.rules:
+            drafted = self._drafted = (config.rules, RuleTable(config.rules))
+        return drafted[1]
 
     def _router(self, model: Model, candidates: Mapping[str, Candidate]) -> ModelRouter:
         """Return the router of a model; the same one, with its turns, where nothing has changed."""

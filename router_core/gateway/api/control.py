@@ -17,15 +17,14 @@ from router_core.gateway.control.reports import HealthReports
 from router_core.gateway.registry import Registry
 from router_core.routing.router import Router
 
-__all__ = ["control_router"]
+__all__ = ["control_routers"]
 
 
-def control_router(
+def control_routers(
     control: Control, reports: HealthReports, registry: Registry, monotonic: Callable[[], float]
-) -> Router:
+) -> tuple[Router, ...]:
     """Return its routes; ``monotonic`` is the clock of the deployments."""
-    router = Router()
-    for part in (
+    return (
         batch_router(control),
         ModelRoutes(control).router(),
         ModelEndpointRoutes(control).router(),
@@ -34,6 +33,4 @@ def control_router(
         AgentRoutes(control, registry, monotonic).router(),
         WorkspaceRoutes(control).router(),
         ConfigurationRoutes(control).router(),
-    ):
-        router.include_router(part)
-    return router
+    )

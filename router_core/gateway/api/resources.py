@@ -61,7 +61,7 @@ class Item:
         """Return its entity tag."""
         if self.resource is not None:
             return self.resource.etag
-        told = _encode([self.kind, self.id, self.body])
+        told = _encode([self.kind, self.id, dict(self.body)])
         return f'"{hashlib.sha256(told).hexdigest()[:20]}"'
 
 

@@ -29,6 +29,8 @@ _PAUSE: Final = 0.25
 _COLLECT_EVERY: Final = 8
 """Versions after which somebody looks for what is left over."""
 _SHOWN: Final = 50
+_MANY: Final = 500
+"""Rules from which making their table takes longer than calls should wait."""
 _MAX_SIZE: Final = 128 * 1024
 """Bytes of one resource."""
 
@@ -63,14 +65,17 @@ class Control:
     """Holds the version that this process serves by, and is asked for every change.
 
     ``check`` and ``apply`` take a whole configuration (``Registry.check``, and what makes it current); both
-    raise Misconfigured. ``state`` is asked each time: an app may lend another store later.
+    raise Misconfigured. ``prepare`` does in a thread what they would take long for. ``state`` is asked each
+    time: an app may lend another store later.
     """
 
     def __init__(
         self, state: Callable[[], StateStore], check: Callable[[GatewayConfig], None],
         apply: Callable[[GatewayConfig], None], clock: Clock, events: Events, *,
         environ: Mapping[str, str], private: bool = False,
+        prepare: Callable[[GatewayConfig], None] = lambda config: None,
     ) -> None:  # fmt: skip
+        self._prepare = prepare
         self._check = check
         self._apply = apply
         self.clock = clock
@@ -184,7 +189,7 @@ class Control:
                 if self._refused != held.version.number:
                     self.problem = ""
                 return
-            self._take(held)
+            await self._take(held)
 
     async def look_if_due(self, interval: float = 1.0) -> None:
         """Look unless that was done within the last second; never raises."""
@@ -210,11 +215,14 @@ class Control:
         except StoreError:
             return  # the store's guard tells of it
 
-    def _take(self, held: Held) -> None:
+    async def _take(self, held: Held) -> None:
         """Serve by a version that another process has made; one that cannot be served by changes nothing."""
-        number = held.version.number
+        number, builder = held.version.number, self._builder
         try:
-            built = self._builder.build(held.document, number=number)
+            built = builder.build(held.document, number=number)
+            await self._ready(built.config)
+            if builder is not self._builder:
+                return  # the file was read again meanwhile; the next look finds this version again
             self._apply(built.config)
         except Misconfigured as error:
             self.problem = f"version {number} cannot be served by here: {error.detail}"
@@ -281,6 +289,7 @@ class Control:
         built = builder.build(document, frozenset(touched), held.version.number + 1)
         await self._check_urls(builder, built, touched)
         try:
+            await self._ready(built.config)
             self._check(built.config)
         except Misconfigured as error:
             raise BadRequest(error.detail, code="invalid_configuration") from None
@@ -324,6 +333,11 @@ class Control:
             raise Invalid(*key, str(error)) from None
 
     # --- inside ---
+
+    async def _ready(self, config: GatewayConfig) -> None:
+        """Prepare a configuration, beside the calls where that takes long."""
+        if len(config.rules) >= _MANY and config.rules != self._built.config.rules:
+            await asyncio.to_thread(self._prepare, config)
 
     def _secrets(self, policy: ControlPolicy) -> Secrets:
         return Secrets(self._environ, policy)
