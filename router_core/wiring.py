@@ -285,7 +285,7 @@ class _Build:
         routes = job_routes(core.service, self.own)
         for path, handler, summary, public in system:
             scopes = () if public else ("read",)
-            meta = {UNLIMITED: path in ("/health", "/health/ready")}
+            meta = {UNLIMITED: True} if path in ("/health", "/health/ready") else {}
             routes.append(
                 product_route(
                     "GET", path, handler, summary, public=public, scopes=scopes, tags=("system",), meta=meta
