@@ -29,7 +29,7 @@ class Criteria:
     max_latency_p95: float | None = None
     """Seconds (milliseconds on the wire) within which 95 % of the calls are answered; streams begin."""
     max_latency_increase: float | None = None
-    """Of that, above the baseline's: 0.2 is a fifth more."""
+    """Of that, or of how long calls typically take, above the baseline's: 0.2 is a fifth more."""
     max_cost_increase: float | None = None
     """Of the mean cost of a call, above the baseline's: 0.2 is a fifth more."""
 

@@ -59,21 +59,22 @@ def half_width(variance: float, tau2: float, alpha: float) -> float:
 
 
 def difference(
-    control: Moments, variant: Moments, tau: float, alpha: float, *, factor: float = 1.0
+    control: Moments, variant: Moments, tau: float, alpha: float, *, factor: float = 1.0, unit: float = 0.0
 ) -> Difference:
     """Compare the means of two arms, that of the control times ``factor``; ``tau`` is the size of effects
-    that the test is best at finding."""
+    that the test is best at finding, ``unit`` of figures whose nought means nothing (0: it does)."""
     effect = variant.mean - factor * control.mean
     if control.n < 2 or variant.n < 2:
         return Difference(effect, -inf, inf, 1.0)
-    variance = _variance(variant) / variant.n + factor * factor * _variance(control) / control.n
+    one, other = _variance(control, unit), _variance(variant, unit)
+    variance = other / variant.n + factor * factor * one / control.n
     tau2 = max(tau * tau, _LEAST * _LEAST)
     half = half_width(variance, tau2, alpha)
     return Difference(effect, effect - half, effect + half, p_value(effect, variance, tau2))
 
 
-def _variance(moments: Moments) -> float:
-    """Return the variance as if one more value had come that lies a mean away: what has always been the same
-    may still not be (a model that has not failed yet), and sums of floats are not exact."""
-    one = moments.mean if moments.mean else 1.0
+def _variance(moments: Moments, unit: float) -> float:
+    """Return the variance as if one more value had come that lies a mean (or a unit) away: what has always
+    been the same may still not be (a model that has not failed yet), and sums of floats are not exact."""
+    one = unit or moments.mean or 1.0
     return (moments.variance * (moments.n - 1) + one * one * moments.n / (moments.n + 1)) / moments.n

@@ -8,9 +8,12 @@ from typing import Any, Final
 
 __all__ = ["LATENCY_BINS", "METRIC_SUMS", "Moments", "Tally", "bin_of", "edge"]
 
-METRIC_SUMS: Final = ("latency", "cost", "tokens", "score")
-"""What there are sums of: seconds, micro-dollars, tokens of input and output, what callers posted."""
+METRIC_SUMS: Final = ("latency", "log_latency", "cost", "tokens", "score")
+"""What there are sums of: seconds, their logarithms, micro-dollars, tokens both ways, what callers posted."""
 _STEPS: Final = 1.0 / log(1.05)
+_LEAST: Final = 0.001
+"""Seconds; what is quicker counts as this."""
+_LEAST_LOG: Final = log(_LEAST)
 LATENCY_BINS: Final = 300
 """Each 5 % wider than the one before, from a millisecond to half an hour."""
 _COUNTS: Final = ("n", "errors", "refused", "cancelled", "tainted")
@@ -19,7 +22,11 @@ _MOST: Final = 1e300
 
 def bin_of(seconds: float) -> int:
     """Return the bin of the histogram that a latency falls into."""
-    return min(LATENCY_BINS - 1, int(log(seconds * 1000.0) * _STEPS)) if seconds > 0.001 else 0
+    return _bin(log(max(seconds, _LEAST)))
+
+
+def _bin(logarithm: float) -> int:
+    return min(LATENCY_BINS - 1, int((logarithm - _LEAST_LOG) * _STEPS))
 
 
 def edge(place: int) -> float:
@@ -79,10 +86,12 @@ class Tally:
     def answered(self, seconds: float, cost: int | None, tokens: int) -> None:
         """Take a call that was answered well by the arm's model, which nobody else had a part in."""
         self.n += 1
-        place = bin_of(seconds)
+        logarithm = log(max(seconds, _LEAST))
+        place = _bin(logarithm)
         self.latencies[place] = self.latencies.get(place, 0) + 1
         sums = self.sums
         sums["latency"].add(seconds)
+        sums["log_latency"].add(logarithm)
         sums["tokens"].add(tokens)
         if cost is not None:
             sums["cost"].add(cost)
