@@ -10,19 +10,28 @@ __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
 DESCRIPTION = (
     "Make API keys, keys of remote workers and webhook secrets. Each is shown once; of a key the server can "
-    "keep only its hash."
+    "keep only its hash. `new` makes a key for a setting; `create` and the others speak of those that are "
+    "kept in the shared state (ROUTER_STATE, with ROUTER_KEYS=state)."
 )
 EXAMPLES = """\
 examples:
   router-core keys new ann                      a key, and what to put into ROUTER_API_KEYS
   router-core keys new ann --hashed >> keys.txt
   router-core keys worker gpu-box --route /predict   a key for ROUTER_WORKER_KEYS
-  export ROUTER_WEBHOOK_SECRET=$(router-core keys webhook)"""
+  export ROUTER_WEBHOOK_SECRET=$(router-core keys webhook)
+  router-core keys create --role admin               the first key of a service
+  router-core keys create ci --role developer --workspace ws-1 --limit daily=5 --expires 90d
+  router-core keys list --url https://ai.example.com
+  router-core keys rotate 3k9x... --overlap 7d"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what keys takes."""
-    commands = parser.add_subparsers(dest="action", required=True, metavar="new|worker|webhook")
+    from handlers.cli.kept_keys import add_commands
+
+    commands = parser.add_subparsers(
+        dest="action", required=True, metavar="new|worker|webhook|create|list|show|rotate|revoke|expire"
+    )
     new = commands.add_parser("new", help="make a key", allow_abbrev=False)
     worker = commands.add_parser("worker", help="make a key for remote workers", allow_abbrev=False)
     worker.add_argument(
@@ -37,11 +46,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             action="store_true",
             help=f"print the entry for {variable} on standard output, and the key on standard error",
         )
+    add_commands(commands)
     commands.add_parser("webhook", help="make a secret that signs webhooks", allow_abbrev=False)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make one."""
+    """Make one, or see to those that are kept."""
+    from handlers.cli.kept_keys import ACTIONS
+    from handlers.cli.kept_keys import run as run_kept
+
+    if args.action in ACTIONS:
+        return run_kept(args)
     return _webhook() if args.action == "webhook" else _new(args)
 
 
