@@ -105,18 +105,11 @@ class _Recorded:
         return chunk
 
     def tap(self, sink: Callable[[bytes], bool]) -> None:
-        """Offer chunks to ``sink`` as soon as they come, where the stream beneath can do that; what it does
-        not take (False) is iterated over."""
+        """Offer chunks to ``sink`` as soon as they come, where the stream beneath can do that, which says how
+        much was ``tapped``; what it does not take (False) is iterated over."""
         tap = getattr(self._body, "tap", None)
         if tap is not None:
-
-            def take(chunk: bytes) -> bool:
-                if sink(chunk):
-                    self._size += len(chunk)
-                    return True
-                return False
-
-            tap(take)
+            tap(sink)
 
     async def aclose(self) -> None:
         """Close the stream beneath."""
@@ -130,4 +123,5 @@ class _Recorded:
     def _report(self, gone: bool) -> None:
         if not self._reported:
             self._reported = True
-            _report(self._events, self._exchange, self._response, self._started, self._size, gone)
+            size = self._size + getattr(self._body, "tapped", 0)
+            _report(self._events, self._exchange, self._response, self._started, size, gone)

@@ -56,6 +56,11 @@ class Relay:
         """Offer pieces to ``sink`` as they come; what it does not take is iterated over."""
         self._held.tap(sink)
 
+    @property
+    def tapped(self) -> int:
+        """Bytes that the sink has taken."""
+        return self._held.tapped
+
     async def aclose(self) -> None:
         """End the attempt, and the call at the upstream where it has not ended by itself."""
         try:

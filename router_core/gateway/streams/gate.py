@@ -72,6 +72,7 @@ class Held:
         "_before", "_bytes", "_closed", "_events", "_finished", "_frame", "_idle", "_kept", "_last",
         "_max_cooldown", "_named", "_next", "_over", "_reply", "_splitter", "_strip", "_total", "_two",
         "_usage", "_watch", "complete", "failure", "first_failure", "refusal",
+        "tapped",
     )  # fmt: skip
 
     def __init__(
@@ -105,6 +106,8 @@ class Held:
         self._named = False
         self._usage: Usage | None = None
         self._bytes = self._events = self._frame = 0
+        self.tapped = 0
+        """Bytes that went to the sink of ``tap``."""
         self._two = 0
         """Bytes that two events have at least: what is smaller need not be counted."""
 
@@ -156,19 +159,20 @@ class Held:
         if tap is not None and self._idle == inf:
 
             def take(chunk: bytes) -> bool:
-                if self._over or self._kept or not self._is_plain(chunk) or not sink(chunk):
-                    return False
-                self._count(chunk)
-                return True
+                if self._is_plain(chunk) and sink(chunk):
+                    self._count(chunk)
+                    self.tapped += len(chunk)
+                    return True
+                return False
 
             tap(take)
 
     def _is_plain(self, chunk: bytes) -> bool:
-        """Return whether a piece is whole events with nothing in them to take note of."""
+        """Return whether a piece is whole events with nothing in them to take note of, and is due now."""
         # rfind takes less than half the time of ``in`` here
         return (
-            chunk[-2:] == b"\n\n" and not self._splitter.pending and chunk.rfind(b"[DONE]") < 0
-            and chunk.rfind(b'_tokens":') < 0 and chunk.rfind(b"error") < 0
+            chunk[-2:] == b"\n\n" and not (self._splitter.pending or self._over or self._kept)
+            and chunk.rfind(b"[DONE]") < 0 and chunk.rfind(b'_tokens":') < 0 and chunk.rfind(b"error") < 0
             and len(chunk) <= MAX_EVENT
         )  # fmt: skip
 

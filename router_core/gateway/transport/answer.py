@@ -127,6 +127,24 @@ class Answer:
         elif fresh and self.status == 200 and self.reusable and self.decoder is None and not self._blocks:
             self._last.note(data, self.headers, _is_json(self.headers.get("content-type", "")))
 
+    def piece(self, data: bytes) -> bytes | None:
+        """Take bytes as ``feed`` does, and return what they hold of a stream that goes on, where that is one
+        piece; None: what has come is to be looked at."""
+        pieces = self.pieces
+        try:
+            self._feed(data)
+        except httptools.HttpParserError as error:
+            if not self.complete:
+                raise _reason(error) from None
+            self.reusable = False
+        if self.complete:
+            return None
+        if len(pieces) != 1:
+            self._account(len(data))
+            return None
+        self._overhead = 0
+        return pieces.pop()
+
     def known(self, data: bytes) -> bytes | None:
         """Return the body, where these bytes are a whole answer, with status 200 and the ``last_headers``;
         None: they have to be fed."""

@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_answer", "_before", "_chunks", "_deadline", "_eof", "_loop", "_owner", "_paused", "_phase",
         "_reply", "_reused", "_size", "_sock", "_started", "_state", "_timeouts", "_tls", "_transport",
-        "_unasked", "_unread", "_unsent", "due", "retires",
+        "_unasked", "_unread", "_unsent", "due", "heard", "retires",
     )  # fmt: skip
 
     def __init__(
@@ -86,6 +86,8 @@ class Connection(asyncio.Protocol):
         """Bytes sent before the request of now."""
         self._paused = False
         self._chunks: Chunks | None = None
+        self.heard = False
+        """Whether some of a stream came since ``stay`` was called; it has to be, as often as ``expire``."""
         self._reply: Coming | None = None
         self.due = _NEVER
         """When ``expire`` is to be called."""
@@ -152,6 +154,12 @@ class Connection(asyncio.Protocol):
         if self._state == _IDLE:
             self.drop()
 
+    def stay(self, now: float) -> None:
+        """Give a stream time that some of has come: done for many pieces at once."""
+        self.heard = False
+        due = now + self._timeouts.idle
+        self.due = due if due < self._deadline else self._deadline
+
     def expire(self, now: float) -> None:
         """Close what is idle for too long, give up what takes too long."""
         if self._state == _IDLE:
@@ -208,15 +216,18 @@ class Connection(asyncio.Protocol):
             # Nobody has asked: were it kept, the next request would get it for an answer.
             self.drop()
             return
-        answer = self._answer
-        if not self._started:
-            self._begin(data)
-            body = None if self._unasked else answer.known(data)
-            if body is not None:
-                self._settle(200, answer.last_headers, body)
-                return
+        answer, chunks = self._answer, self._chunks
+        if not self._started and self._begin(data):
+            return
         try:
-            answer.feed(data)
+            if chunks is None:
+                answer.feed(data)
+            else:
+                piece = answer.piece(data)
+                if piece is not None:
+                    self.heard = True
+                    chunks.push(piece)
+                    return
             if self._unasked and answer.status:
                 self._refuse(answer)
             elif answer.complete:
@@ -244,13 +255,18 @@ class Connection(asyncio.Protocol):
         self._answer.release()
         self._owner.closed(self)
 
-    def _begin(self, data: bytes) -> None:
-        """Look at the first bytes of an answer."""
+    def _begin(self, data: bytes) -> bool:
+        """Look at the first bytes of an answer; returns whether they are all of it, and need no parser."""
         self._started = True
         if self._reused and KNOWS and predates(self._sock, self._before):
             self._unasked = True
         if self._transport.get_write_buffer_size() or not data.startswith(b"HTTP/1.1 "):
             self._answer.reusable = False
+        body = None if self._unasked else self._answer.known(data)
+        if body is None:
+            return False
+        self._settle(200, self._answer.last_headers, body)
+        return True
 
     def _refuse(self, answer: Answer) -> None:
         """Take nothing that was on its way before we had asked: it may be meant for somebody else."""
@@ -314,6 +330,7 @@ class Connection(asyncio.Protocol):
             self._count()
         self._state = _IDLE
         self._reused = True
+        self.heard = False
         self.due = _NEVER
         self._owner.released(self)
 

@@ -126,6 +126,8 @@ class Lane:
         limits = self._limits
         self._awake_until = now + limits.idle_timeout
         for connection in list(self._connections):
+            if connection.heard:
+                connection.stay(now)
             if connection.due <= now:
                 connection.expire(now)
             elif connection.retires <= now:
