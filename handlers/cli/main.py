@@ -46,6 +46,7 @@ _COMMANDS: Final = {
     "call": _Command("handlers.cli.call", "call a route of a running service"),
     "jobs": _Command("handlers.cli.jobs", "list, show, watch, cancel or retry jobs"),
     "keys": _Command("handlers.cli.keys", "make API keys, worker keys and webhook secrets"),
+    "gateway": _Command("handlers.cli.gateway", "models, rules, budgets and trials of a running gateway"),
     "deploy": _Command("handlers.cli.deploy", "deploy a service to RunPod or AWS"),
 }
 _EXAMPLES: Final = """\

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from router_core.client.dialect import Dialect, Invocation, JobPage, Options
 from router_core.client.job import AsyncJob
 from router_core.client.schema import Schema
-from router_core.errors import Conflict
+from router_core.errors import Conflict, Misconfigured
 from router_core.jobs.wire import JobView
+
+if TYPE_CHECKING:
+    from router_core.client.gateway import AsyncGateway
 
 __all__ = ["AsyncClient", "AsyncEndpoint"]
 
@@ -114,6 +117,16 @@ class AsyncClient:
         if name.startswith("_"):
             raise AttributeError(name)
         return self.endpoint(name)
+
+    @property
+    def gateway(self) -> AsyncGateway:
+        """The control plane of a gateway; a route ``/gateway`` of a service is ``endpoint("/gateway")``."""
+        from router_core.client.gateway import AsyncGateway
+
+        exchange = getattr(self._dialect, "exchange", None)
+        if exchange is None:
+            raise Misconfigured("a service behind RunPod's queue has no control plane")
+        return AsyncGateway(exchange)
 
     async def schema(self) -> Schema:
         """Return what the service tells about its routes."""

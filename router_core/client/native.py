@@ -42,6 +42,11 @@ class NativeDialect:
         """Where the service is, without credentials."""
         return self._exchange.address
 
+    @property
+    def exchange(self) -> Exchange:
+        """What sends requests, for routes that are not the author's."""
+        return self._exchange
+
     async def schema(self) -> Schema:
         """Fetch ``/openapi.json`` once; a service that hides it is called by name all the same."""
         async with self._asking:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from router_core.client.aio import AsyncClient, AsyncEndpoint
 from router_core.client.dialect import Event
 from router_core.client.job import AsyncJob
 from router_core.client.portal import Facade, Portal, chained, forward, iterated, renewed, shown
+
+if TYPE_CHECKING:
+    from router_core.client.gateway_sync import Gateway
 
 __all__ = ["Client", "Endpoint", "Job"]
 
@@ -97,6 +100,13 @@ class Client(Facade[AsyncClient]):
         if name.startswith("_"):
             raise AttributeError(name)
         return self.endpoint(name)
+
+    @property
+    def gateway(self) -> Gateway:
+        """The control plane of a gateway; a route ``/gateway`` of a service is ``endpoint("/gateway")``."""
+        from router_core.client.gateway_sync import Gateway
+
+        return Gateway(self._wrapped.gateway, self._portal)
 
     def job(self, job_id: str) -> Job:
         """Find a job again by its id; raises NotFound, Gone."""
