@@ -51,7 +51,8 @@ class CallService:
         run_sync: RunSync | None = None,
     ) -> None:
         """``run_sync`` runs sync functions, by default in threads."""
-        if "${" in settings.api_keys:
+        named = (settings.api_keys, settings.jwt_secret, settings.state, settings.encryption_key)
+        if any("${" in text for text in named):
             from router_core.secrets.resolve import settings_with_secrets  # most begin without it
 
             settings = settings_with_secrets(settings, os.environ)

@@ -11,6 +11,7 @@ from router_core.errors import BadRequest, HTTPError, NotFound
 from router_core.http.message import Request, Response
 from router_core.routing.product import Handler, product_route
 from router_core.routing.route import Route
+from router_core.security.audit import audited
 from router_core.security.key_grants import Grants
 from router_core.security.key_openapi import describe
 from router_core.security.key_records import KeyRecord
@@ -79,6 +80,7 @@ class _Api:
         grants.check_grant(KeyRecord("", digest=b"", **wishes))
         kept, made = await self._room.create(wishes, request.principal.id)
         self._known.forget(made.id)
+        audited(after=kept.version, id=made.id)
         body = {**kept.record.shown(self._clock.now()), "key": made.key}
         place = f"{request.root}/api/keys/{made.id}"
         return Response.json(body, 201, (*_PRIVATE, ("location", place), _tag(kept)))
@@ -113,6 +115,7 @@ class _Api:
 
         changed = await self._room.update(kept.record.id, wishes, allowed, _version(request, kept))
         self._known.forget(kept.record.id)
+        audited(before=kept.version, after=changed.version)
         return Response.json(changed.record.shown(self._clock.now()), headers=(*_PRIVATE, _tag(changed)))
 
     async def rotate(self, request: Request) -> Response:
@@ -123,14 +126,16 @@ class _Api:
             kept.record.id, overlap, grants.check_holds, _version(request, kept)
         )
         self._known.forget(kept.record.id)
+        audited(before=kept.version, after=changed.version)
         body = {**changed.record.shown(self._clock.now()), "key": made.key}
         return Response.json(body, headers=(*_PRIVATE, _tag(changed)))
 
     async def revoke(self, request: Request) -> Response:
         """Let a key open nothing any more. It stays to be seen for 30 days."""
         kept, grants = await self._kept(request)
-        await self._room.revoke(kept.record.id, grants.check_holds, _version(request, kept))
+        changed = await self._room.revoke(kept.record.id, grants.check_holds, _version(request, kept))
         self._known.forget(kept.record.id)
+        audited(before=kept.version, after=changed.version)
         return Response(204)
 
     async def _grants(self, request: Request) -> Grants:
