@@ -101,7 +101,7 @@ class Site:
         router.include_router(gateway.router)
         given: dict[str, Any] = {
             "jobs": "memory://", "blobs": "memory://", "trusted_hosts": "*", "max_body_bytes": _MAX_BODY,
-            "api_keys": f"operator:{OPERATOR},caller:{CALLER}:models", **settings,
+            "api_keys": f"operator:{OPERATOR},caller:{CALLER}:developer", **settings,
         }  # fmt: skip
         return build_app(router, Settings(**given)), gateway
 
