@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from router_core.errors import Conflict, NotFound, StoreError
 from router_core.gateway.trials.tally import Tally
 from router_core.gateway.values import GatewayConfig
 from router_core.stores.state_memory import MemoryStateStore
+from router_core.stores.state_sqlite import SqliteStateStore
 from tests.gateway.calling import make_call
 from tests.gateway.trial_parts import Breakable, Moved, Place, config, gone, rollout
 
@@ -380,3 +383,42 @@ async def test_a_state_that_cannot_be_read_is_begun_anew(rubbish: bytes) -> None
     await place.trials.tick()
     assert place.status() == "running"
     assert place.last.trial == "r/canary"
+
+
+async def test_of_many_replicas_one_decides() -> None:
+    """When a stage is due for all of them at once, it advances by one; orders that come at once all count."""
+    store = Breakable(MemoryStateStore(Moved()))
+    made = config(GOOD, rollout(stages=list(range(1, 31)), minRequests=1))
+    places = [Place(made, store) for _ in range(4)]
+    for each in places:
+        await each.trials.tick()
+    lives = [each.trials.get("r", "rollout") for each in places]
+    lives[0].count(1, Tally.answered, 0.1, 1, 1)
+    lives[0].count(0, Tally.answered, 0.1, 1, 1)
+    await places[0].trials.tick()
+    for each in places:
+        each.clock.at += 61
+    await asyncio.gather(*(each.trials.tick() for each in places))
+    await asyncio.gather(*(each.trials.tick() for each in places))
+    assert {live.state.stage for live in lives if live.state} == {1}
+    orders = [each.trials.order(live, "advance", "ann") for each, live in zip(places, lives, strict=True)]
+    await asyncio.gather(*orders)
+    await asyncio.gather(*(each.trials.tick() for each in places))
+    assert {live.state.stage for live in lives if live.state} == {5}
+    assert sum(each.notes().count("rollout_advanced") for each in places) == 5
+
+
+async def test_processes_of_one_machine_share_a_file(tmp_path: Path) -> None:
+    """The same over SQLite, each process with its own connection."""
+    stores = [SqliteStateStore(str(tmp_path / "state.db")) for _ in range(2)]
+    one, two = (Place(config(FAILING, rollout(startShare=30)), store) for store in stores)
+    for each in (one, two):
+        await each.store.open()
+        await each.trials.tick()
+    await one.calls(300)
+    await one.trials.tick()
+    await two.trials.tick()
+    assert one.status() == two.status() == "rolled_back"
+    assert two.trials.get("r", "rollout").state == one.trials.get("r", "rollout").state
+    for store in stores:
+        await store.close()

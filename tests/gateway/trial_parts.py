@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Iterator, Mapping
@@ -45,7 +46,7 @@ class Moved:
 
 
 class Breakable:
-    """A store that can be away."""
+    """A store that can be away, and lets others have their turn before it answers."""
 
     def __init__(self, store: StateStore) -> None:
         self._store = store
@@ -59,11 +60,14 @@ class Breakable:
 
     async def get(self, key: str) -> Entry | None:
         """Pass on."""
-        return await self._here().get(key)
+        found = await self._here().get(key)
+        await asyncio.sleep(0)
+        return found
 
     async def put(self, key: str, value: bytes, **how: Any) -> str:
         """Pass on."""
         self.writes += 1
+        await asyncio.sleep(0)
         return await self._here().put(key, value, **how)
 
     async def delete(self, key: str, *, if_version: str | None = None) -> bool:
