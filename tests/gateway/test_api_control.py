@@ -14,7 +14,9 @@ routing_rules: [{name: File rule, targetModels: [{modelId: file-model}], priorit
 workspaces: {file-ws: {budgetLimits: {daily: 1}}}
 agents: {file-agent: {preferredModels: [file-model]}}
 """
-KEYS: dict[str, Any] = {"api_keys": "root:root-key-0123456789:*,ann:ann-key-0123456789:read"}
+KEYS: dict[str, Any] = {
+    "api_keys": "root:root-key-0123456789:*,ann:ann-key-0123456789:read,tom:tom-key-0123456789:admin@ours"
+}
 
 
 def model(name: str = "a", **more: Any) -> dict[str, Any]:
@@ -332,18 +334,40 @@ async def test_endpoints() -> None:
         assert (await made.ask("/api/models/zz/endpoints", two)).status == 404
 
 
-async def test_workspaces_of_others_are_not_there() -> None:
-    """Neither to be read nor written, whatever stands in them; the list leaves them out."""
+async def test_workspaces() -> None:
+    """Written whole, changed in part, gone."""
     async with house(FILE) as made:
         await made.ask("/api/workspaces/ours/config", {"budgetLimits": {"daily": 5}})
-        routes = {route.path: route for route in made.app.routes if "GET" in route.methods}
-        assert "config:manage" not in routes["/api/workspaces/{workspaceId}/config"].scopes
         listed = (await made.ask("/api/workspaces")).json()["workspaces"]
         assert [each["workspaceId"] for each in listed] == ["file-ws", "ours"]
         patched = await made.ask("/api/workspaces/ours/config", {"budgetLimits": {"weekly": 9}}, "PATCH")
         assert patched.json()["budgetLimits"] == {"daily": 5, "weekly": 9}
         assert (await made.ask("/api/workspaces/ours/config", None, "DELETE")).status == 204
         assert (await made.ask("/api/workspaces/ours/config")).status == 404
+
+
+async def test_workspaces_of_others_are_not_there() -> None:
+    """Neither in lists, nor in rules, nor where all of it is shown, also for those who may manage theirs."""
+    async with house(FILE, None, **KEYS) as made:
+        root, tom = ({"authorization": f"Bearer {name}-key-0123456789"} for name in ("root", "tom"))
+        await made.ask("/api/workspaces/theirs/config", {"budgetLimits": {"daily": 5}}, headers=root)
+        for name, condition in (("Mine", ["ours"]), ("Both", ["ours", "theirs"])):
+            body = rule(name, condition={"workspaceId": condition})
+            assert (await made.ask("/api/routing/rules", body, headers=root)).status == 201
+        for method, path, status in (
+            ("GET", "/api/workspaces/theirs/config", 404), ("DELETE", "/api/workspaces/theirs/config", 404),
+            ("POST", "/api/workspaces/theirs/config", 404), ("GET", "/api/routing/rules/both", 404),
+            ("GET", "/api/routing/rules/mine", 200), ("GET", "/api/config/export", 403),
+            ("POST", "/api/config/import", 403), ("POST", "/api/config/rollback", 403),
+            ("GET", "/api/config/versions", 403), ("GET", "/api/config/versions/1", 403),
+            ("PATCH", "/api/routing/rules/both", 404), ("DELETE", "/api/routing/rules/both", 404),
+            ("PUT", "/api/routing/rules/both", 404),
+        ):  # fmt: skip
+            empty: Any = None if method in ("GET", "DELETE") else {"name": "Both"}
+            reply = await made.ask(path, empty, method, tom)
+            assert reply.status == status, (method, path, reply.body)
+        for path in ("/api/workspaces", "/api/routing/rules"):
+            assert b"theirs" not in (await made.ask(path, headers=tom)).body
 
 
 async def test_scopes() -> None:

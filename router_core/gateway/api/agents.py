@@ -29,7 +29,7 @@ from router_core.routing.router import Router
 
 __all__ = ["AgentRoutes"]
 
-AgentType = Annotated[str, Path(alias="agentType", max_length=256)]
+AgentType = Annotated[str, Path(alias="agentType")]
 _NAMES: Final = ("limit", "offset", "cursor")
 _EXAMPLE: Final = {
     "preferredModels": ["gpt-4", "claude-3-sonnet"], "fallbackModels": ["gpt-3.5-turbo"],
@@ -57,7 +57,7 @@ class AgentRoutes:
         router.post(one, scopes=(MANAGE,), meta=written)(self.set_preferences)
         router.put(one, scopes=(MANAGE,), meta=written)(self.put_preferences)
         router.get(one, scopes=(READ,), meta=described("The preferences"))(self.get_preferences)
-        router.delete(one, scopes=(MANAGE,), status=204, meta=described("They are gone"))(
+        router.delete(one, scopes=(MANAGE,), status=204, meta=described("They are gone", empty=True))(
             self.delete_preferences
         )
         router.get("/{agentType}/models", scopes=(READ,), meta=described("The models"))(self.agent_models)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from router_core.errors import BadRequest
+from router_core.errors import BadRequest, NotFound
 from router_core.gateway.api.queries import number, parameter, query_of, wrong
 from router_core.gateway.api.resources import (
     MANAGE,
@@ -12,6 +12,7 @@ from router_core.gateway.api.resources import (
     Resources,
     body_of,
     described,
+    entitled,
     invalid,
     items_of,
     stamp,
@@ -75,6 +76,7 @@ class ConfigurationRoutes:
 
     async def export_config(self, request: Request) -> Response:
         """Give out all that was configured through the API, as an import takes it; keys by name alone."""
+        entitled(request)
         given = query_of(request, ("all",))
         await self._resources.fresh()
         config = exported(self._control.document)
@@ -84,6 +86,7 @@ class ConfigurationRoutes:
 
     async def import_config(self, request: Request) -> Response:
         """Take in an export: all of it as one version, or nothing."""
+        entitled(request)
         given = query_of(request, ("dryRun", "mode"))
         dry, mode = _flag(given, "dryRun"), given.get("mode", "merge")
         if mode not in _MODES:
@@ -111,6 +114,7 @@ class ConfigurationRoutes:
 
     async def list_versions(self, request: Request) -> Response:
         """List the versions that can be gone back to, the newest first."""
+        entitled(request)
         limit = number(query_of(request, ("limit",)), "limit", KEPT, KEPT)
         await self._resources.fresh()
         control = self._control
@@ -121,17 +125,21 @@ class ConfigurationRoutes:
         }  # fmt: skip
         return Response.json(told, headers=(("cache-control", "no-cache"),))
 
-    async def get_version(self, request: Request, version: int) -> Response:
+    async def get_version(self, request: Request, version: str) -> Response:
         """Give out what was configured at a version."""
+        entitled(request)
         await self._resources.fresh()
-        document = await self._control.version_of(version)
-        found = next(
-            each for each in (self._control.current, *self._control.history) if each.number == version
-        )
+        control = self._control
+        known = {str(each.number): each for each in (control.current, *control.history) if each.number}
+        found = known.get(version)
+        if found is None:
+            raise NotFound(f"there is no version {version[:40]!a}; the last {KEPT} are kept")
+        document = await control.version_of(found.number)
         return self._whole(exported(document), found)
 
     async def rollback_config(self, request: Request) -> Response:
         """Go back to what was configured at a version, as a new version."""
+        entitled(request)
         with telling():
             body = members(body_of(request), "", ("version", "why", "dryRun"))
             if "version" not in body:

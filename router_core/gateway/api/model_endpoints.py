@@ -18,7 +18,7 @@ from router_core.routing.router import Router
 
 __all__ = ["ModelEndpointRoutes"]
 
-EndpointId = Annotated[str, Path(alias="endpointId", max_length=256)]
+EndpointId = Annotated[str, Path(alias="endpointId")]
 _EXAMPLE: Final = {
     "url": "https://api.openai.com/v1/chat/completions", "type": "primary", "weight": 1.0,
     "healthCheckUrl": "https://api.openai.com/v1/models",
@@ -50,7 +50,10 @@ class ModelEndpointRoutes:
             meta=described("The endpoint", body="What changes (JSON Merge Patch)", example={"weight": 0.5}),
         )(self.patch_endpoint)
         router.delete(
-            "/{modelId}/endpoints/{endpointId}", scopes=(MANAGE,), status=204, meta=described("It is gone")
+            "/{modelId}/endpoints/{endpointId}",
+            scopes=(MANAGE,),
+            status=204,
+            meta=described("It is gone", empty=True),
         )(self.delete_endpoint)
         return router
 

@@ -34,7 +34,7 @@ from router_core.routing.router import Router
 __all__ = ["MODEL_EXAMPLE", "STATUS_SCOPE", "ModelId", "ModelRoutes", "status_of"]
 
 STATUS_SCOPE: Final = "models:manage"
-ModelId = Annotated[str, Path(alias="modelId", max_length=256)]
+ModelId = Annotated[str, Path(alias="modelId")]
 MODEL_EXAMPLE: Final = {
     "name": "GPT-4 Turbo", "version": "gpt-4-1106-preview", "provider": "openai", "modelType": "chat",
     "capabilities": [{"type": "text-generation", "maxTokens": 4096}],
@@ -52,7 +52,7 @@ _PARAMETERS: Final = (
 )
 _NAMES: Final = tuple(each["name"] for each in _PARAMETERS)
 _FORCED: Final = (
-    {"name": "modelId", "in": "path", "required": True, "schema": {"type": "string", "maxLength": 256}},
+    {"name": "modelId", "in": "path", "required": True, "schema": {"type": "string"}},
     parameter("force", "Also where rules and others speak of it", type="boolean", default=False),
 )  # fmt: skip
 
@@ -105,7 +105,10 @@ class ModelRoutes:
             meta=described("The model", body="The status", example={"status": "inactive"}),
         )(self.patch_model_status)
         router.delete(
-            "/{modelId}", scopes=(MANAGE,), status=204, meta=described("It is gone", parameters=_FORCED)
+            "/{modelId}",
+            scopes=(MANAGE,),
+            status=204,
+            meta=described("It is gone", empty=True, parameters=_FORCED),
         )(self.delete_model)
         return router
 
@@ -228,6 +231,8 @@ def _without_id(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _filtered(items: Iterable[Item], given: Mapping[str, str]) -> list[Item]:
     tags = {word.strip() for word in given.get("tags", "").split(",") if word.strip()}
+    if not given.keys() & {*_FILTERS}:
+        return list(items)  # nobody has to look into them
     plain = {name: given[name] for name in ("provider", "status", "modelType") if name in given}
     found = []
     for item in items:

@@ -15,7 +15,15 @@ from typing import Any, Final
 import msgspec
 
 from router_core.binding.strict_json import loads
-from router_core.errors import BadRequest, Conflict, HTTPError, NotFound, StoreError, UnsupportedMedia
+from router_core.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    HTTPError,
+    NotFound,
+    StoreError,
+    UnsupportedMedia,
+)
 from router_core.gateway.api.queries import number, parameter, wrong
 from router_core.gateway.control.build import by_file
 from router_core.gateway.control.control import Change, Control, Edit
@@ -26,8 +34,8 @@ from router_core.gateway.control.secrets import refuse_keys
 from router_core.http.message import Request, Response
 
 __all__ = [
-    "MANAGE", "PAGING", "READ", "Item", "Resources", "body_of", "described", "invalid", "items_of", "merged",
-    "page_of", "stamp", "telling",
+    "MANAGE", "PAGING", "READ", "Item", "Resources", "body_of", "described", "entitled", "invalid",
+    "items_of", "merged", "page_of", "stamp", "telling",
 ]  # fmt: skip
 
 READ: Final = "read"
@@ -43,6 +51,12 @@ PAGING: Final = (
 )
 
 _encode: Final = msgspec.json.Encoder(order="sorted").encode
+
+
+def entitled(request: Request) -> None:
+    """Raise Forbidden for callers who may not enter every workspace, where all of them are shown at once."""
+    if "*" not in request.principal.workspaces:
+        raise Forbidden("this is for callers who may enter every workspace", code="every_workspace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,13 +136,17 @@ def stamp(at: float) -> str:
 
 
 def described(
-    description: str, *, created: bool = False, body: str = "", example: Any = None,
+    description: str, *, created: bool = False, empty: bool = False, body: str = "", example: Any = None,
     parameters: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:  # fmt: skip
-    """Describe a route for the OpenAPI document."""
+    """Describe a route for the OpenAPI document; ``empty``: it answers 204."""
     problem = {"$ref": "#/components/responses/Problem"}
     content = {"application/json": {"schema": {"type": "object", "additionalProperties": True}}}
     answers: dict[str, Any] = {"200": {"description": description, "content": content}}
+    if empty:
+        answers = {"204": {"description": description}}
+    elif not body:
+        answers["304"] = {"description": "The caller has it (If-None-Match)"}
     if created:
         answers["201"] = {"description": "It was created", "content": content}
     told: dict[str, Any] = {"responses": {**answers, "400": problem, "4XX": problem, "5XX": problem}}

@@ -28,7 +28,7 @@ from router_core.routing.router import Router
 
 __all__ = ["RuleRoutes"]
 
-RuleId = Annotated[str, Path(alias="ruleId", max_length=256)]
+RuleId = Annotated[str, Path(alias="ruleId")]
 _PARAMETERS: Final = (
     parameter("modelId", "Only those that send calls to this model"),
     parameter("enabled", "Only those that are enabled, or not", type="boolean"),
@@ -73,7 +73,7 @@ class RuleRoutes:
             scopes=(MANAGE,),
             meta=described("The rule", body="What changes (JSON Merge Patch)", example={"enabled": False}),
         )(self.patch_rule)
-        router.delete("/{ruleId}", scopes=(MANAGE,), status=204, meta=described("It is gone"))(
+        router.delete("/{ruleId}", scopes=(MANAGE,), status=204, meta=described("It is gone", empty=True))(
             self.delete_rule
         )
         return router
@@ -98,23 +98,28 @@ class RuleRoutes:
         """List the rules of the API and of the file, in the order in which they are asked."""
         given = query_of(request, _NAMES)
         await self._resources.fresh()
-        found = [item for item in items_of(self._control, RULES) if _fits(item, given)]
+        found = [
+            item for item in items_of(self._control, RULES) if _visible(item, request) and _fits(item, given)
+        ]
         shown, told = page_of(found, given, _order)
         return Response.json({"rules": [self._resources.shown(each) for each in shown], **told})
 
     async def get_rule(self, request: Request, rule_id: RuleId) -> Response:
         """Tell one rule."""
         await self._resources.fresh()
+        self._enter(rule_id, request)
         return self._resources.answer(self._resources.find(rule_id), request)
 
     async def put_rule(self, request: Request, rule_id: RuleId) -> Response:
         """Write a whole rule, whether there is such a one or not."""
+        self._enter(rule_id, request)
         return await self._resources.put(
             rule_id, self._resources.given(request, rule_id), request, _at(rule_id)
         )
 
     async def patch_rule(self, request: Request, rule_id: RuleId) -> Response:
         """Change some fields of a rule; null takes one away."""
+        self._enter(rule_id, request)
         patch = self._resources.given(request, rule_id)
         now = self._control.clock.now()
 
@@ -129,7 +134,15 @@ class RuleRoutes:
 
     async def delete_rule(self, request: Request, rule_id: RuleId) -> Response:
         """Take a rule away."""
+        self._enter(rule_id, request)
         return await self._resources.drop(rule_id, request)
+
+    def _enter(self, rule_id: str, request: Request) -> None:
+        """Raise NotFound for a rule that speaks of a workspace that is not the caller's."""
+        if "*" not in request.principal.workspaces:
+            found = next((one for one in items_of(self._control, RULES) if one.id == rule_id), None)
+            if found is not None and not _visible(found, request):
+                raise self._resources.missing(rule_id)
 
 
 def _kept(key: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -150,6 +163,14 @@ def _fits(item: Item, given: dict[str, str]) -> bool:
     if "enabled" in given and body["enabled"] is not (given["enabled"].lower() == "true"):
         return False
     return "modelId" not in given or any(one["modelId"] == given["modelId"] for one in body["targetModels"])
+
+
+def _visible(item: Item, request: Request) -> bool:
+    """Return whether a rule speaks of no workspace that the caller may not enter."""
+    principal = request.principal
+    if "*" in principal.workspaces:
+        return True
+    return all(principal.may_enter(each) for each in item.body["condition"].get("workspaceId", ()))
 
 
 def _at(key: str) -> str:

@@ -27,7 +27,7 @@ from router_core.routing.router import Router
 
 __all__ = ["WorkspaceRoutes"]
 
-WorkspaceId = Annotated[str, Path(alias="workspaceId", max_length=256)]
+WorkspaceId = Annotated[str, Path(alias="workspaceId")]
 _NAMES: Final = ("limit", "offset", "cursor")
 _EXAMPLE: Final = {
     "modelRestrictions": ["gpt-4", "claude-3-sonnet"],
@@ -57,7 +57,9 @@ class WorkspaceRoutes:
         router.put(one, scopes=(MANAGE,), meta=written)(self.put_config)
         router.patch(one, scopes=(MANAGE,), meta=patched)(self.patch_config)
         router.get(one, scopes=(READ,), meta=described("The workspace"))(self.get_config)
-        router.delete(one, scopes=(MANAGE,), status=204, meta=described("It is gone"))(self.delete_config)
+        router.delete(one, scopes=(MANAGE,), status=204, meta=described("It is gone", empty=True))(
+            self.delete_config
+        )
         return router
 
     async def list_workspaces(self, request: Request) -> Response:

@@ -69,7 +69,7 @@ def _entries(section: Section, kind: Named) -> Iterator[tuple[str, int, Node]]:
             if isinstance(name, str) and name:
                 yield name, each.line, each
             else:
-                section.problems.add(each.line, f"{kind.word} {number} needs a {kind.id}")
+                section.problems.add(each.line, f"{kind.word} {number} has no {kind.id}")
     else:
         section.wrong(kind.key, "must be a mapping by name, or a list")
 
