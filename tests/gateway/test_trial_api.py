@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -208,3 +209,45 @@ async def test_the_explanation_names_the_trial(made: House) -> None:
     assert (told["trial"], told["model"]) == ("r/canary", "new")
     state = (await made.ask("/api/rollouts/r")).json()["state"]
     assert [each["requests"] for each in state["arms"]] == [0, 0]
+
+
+FILE = """
+models:
+  - {id: old, type: text-generation, clients: [{id: o1, type: scripted, model: up}]}
+  - id: new
+    type: text-generation
+    clients: [{id: n1, type: scripted, model: up, args: {fail_status: 500}}]
+rollouts:
+  - {id: r, model: old, canary: new, startShare: 50}
+experiments:
+  tone:
+    condition: {agentType: [creative]}
+    metric: latency
+    variants: [{name: a, modelId: old}, {name: b, modelId: new}]
+"""
+
+
+async def test_a_rollout_of_the_file_looks_after_itself() -> None:
+    """With its loops running a service rolls back by itself, and says so in the log; the file's trials are
+    shown like others, and are not the API's to change."""
+    async with house(FILE, background=True) as made:
+        back = asyncio.Event()
+
+        def heard(event: object) -> None:
+            if getattr(event, "name", "") == "rollout_rolled_back":
+                back.set()
+
+        made.app.events.subscribe(heard)
+        for number in range(200):
+            assert (await call(made, f"user {number}")).status == 200
+            if back.is_set():
+                break
+        await asyncio.wait_for(back.wait(), 60)
+        told = (await made.ask("/api/rollouts/r")).json()
+        assert told["managedBy"] == "file"
+        assert told["state"]["decisions"][0]["action"] == "rolled_back"
+        assert told["state"]["decisions"][0]["by"] == "gateway"
+        assert "x-router-trial" not in (await call(made, "ann")).headers
+        assert (await made.ask("/api/rollouts/r", {"enabled": False}, method="PATCH")).status == 409
+        listed = (await made.ask("/api/experiments")).json()["experiments"]
+        assert [each["id"] for each in listed] == ["tone"]
