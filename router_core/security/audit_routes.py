@@ -60,7 +60,7 @@ def audit_routes(trail: AuditTrail) -> list[Route]:
     ]  # fmt: skip
 
 
-_RESPONSES: Final = {
+_RESPONSES: Final[dict[str, Any]] = {
     "200": {
         "description": "Entries",
         "content": {
@@ -75,7 +75,9 @@ _RESPONSES: Final = {
                 }
             }
         },
-    }
+    },
+    "4XX": {"$ref": "#/components/responses/Problem"},
+    "5XX": {"$ref": "#/components/responses/Problem"},
 }
 
 

@@ -129,6 +129,16 @@ _TOLD: Final[Json] = {
 _PROBLEMS: Final[Json] = {
     "4XX": {"$ref": "#/components/responses/Problem"}, "5XX": {"$ref": "#/components/responses/Problem"},
 }  # fmt: skip
+_REFUSALS: Final[Json] = {
+    **_PROBLEMS,
+    "4XX": {
+        "description": "A problem, with OpenAI's `error` inside; or what the upstream said of the call",
+        "content": {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}},
+            "application/json": {"schema": {"type": "object", "additionalProperties": True}},
+        },
+    },
+}
 
 
 def describe(endpoint: str) -> Json:
@@ -146,7 +156,7 @@ def describe(endpoint: str) -> Json:
         "requestBody": {"required": True, "content": {kind: media}},
         "responses": {
             "200": {"description": "What the model answered", "headers": _TOLD, "content": content},
-            **_PROBLEMS,
+            **_REFUSALS,
         },
         "x-parameter-order": list(body["properties"]),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -173,7 +172,7 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
         )  # fmt: skip
         call = _call(asked, request.principal, request.id)
         if body.user_tier:  # who asks how others are served says who they are
-            call.attributes = replace(call.attributes, user_tier=body.user_tier)
+            call.attributes = msgspec.structs.replace(call.attributes, user_tier=body.user_tier)
         tenants.settle(call)
         return pipeline.explain(call)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
+
+from msgspec import structs
 
 from router_core.errors import BadRequest, Forbidden
 from router_core.gateway.call import Attributes, Call
@@ -76,7 +78,7 @@ class Tenants:
             if tenant is not None and call.attributes is _PLAIN:
                 call.attributes = tenant.attributes
             else:
-                call.attributes = replace(call.attributes, workspace_id=workspace)
+                call.attributes = structs.replace(call.attributes, workspace_id=workspace)
 
     def of(self, principal: Principal, asked: str = "") -> Tenant | None:
         """Return the workspace in which a caller looks around, where it is configured. Raises as ``settle``
