@@ -5,9 +5,12 @@ The name is that of the interface it serves; FastAPI itself is not needed.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import socket
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -95,11 +98,26 @@ def _serve_many(app: App, settings: Settings, options: ServeOptions, *, shared: 
     sockets = bind(settings.host, settings.port)
     try:
         grace = settings.drain_grace + 15.0
-        with tempfile.TemporaryDirectory(prefix="router-metrics-") as folder:
+        with _metrics_folder() as folder:
             return Supervisor(_worker, (settings, options, folder), options.workers, sockets, grace).run()
     finally:
         for sock in sockets:
             sock.close()
+
+
+@contextlib.contextmanager
+def _metrics_folder() -> Iterator[str]:
+    """Yield a folder that is gone afterwards; empty where nothing can be written, so that each worker tells
+    its own metrics."""
+    try:
+        folder = tempfile.mkdtemp(prefix="router-metrics-")
+    except OSError:
+        yield ""
+        return
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _shareable(app: App) -> bool:

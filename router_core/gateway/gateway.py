@@ -19,6 +19,7 @@ from router_core.gateway.accounting.sinks import JsonLinesFile, Sink
 from router_core.gateway.admission import Admission
 from router_core.gateway.analytics.collect import Collector
 from router_core.gateway.analytics.deployments import Deployments
+from router_core.gateway.analytics.gauges import Gauges
 from router_core.gateway.analytics.keeper import Analytics
 from router_core.gateway.analytics.tracing import CallTraces
 from router_core.gateway.api.analytics import analytics_router
@@ -195,6 +196,7 @@ class Gateway:
             self.traces = CallTraces(host.tracer)
             self.registry.wrap(self.traces.wrap)
         self.metrics.join(host.metrics)
+        Gauges(self.limits.quota, self.trials).join(host.metrics)
         if not self._own_state and getattr(host.state, "multi_process", True):
             self._state = host.state
             self.lifecycle.share(host.state)

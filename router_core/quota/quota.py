@@ -7,7 +7,7 @@ one operation of the store, together with everybody who came meanwhile.
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -218,6 +218,16 @@ class Quota:
             self._on_mark(account.subject, line.cap, mark, line.spent + line.unwritten, line.slot)
 
     # -- for those who ask ---------------------------------------------------------------------------
+
+    def spent(self) -> Iterator[tuple[str, str, int, int]]:
+        """Go through the budgets that calls have used here: subject, limit, what was spent in the window by
+        all processes as far as is known here, and the amount."""
+        now = int(self._clock.now() * 1000)
+        for account in self._accounts.values():
+            for line in account.lines:
+                if line.budget:
+                    known = line.spent + line.unwritten if now < line.slot_end else 0
+                    yield account.subject, line.cap.name, known, line.amount
 
     async def standing(self, subject: str, caps: Sequence[Cap]) -> list[Standing]:
         """Return how the limits of a subject stand, of all processes. Raises StoreError."""
