@@ -77,6 +77,8 @@ def run() -> list[Row | Skip]:
     few, many = _measure(decide, small, small.calls), _measure(decide, large, large.calls)
     cold, hot = _measure(decide, large, large.even), _measure(decide, large, large.few)
     pick_few, pick_many = _measure(pick, small, small.calls), _measure(pick, large, large.calls)
+    match_few, match_many = _measure(match, small, small.calls), _measure(match, large, large.calls)
+    match_hot = _measure(match, large, large.few)
     started = time.process_time()
     RuleTable(large.rules.rules)
     indexed = time.process_time() - started
@@ -94,6 +96,10 @@ def run() -> list[Row | Skip]:
             many / few, 2.0, at_least=False),
         Row("the same for resolve + pick alone", f"{pick_many:.2f} us", f"10 models {pick_few:.2f} us",
             pick_many / pick_few, 2.0, at_least=False),
+        Row("growth of the rules alone (ten get all calls)", f"{match_hot:.2f} us",
+            f"10 rules {match_few:.2f} us", match_hot / match_few, 2.0, at_least=False),
+        Row("the same with the cache misses (some popular)", f"{match_many:.2f} us",
+            f"10 rules {match_few:.2f} us", match_many / match_few, 2.0, at_least=False),
         Row("index of 10,000 rules, once at load", f"{indexed * 1e3:.0f} ms", "goal 500 ms",
             indexed / 0.5, 1.0, at_least=False),
         Row("worst case: 10,000 rules of nothing but lengths, none holds", f"{alike / 1e3:.1f} ms",
@@ -116,6 +122,11 @@ def pick(world: _World, call: Call) -> None:
     router = world.models.get(call.model_name)
     assert router is not None
     assert router.selector.pick(call, 1.0) is not None
+
+
+def match(world: _World, call: Call) -> None:
+    """Evaluate the rules, and nothing else."""
+    world.rules.match(call.attributes, _NOW, call.model_name)
 
 
 def _measure(decision: Callable[[_World, Call], None], world: _World, asked: list[_Asked]) -> float:
