@@ -9,7 +9,7 @@ import pytest
 
 _VENDORS = (
     "uvicorn", "uvloop", "httptools", "httpx", "rich", "watchfiles", "runpod", "boto3", "PIL", "msgspec",
-    "yaml", "genai_prices", "redis",
+    "yaml", "genai_prices", "redis", "jwt",
 )  # fmt: skip
 _GATEWAY = "router_core.gateway.*"
 _CONTRACT = "router_core.testing.gateway_*"
