@@ -7,24 +7,21 @@ what they have spent and was not written yet. Only ``divide`` and ``take_in`` ch
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
-from router_core.quota.cap import BUDGET, RATE, Cap, slot_at
+from router_core.quota.cap import Cap
 from router_core.quota.document import Document
+from router_core.quota.line import FOREVER, Line
 from router_core.quota.sharing import Answer, Ask, Need
 
-__all__ = ["FOREVER", "Account", "Line", "Owner", "Taken"]
-
-FOREVER: Final = float("inf")
-_CALLS: Final = 8
-"""Calls that the first headroom is to be good for."""
-_MOMENT: Final = 0.05
-"""Seconds below which nothing is said about a pace."""
-_HALF_LIFE: Final = 0.5
+__all__ = ["Account", "Owner", "Taken"]
 
 
 class Owner(Protocol):
     """Whom an account tells what happens to it."""
+
+    def wall(self) -> int:
+        """Return milliseconds since the epoch."""
 
     def touched(self, account: Account) -> None:
         """There is something to write."""
@@ -36,111 +33,16 @@ class Owner(Protocol):
         """So much was spent in the current window."""
 
 
-class Line:
-    """One limit."""
-
-    __slots__ = ("amount", "booked", "budget", "cap", "free", "keep", "low", "mark", "old", "pace", "rate",
-                 "recent", "rest", "sending", "slot", "slot_end", "spare", "spent", "told", "unit", "used",
-                 "wish")  # fmt: skip
-
-    def __init__(self, cap: Cap) -> None:
-        self.free = 0
-        self.used = 0
-        """Reserved by calls that go on."""
-        self.booked = 0
-        """Spent in ``slot``, and not written yet."""
-        self.old: dict[int, int] = {}
-        """Spent in other slots, and not written yet."""
-        self.sending: dict[int, int] = {}
-        """What is being written."""
-        self.recent = 0
-        """Taken since the last write: headroom is asked for by it."""
-        self.pace = 0.0
-        """Used in a second, lately."""
-        self.unit = 1
-        self.wish = self.keep = self.spare = self.low = 0
-        self.slot = self.slot_end = 0
-        self.spent = 0
-        """By all processes, as of the last answer."""
-        self.rest = cap.amount
-        """Left for all processes, as of the last answer."""
-        self.told = -1
-        """The highest mark that was told in ``slot``."""
-        self.follow(cap)
-
-    def follow(self, cap: Cap) -> None:
-        """Go by another amount from now on."""
-        self.cap = cap
-        self.rate = cap.kind == RATE
-        self.budget = cap.kind == BUDGET
-        self.amount = cap.amount
-        self.mark = FOREVER
-        """Amount in ``booked`` at which a mark has been passed."""
-        self.aim()
-
-    def aim(self) -> None:
-        """Look for the next mark."""
-        following = [each for each in self.cap.marks if each > self.told]
-        known = self.spent + self.unwritten - self.booked
-        self.mark = min(following) - known if following else FOREVER
-
-    def roll(self, now: int) -> None:
-        """Begin the slot of this moment, if it is another one."""
-        if now < self.slot_end:
-            return
-        if self.booked:
-            self.old[self.slot] = self.old.get(self.slot, 0) + self.booked
-            self.booked = 0
-        before = self.slot
-        self.slot, self.slot_end = slot_at(self.cap, now)
-        if self.budget and self.slot != before:
-            self.told = -1
-
-    def hope(self, recent: int, seconds: float) -> int:
-        """Return the headroom to ask for: what is used in a second or so; nothing, where nothing was used."""
-        if not recent:
-            self.pace = 0.0
-            return 0
-        self.pace = max(recent / max(seconds, _MOMENT), self.pace * 0.5 ** (seconds / _HALF_LIFE))
-        return max(int(self.pace), self.unit * _CALLS)
-
-    @property
-    def remaining(self) -> int:
-        """What is left for everybody, as far as is known here."""
-        return max(0, self.free, self.rest - self.recent)
-
-    @property
-    def unwritten(self) -> int:
-        """What was spent in the current window and is not part of ``spent``."""
-        if self.budget:
-            return self.booked + self.old.get(self.slot, 0) + self.sending.get(self.slot, 0)
-        return self.booked + sum(self.old.values()) + sum(self.sending.values())
-
-    def send(self) -> dict[int, int]:
-        """Return what is to be written: slot -> amount."""
-        sending, self.old = self.old, {}
-        if self.booked:
-            sending[self.slot] = sending.get(self.slot, 0) + self.booked
-            self.booked = 0
-        self.sending = sending
-        return sending
-
-    def back(self) -> None:
-        """Keep for another time what could not be written."""
-        for slot, amount in self.sending.items():
-            self.old[slot] = self.old.get(slot, 0) + amount
-        self.sending = {}
-
-
 class Taken:
     """What one call holds of a subject. One of the two is called, once; a second time changes nothing."""
 
     __slots__ = ("account", "lines", "slots", "wants")
 
-    def __init__(self, account: Account, wants: Sequence[int]) -> None:
+    def __init__(self, account: Account, wants: Sequence[int], *, asked: bool = False) -> None:
+        """``asked``: it was given by the store, when that was asked last."""
         self.account: Account | None = account
-        self.lines = account.lines
-        self.slots = account.slots
+        self.lines = account.asking if asked else account.lines
+        self.slots = account.asking_slots if asked else account.slots
         self.wants = wants
 
     def settle(self, amounts: Sequence[int] | None = None) -> None:
@@ -186,9 +88,11 @@ class Taken:
 class Account:
     """The limits of one subject, and what this process holds of them."""
 
-    __slots__ = ("asked_at", "asking", "caps", "denied", "dirty", "document", "fresh_until", "held_until",
-                 "lines", "owner", "pressed", "renew_at", "seq", "slots", "subject", "unsure", "version",
-                 "within", "written")  # fmt: skip
+    __slots__ = (
+        "asked_at", "asking", "asking_slots", "caps", "denied", "dirty", "document", "fresh_until",
+        "held_until", "lines", "owner", "pressed", "renew_at", "seq", "slots", "subject", "unsure", "version",
+        "within", "written",
+    )  # fmt: skip
 
     def __init__(self, subject: str, caps: Sequence[Cap], owner: Owner) -> None:
         self.subject = subject
@@ -209,6 +113,7 @@ class Account:
         """Monotonic seconds."""
         self.asking: tuple[Line, ...] = ()
         """The lines that the last question was about."""
+        self.asking_slots: tuple[int, ...] = ()
         self.version: str | None = None
         """Of the document in the store; empty: there is none; None: not known."""
         self.seq = 0
@@ -238,14 +143,14 @@ class Account:
         self.caps = caps
         self.lines = tuple(lines)
         self.slots = tuple([line.slot for line in lines])
-        self.fresh_until = 0.0
+        self.fresh_until = self.held_until = 0.0
         self.denied = None
 
     # -- on the way of a call ------------------------------------------------------------------------
 
     def take(self, wants: Sequence[int], now: float) -> Taken | None:
         """Give from what is held here; None: somebody has to be asked."""
-        if now >= self.fresh_until:
+        if now >= self.fresh_until and not self._go_on(now):
             return None
         lines = self.lines
         for line, want in zip(lines, wants, strict=True):
@@ -267,6 +172,20 @@ class Account:
         if not self.dirty:
             self.owner.touched(self)
         return Taken(self, wants)
+
+    def _go_on(self, now: float) -> bool:
+        """Begin the slots of this moment, where what is held goes on to be held."""
+        if now >= self.held_until:
+            return False
+        wall = self.owner.wall()
+        self.roll(wall)
+        self._freshen(wall, now)
+        return True
+
+    def _freshen(self, wall: int, now: float) -> None:
+        ends = [line.slot_end for line in self.lines if line.slot_end]
+        first = now + (min(ends) - wall) / 1000 if ends else FOREVER
+        self.fresh_until = min(first, self.held_until)
 
     def force(self, wants: Sequence[int], now: int) -> Taken:
         """Give what is not held here: nobody can be asked, and it is to be counted later."""
@@ -297,7 +216,7 @@ class Account:
             line.roll(now)
         slots = tuple([line.slot for line in self.lines])
         if slots != self.slots:
-            self.slots = slots
+            self.slots, self.denied = slots, None
 
     def ask(
         self, holder: str, wants: Sequence[Sequence[int]], now: int, moment: float, *, lease: int,
@@ -310,7 +229,7 @@ class Account:
         """
         self.roll(now)
         self.seq += 1
-        self.asking = self.lines
+        self.asking, self.asking_slots = self.lines, self.slots
         passed, self.asked_at = moment - self.asked_at, moment
         hold = steady and not wants and not self.pressed and moment < self.held_until
         needs = []
@@ -349,10 +268,9 @@ class Account:
         if ask.share > 1:
             self.held_until = moment + (ask.lease - ask.lease // 10) / 1000
             self.renew_at = moment + ask.lease / 3000
-        ends = [line.slot_end for line in self.lines if line.slot_end]
-        first = moment + (min(ends) - now) / 1000 if ends else FOREVER
-        same = self.asking is self.lines
-        self.fresh_until = min(first, self.held_until) if same else 0.0
+        if self.asking is not self.lines:
+            self.held_until = 0.0
+        self._freshen(now, moment)
 
     def back(self) -> None:
         """Keep for another time what could not be written."""
@@ -365,7 +283,8 @@ class Account:
             line.booked, line.old, line.sending = 0, {}, {}
             line.spent, line.told = 0, -1
             line.aim()
-        self.fresh_until, self.version, self.denied = 0.0, None, None
+        self.fresh_until = self.held_until = 0.0
+        self.version = self.denied = None
 
     def clean(self) -> bool:
         """Return whether there is nothing to write, now or later."""

@@ -116,6 +116,10 @@ class Keeper:
             except (StoreError, PayloadTooLarge) as error:
                 self._without(account, batch, error)
                 again = False
+            except Changed:
+                for waiter in batch:
+                    waiter.refuse(Changed())
+                again = False
             if again:
                 await self._clock.sleep(_PAUSE * (0.5 + self._random.random()))
             elif not self._waiting.get(account.subject):
@@ -143,7 +147,7 @@ class Keeper:
         again = []
         for waiter, verdict in zip(batch, asked.verdicts, strict=True):
             if verdict is None:
-                waiter.give(Taken(account, waiter.wants))
+                waiter.give(Taken(account, waiter.wants, asked=True))
             elif verdict.soon and moment < waiter.until:
                 again.append(waiter)
             else:
@@ -158,6 +162,8 @@ class Keeper:
         while True:
             if account.version is None:
                 await self._read(account)
+            if any(each.lines is not account.lines for each in batch):
+                raise Changed
             now, moment = self._now(), self._clock.monotonic()
             ask = account.ask(
                 self.holder, [each.wants for each in batch], now, moment,

@@ -13,11 +13,12 @@ from typing import Final, NamedTuple
 
 from router_core.clock import Clock, SystemClock
 from router_core.errors import StoreError, Unavailable
-from router_core.quota.account import Account, Line, Taken
+from router_core.quota.account import Account, Taken
 from router_core.quota.cap import BUDGET, Cap, live
 from router_core.quota.document import Document
 from router_core.quota.errors import Exceeded
 from router_core.quota.keeper import Keeper
+from router_core.quota.line import Line
 from router_core.quota.sharing import share
 from router_core.quota.standing import Standing, standings
 from router_core.quota.waiting import Changed, Later, Waiter
@@ -143,7 +144,7 @@ class Quota:
 
     def _decide(self, account: Account, wants: Sequence[int]) -> Taken:
         """Take of limits that nobody else uses, when what was put aside for the fast way is not enough."""
-        now, moment = int(self._clock.now() * 1000), self._time()
+        now, moment = self.wall(), self._time()
         denied = account.denied
         if denied is not None and denied[0] == wants and moment < account.fresh_until:
             raise self._exceeded(account, *denied[1:], now)
@@ -152,7 +153,7 @@ class Quota:
         account.take_in(ask, answer, now, moment)
         verdict = answer.verdicts[0]
         if verdict is None:
-            return Taken(account, wants)
+            return Taken(account, wants, asked=True)
         account.denied = (wants, verdict.index, verdict.remaining, verdict.resets_at)
         raise self._exceeded(account, verdict.index, verdict.remaining, verdict.resets_at, now)
 
@@ -188,6 +189,8 @@ class Quota:
             for index, waiter in list(waiting.items()):
                 held[index] = await waiter.future
                 del waiting[index]
+                if keeper.steady:
+                    self._mark(self._account(demands[index].subject, demands[index].caps))
         except BaseException:
             for waiter in waiting.values():
                 waiter.abandon()
@@ -197,15 +200,22 @@ class Quota:
 
     # -- what accounts tell --------------------------------------------------------------------------
 
+    def wall(self) -> int:
+        """Return milliseconds since the epoch."""
+        return int(self._clock.now() * 1000)
+
     def touched(self, account: Account) -> None:
         """Note that there is something to write."""
         if self._keeper is None:
             return
         if self._keeper.steady:
-            account.dirty = True
-            self._dirty[account.subject] = account
+            self._mark(account)
         else:
             self._keeper.kick(account)
+
+    def _mark(self, account: Account) -> None:
+        account.dirty = True
+        self._dirty[account.subject] = account
 
     def hungry(self, account: Account) -> None:
         """Ask for more before there is nothing left."""
@@ -222,7 +232,7 @@ class Quota:
     def spent(self) -> Iterator[tuple[str, str, int, int]]:
         """Go through the budgets that calls have used here: subject, limit, what was spent in the window by
         all processes as far as is known here, and the amount."""
-        now = int(self._clock.now() * 1000)
+        now = self.wall()
         for account in self._accounts.values():
             for line in account.lines:
                 if line.budget:
@@ -232,7 +242,7 @@ class Quota:
     async def standing(self, subject: str, caps: Sequence[Cap]) -> list[Standing]:
         """Return how the limits of a subject stand, of all processes. Raises StoreError."""
         account = self._account(subject, caps)
-        now = int(self._clock.now() * 1000)
+        now = self.wall()
         account.roll(now)
         document = account.document if self._keeper is None else await self._keeper.look(account)
         own = {line.cap.name: (line.unwritten, line.used) for line in account.lines}
@@ -298,7 +308,7 @@ class Quota:
 
     def _make_room(self) -> None:
         """Forget subjects of which nothing is to be known any more, or else some that limit only rates."""
-        now = int(self._clock.now() * 1000)
+        now = self.wall()
         for subject, account in list(self._accounts.items()):
             if account.clean() if self._keeper is not None else _over(account, now):
                 del self._accounts[subject]

@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from typing import Any, Generic, TypeVar
 
-from router_core.quota.account import Account, Line, Taken
+from router_core.quota.account import Account, Taken
+from router_core.quota.line import Line
 
 __all__ = ["Changed", "Later", "Waiter"]
 

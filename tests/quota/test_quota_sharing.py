@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from router_core.errors import StoreError
-from router_core.quota.account import Account, Line, Taken
+from router_core.quota.account import Account, Taken
 from router_core.quota.cap import Cap, live, slot_at
 from router_core.quota.document import Document, Holder, decode, encode
+from router_core.quota.line import Line
 from router_core.quota.sharing import SHARE, Ask, Need, share
 
 DAY = Cap("daily", 100, "budget", "day")
@@ -110,6 +111,12 @@ def test_a_document_comes_back_as_it_was() -> None:
 class _Owner:
     """Takes no notice."""
 
+    now = 0
+
+    def wall(self) -> int:
+        """Return the time of the machine's world."""
+        return self.now
+
     def touched(self, account: Account) -> None:
         """Ignore it."""
 
@@ -132,6 +139,7 @@ class Processes(RuleBasedStateMachine):
         self.document = Document()
         self.version = 0
         self.names = count()
+        self.owner = _Owner()
 
     @initialize(
         budget=st.sampled_from([30, 400, 4000]), rate=st.sampled_from([10, 200, 2000]),
@@ -149,10 +157,11 @@ class Processes(RuleBasedStateMachine):
 
     def process(self) -> dict[str, Any]:
         """Return a new one."""
-        return {"name": f"p{next(self.names)}", "account": Account("s", self.caps, _Owner()), "calls": []}
+        return {"name": f"p{next(self.names)}", "account": Account("s", self.caps, self.owner), "calls": []}
 
     def moment(self) -> float:
         """Return monotonic seconds."""
+        self.owner.now = self.now
         return self.now / 1000
 
     def begun(self, process: dict[str, Any], taken: Taken) -> None:
