@@ -159,3 +159,24 @@ async def test_a_foreign_workspace_is_like_one_that_does_not_exist(app: App) -> 
     found = await ask(app, "GET", "/api/workspaces/ws-other/config", "admin")
     assert found.json()["budgetLimits"]["daily"] == 5
     assert "ws-other" not in (await ask(app, "GET", "/api/workspaces", "mine")).body.decode()
+
+
+async def test_changes_of_keys_and_configuration_are_in_the_audit_log(app: App) -> None:
+    """With what they changed, and from which version to which; what was sent is not in it."""
+    for path, body in (
+        ("/api/workspaces/ws-audited/config", b'{"budgetLimits":{"daily":7777}}'),
+        ("/api/keys", b'{"roles":["viewer"],"name":"canary-name"}'),
+    ):
+        made = await ask(app, "POST", path, "admin", body)
+        assert made.status in (200, 201), made.body
+    await next(each for each in app.parts.upkeep if each.name == "audit").tick()
+    answer = await ask(app, "GET", "/api/audit?principal=admin&limit=200", "admin")
+    found = {entry["route"]: entry for entry in reversed(answer.json()["entries"])}
+    key, config = found["/api/keys"], found["/api/workspaces/{workspaceId}/config"]
+    assert (config["outcome"], config["targets"]["workspaceId"]) == ("done", "ws-audited")
+    assert int(config["after"]) == int(config["before"]) + 1
+    assert "ws-audited" in config["targets"]["changed"]
+    assert key["outcome"] == "done"
+    assert len(key["targets"]) == 1
+    for secret in (b"canary", b"7777", b"rk_"):
+        assert secret not in answer.body

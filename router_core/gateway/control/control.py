@@ -18,6 +18,7 @@ from router_core.gateway.control.resource import Document, Draft
 from router_core.gateway.control.secrets import Secrets
 from router_core.gateway.control.versions import Held, Version, Versions
 from router_core.gateway.values import ControlPolicy, GatewayConfig
+from router_core.security.audit import audited
 from router_core.state import StateStore
 from router_core.telemetry.events import Events, Note
 
@@ -312,6 +313,7 @@ class Control:
         text = f"version {number} of the configuration, by {who}: {len(made.touched)} changes"
         fields = {"version": number, "by": who, "why": why, "changes": changes}
         self._events.emit(Note("config_changed", "info", text, fields))
+        audited(before=made.held.version.number, after=number, changed=" ".join(changes))
         if not self.durable and number == 1:
             text = "what is configured through the API is gone with this process: set ROUTER_STATE"
             self._events.emit(Note("control_not_durable", "warning", text))
