@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from typing_extensions import TypedDict
 
-from router_core.binding.plan import compile_plan
+from router_core.binding.plan import Plan, compile_plan
 from router_core.binding.signature import location, target_of
 from router_core.errors import Misconfigured
 from router_core.records import dataclass
@@ -66,6 +66,8 @@ class Record:
     job_by_default: bool
     tags: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
+    plan: Plan | None = None
+    """Made already, for this path and these methods."""
 
 
 def normal_methods(methods: Sequence[str]) -> tuple[str, ...]:
@@ -94,7 +96,7 @@ def build_route(record: Record) -> Route:
     job = JobOptions(**given)
     if kind == "job" and not set(record.methods) - {"GET", "HEAD", "OPTIONS"}:
         raise Misconfigured(f"{where}: a job is submitted by POST; GET reads jobs, so it cannot start one")
-    plan = compile_plan(func, path=record.path, methods=record.methods, job=kind == "job")
+    plan = record.plan or compile_plan(func, path=record.path, methods=record.methods, job=kind == "job")
     summary, description = _doc(func)
     public = options.get("public", False)
     scopes = tuple(dict.fromkeys((*record.scopes, *options.get("scopes", ()))))

@@ -51,9 +51,10 @@ class _Inclusion:
     scopes: tuple[str, ...]
 
     def move(self, record: Record) -> Record:
+        path = join(self.prefix, record.path)
         return replace(
-            record, path=join(self.prefix, record.path), tags=(*self.tags, *record.tags),
-            scopes=(*self.scopes, *record.scopes),
+            record, path=path, tags=(*self.tags, *record.tags), scopes=(*self.scopes, *record.scopes),
+            plan=record.plan if path == record.path else None,
         )  # fmt: skip
 
 
@@ -259,11 +260,11 @@ class Router:
     def _register(self, record: Record) -> None:
         route = build_route(record)
         self._check_free(route)
-        self._records.append(record)
+        self._records.append(replace(record, plan=route.plan))
         self._routes.append(route)
         self._name_keys(route.path)
         for inclusion in self._parents:
-            inclusion.parent._register(inclusion.move(record))
+            inclusion.parent._register(inclusion.move(self._records[-1]))
 
     def _check_free(self, route: Route) -> None:
         for other in self._routes:

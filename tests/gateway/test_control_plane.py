@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from router_core.gateway.control.upkeep import ControlUpkeep
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Events
 from router_core.testing.clock import FakeClock
+from tests.docs_blocks import ROOT
 from tests.gateway.control_parts import STORES, Breaking, Plane, opened, rule
 
 FILE = "models: [{id: m, type: text-generation, aliases: [other], clients: [{type: scripted}]}]"
@@ -43,6 +45,27 @@ async def test_four_processes_that_write_at_once_lose_nothing(kind: str, tmp_pat
             await plane.control.tick()
             assert plane.control.version == 40
             assert len(plane.registry.snapshot.config.rules) == 40
+
+
+@pytest.mark.process
+async def test_four_real_processes_on_one_file(tmp_path: Path) -> None:
+    """Nothing of 40 changes is lost, nor of the count that all of them add to; one of them is killed."""
+    path = str(tmp_path / "state.db")
+    command = (sys.executable, "-m", "tests.gateway.control_writer", path)
+    writers = [await asyncio.create_subprocess_exec(*command, f"w{one}", "10", cwd=ROOT) for one in range(4)]
+    victim = await asyncio.create_subprocess_exec(*command, "victim", "1000", cwd=ROOT)
+    assert [await writer.wait() for writer in writers] == [0] * 4
+    victim.kill()
+    await victim.wait()
+    async with opened("sqlite", tmp_path) as state:
+        plane = Plane(state, FILE)
+        await plane.control.look()
+        document = plane.control.document
+        names = {each.id for each in document.of("routingRules")} - {"shared"}
+        assert {f"w{one}-{number}" for one in range(4) for number in range(10)} <= names
+        shared = document.get("routingRules", "shared")
+        assert shared is not None
+        assert shared.body["priority"] == len(names) == plane.control.version
 
 
 async def test_two_who_count_up_the_same_thing(tmp_path: Path) -> None:

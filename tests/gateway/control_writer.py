@@ -1,0 +1,37 @@
+"""One process that writes rules: ``python -m tests.gateway.control_writer STATE NAME COUNT``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from router_core.clock import SystemClock
+from router_core.gateway.control.control import Control
+from router_core.gateway.control.resource import Draft
+from router_core.stores.state_guard import GuardedStateStore
+from router_core.stores.state_sqlite import SqliteStateStore
+from router_core.telemetry.events import Events
+from tests.gateway.control_parts import rule
+
+
+async def main(path: str, name: str, count: int) -> None:
+    """Write rules, and count up one that all processes share."""
+    clock, events = SystemClock(), Events()
+    state = GuardedStateStore(SqliteStateStore(Path(path)), clock, events, patience=30.0)
+    control = Control(lambda: state, lambda config: None, lambda config: None, clock, events, environ={})
+    await control.start()
+    for number in range(count):
+
+        def edit(draft: Draft, number: int = number) -> None:
+            draft.put("routingRules", f"{name}-{number}", rule(name), clock.now())
+            held = draft.get("routingRules", "shared")
+            priority = 0 if held is None else held.body["priority"]
+            draft.put("routingRules", "shared", rule("shared", priority=priority + 1), clock.now())
+
+        await control.change(edit, who=name)
+    await state.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
