@@ -251,3 +251,27 @@ async def test_a_rollout_of_the_file_looks_after_itself() -> None:
         assert (await made.ask("/api/rollouts/r", {"enabled": False}, method="PATCH")).status == 409
         listed = (await made.ask("/api/experiments")).json()["experiments"]
         assert [each["id"] for each in listed] == ["tone"]
+
+
+async def test_trials_are_for_those_who_may_enter_every_workspace() -> None:
+    """A trial counts the calls of all tenants, so that one of them sees none, whether it exists or not; his
+    scores are taken."""
+    keys = {name: f"0123456789abcdef-{name}" for name in ("boss", "tenant")}
+    entries = f"boss:{keys['boss']}:admin,tenant:{keys['tenant']}:operator|config:manage@one"
+    bearers = {name: {"authorization": f"Bearer {key}"} for name, key in keys.items()}
+    async with house(MODELS, api_keys=entries) as made:
+        await made.ask("/api/experiments", EXPERIMENT, headers=bearers["boss"])
+        await made.ask("/api/experiments/e", headers=bearers["boss"])
+        said = chat("old", user="ann")
+        reply = await made.ask("/v1/chat/completions", said, headers=bearers["tenant"])
+        assert reply.headers["x-router-trial"]
+        for method, path in (
+            ("GET", "/api/rollouts"), ("GET", "/api/experiments/e"), ("GET", "/api/experiments/none"),
+            ("GET", "/api/experiments/e/results"), ("POST", "/api/experiments/e/stop"),
+            ("DELETE", "/api/experiments/e"), ("GET", "/api/routing/shadow"),
+        ):  # fmt: skip
+            answer = await made.ask(path, method=method, headers=bearers["tenant"])
+            assert (answer.status, answer.json()["code"]) == (403, "every_workspace"), path
+        score = {"requestId": reply.headers["x-request-id"], "score": 3}
+        scored = await made.ask("/api/experiments/e/scores", score, headers=bearers["tenant"])
+        assert scored.json()["result"] == "counted"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from router_core.binding.params import Path
 from router_core.errors import Conflict
-from router_core.gateway.api.resources import MANAGE, READ, body_of, described, telling
+from router_core.gateway.api.resources import MANAGE, READ, body_of, described, entitled, telling
 from router_core.gateway.api.trial_resources import LISTING, OPERATE, TrialResources, life_of
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.kinds import EXPERIMENTS
@@ -56,7 +56,9 @@ class ExperimentRoutes:
         router.get(at, scopes=(READ,), meta=one)(self.get_experiment)
         router.put(at, scopes=(MANAGE,), meta=written)(self.put_experiment)
         router.patch(at, scopes=(MANAGE,), meta=changed)(self.patch_experiment)
-        router.delete(at, scopes=(MANAGE,), status=204, meta=described("It is gone"))(self.delete_experiment)
+        router.delete(at, scopes=(MANAGE,), status=204, meta=described("It is gone", empty=True))(
+            self.delete_experiment
+        )
         router.get(f"{at}/results", scopes=(READ,), meta=described("The results"))(self.results)
         router.post(f"{at}/start", scopes=(OPERATE,), meta=one, name="start_experiment")(self.start)
         router.post(f"{at}/stop", scopes=(OPERATE,), meta=one, name="stop_experiment")(self.stop)
@@ -95,9 +97,10 @@ class ExperimentRoutes:
         """End an experiment, or take the promotion of its winner back."""
         return await self._resources.order(experiment_id, "stop", request)
 
-    async def results(self, experiment_id: ExperimentId) -> Response:
+    async def results(self, request: Request, experiment_id: ExperimentId) -> Response:
         """Tell what all processes have found: each arm, effect, interval, p-value, verdict, guardrails, and
         how many calls, and days, are missing. Looking at it often makes nothing of it wrong."""
+        entitled(request)
         live = self._trials.get(experiment_id, "experiment")
         await self._trials.look(live)
         experiment, state = live.trial, live.state

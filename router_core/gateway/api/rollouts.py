@@ -45,7 +45,7 @@ class RolloutRoutes:
         router.get("/{rolloutId}", scopes=(READ,), meta=one)(self.get_rollout)
         router.put("/{rolloutId}", scopes=(MANAGE,), meta=written)(self.put_rollout)
         router.patch("/{rolloutId}", scopes=(MANAGE,), meta=changed)(self.patch_rollout)
-        router.delete("/{rolloutId}", scopes=(MANAGE,), status=204, meta=described("It is gone"))(
+        router.delete("/{rolloutId}", scopes=(MANAGE,), status=204, meta=described("It is gone", empty=True))(
             self.delete_rollout
         )
         for action, handler in (

@@ -12,6 +12,7 @@ from router_core.gateway.api.resources import (
     PAGING,
     Item,
     Resources,
+    entitled,
     items_of,
     merged,
     page_of,
@@ -36,7 +37,10 @@ _LIVING: Final = ("state",)
 
 
 class TrialResources:
-    """Reads and writes trials of one kind for requests, and tells how they stand."""
+    """Reads and writes trials of one kind for requests, and tells how they stand.
+
+    A trial is of the calls of all workspaces, and so are its figures: it is for those who may enter all.
+    """
 
     def __init__(
         self, control: Control, trials: Trials, kind: str, told: Callable[[Live], dict[str, Any]]
@@ -51,6 +55,7 @@ class TrialResources:
 
     async def add(self, request: Request) -> Response:
         """Add one; its ``id`` has to be free."""
+        entitled(request)
         given = self._given(request)
         with telling():
             key = KINDS[self._kind].new_id(given)
@@ -66,6 +71,7 @@ class TrialResources:
 
     async def list(self, request: Request) -> Response:
         """List those of the API and of the file."""
+        entitled(request)
         given = query_of(request, _NAMES)
         await self._resources.fresh()
         model = given.get("modelId", "")
@@ -75,6 +81,7 @@ class TrialResources:
 
     async def get(self, key: str, request: Request) -> Response:
         """Tell one, and how it stands as far as all processes know by now."""
+        entitled(request)
         await self._resources.fresh()
         item = self._resources.find(key)
         live = self.live(key)
@@ -84,12 +91,14 @@ class TrialResources:
 
     async def put(self, key: str, request: Request) -> Response:
         """Write one, whether there is such a one or not."""
+        entitled(request)
         answer = await self._resources.put(key, self._given(request, key), request, self._at(key))
         location = next((value for name, value in answer.headers if name == "location"), "")
         return self._answer(self._resources.find(key), status=answer.status, location=location)
 
     async def patch(self, key: str, request: Request) -> Response:
         """Change some fields of one; null takes one away."""
+        entitled(request)
         change = self._given(request, key)
         now = self._control.clock.now()
 
@@ -103,10 +112,12 @@ class TrialResources:
 
     async def drop(self, key: str, request: Request) -> Response:
         """Take one away: its calls go where they went before it."""
+        entitled(request)
         return await self._resources.drop(key, request)
 
     async def order(self, key: str, action: str, request: Request) -> Response:
         """Carry out an order, and tell how it stands then."""
+        entitled(request)
         await self._resources.fresh()
         item = self._resources.find(key)
         live = self.trials.get(key, self._word)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from router_core.gateway.api.experiments import ExperimentRoutes
-from router_core.gateway.api.resources import READ, described
+from router_core.gateway.api.resources import READ, described, entitled
 from router_core.gateway.api.rollouts import RolloutRoutes
 from router_core.gateway.control.control import Control
 from router_core.gateway.pipeline import Pipeline
 from router_core.gateway.trials.trials import Trials
-from router_core.http.message import Response
+from router_core.http.message import Request, Response
 from router_core.routing.router import Router
 
 __all__ = ["trials_router"]
@@ -23,9 +23,10 @@ def trials_router(control: Control, trials: Trials, pipeline: Pipeline) -> Route
     @router.get(
         "/api/routing/shadow", scopes=(READ,), tags=("trials",), meta=described("Shadow rules, counted")
     )
-    async def shadow_rules() -> Response:
+    async def shadow_rules(request: Request) -> Response:
         """Tell how often each shadow rule has held in this process, and how often it would have sent the call
         to the same model; else which one instead of which."""
+        entitled(request)
         return Response.json({"rules": pipeline.shadows.report()})
 
     return router
