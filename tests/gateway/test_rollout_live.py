@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from router_core.errors import Conflict, NotFound, StoreError
+from router_core.gateway.select.bounds import Bounds
 from router_core.gateway.trials.tally import Tally
 from router_core.gateway.values import GatewayConfig
 from router_core.stores.state_memory import MemoryStateStore
@@ -422,3 +423,15 @@ async def test_processes_of_one_machine_share_a_file(tmp_path: Path) -> None:
     assert two.trials.get("r", "rollout").state == one.trials.get("r", "rollout").state
     for store in stores:
         await store.close()
+
+
+async def test_a_workspace_is_not_led_to_a_model_that_it_may_not_use() -> None:
+    """What a workspace may use stands above every rollout: its calls take no part."""
+    place = Place(config(GOOD, rollout(startShare=100)))
+    await place.trials.tick()
+    served = await place.call(bounds=Bounds(frozenset({"old"})))
+    assert served is not None
+    assert dict(served.headers)["x-router-model"] == "old"
+    assert place.last.trial == ""
+    await place.call(bounds=Bounds(frozenset({"old", "new"})))
+    assert place.last.trial == "r/canary"

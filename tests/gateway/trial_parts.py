@@ -14,6 +14,7 @@ from router_core.errors import RouterError, StoreError
 from router_core.gateway.config.load import parse_config
 from router_core.gateway.gateway import Gateway
 from router_core.gateway.pipeline import Served
+from router_core.gateway.select.bounds import Bounds
 from router_core.gateway.trials.experiment import Experiment
 from router_core.gateway.trials.parse import parse_experiment, parse_rollout
 from router_core.gateway.trials.rollout import Rollout
@@ -136,12 +137,15 @@ class Place:
         self.failed = 0
         self._calls = 0
 
-    async def call(self, user: str = "", model: str = "old", **more: Any) -> Served | None:
+    async def call(
+        self, user: str = "", model: str = "old", bounds: Bounds | None = None, **more: Any
+    ) -> Served | None:
         """Make one call, each of another user unless one is named; None: it failed."""
         self._calls += 1
         call = make_call("chat/completions", {
             "model": model, "messages": [{"role": "user", "content": "Hello!"}], "user": user, **more,
         })  # fmt: skip
+        call.bounds = bounds
         call.sticky = user or f"user {self._calls}"
         call.started = time.monotonic()
         call.request_id = f"request-{id(self)}-{self._calls}"

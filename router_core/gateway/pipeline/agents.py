@@ -160,7 +160,12 @@ def _too_bad(router: ModelRouter, asked: Requirements, now: float) -> tuple[str,
             "success_rate",
             f"{rate:.1%} of its last calls succeeded, asked are {asked.min_success_rate:.1%}",
         )
-    latencies = [each.standing.latency for each in router.candidates if each.standing.latency]
+    # as they fade: a model that is not asked any more gets another chance
+    latencies = [
+        each.standing.load(now) / (each.standing.inflight + 1)
+        for each in router.candidates
+        if each.standing.latency
+    ]
     if asked.max_latency and latencies and min(latencies) > asked.max_latency:
         told = (
             f"its calls take about {min(latencies) * 1000:.0f} ms, asked are {asked.max_latency * 1000:.0f}"

@@ -29,10 +29,16 @@ class Split:
         """Return the way of a call, and note in it which arm that is."""
         place = self._live.arm_of(call)
         arm = self._arms[place] if place >= 0 else None
-        if arm is None:
+        if arm is None or not _may_use(call, self._live.arms[place]):
             return self._plain
         call.trial = self._live.labels[place]
         return arm
+
+
+def _may_use(call: Call, model_id: str) -> bool:
+    """Return whether the workspace of a call may use a model: that stands above every trial."""
+    bounds = call.bounds
+    return bounds is None or not bounds.models or model_id in bounds.models
 
 
 def arms_of(
