@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+from typing import TYPE_CHECKING
 
 from handlers.cli.output import table, to_text
+
+if TYPE_CHECKING:
+    from router_core.routing.route import Route
 
 __all__ = ["DESCRIPTION", "EXAMPLES", "add_arguments", "run"]
 
@@ -31,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         listed = [
             {"methods": list(route.methods), "path": route.path, "kind": route.kind, "name": route.name,
-             "parameters": [param.name for param in route.plan.params], "summary": route.summary}
+             "parameters": [param.name for param in route.plan.params], "summary": route.summary,
+             "public": route.public, "scopes": list(route.scopes)}
             for route in routes
         ]  # fmt: skip
         print(to_text(listed))
@@ -42,6 +47,17 @@ def run(args: argparse.Namespace) -> int:
             param.name if param.required else f"{param.name}=" for param in route.plan.params
         )
         queue = f"{route.job.queue_size}" if route.kind == "job" else ""
-        rows.append((" ".join(route.methods), route.path, route.kind, queue, parameters, route.summary))
-    print(table(("METHOD", "PATH", "KIND", "QUEUE", "PARAMETERS", "SUMMARY"), rows))
+        rows.append(
+            (" ".join(route.methods), route.path, route.kind, queue, _asks(route), parameters, route.summary)
+        )
+    print(table(("METHOD", "PATH", "KIND", "QUEUE", "ASKS FOR", "PARAMETERS", "SUMMARY"), rows))
     return 0
+
+
+def _asks(route: Route) -> str:
+    """Return what a caller has to hold where callers have to say who they are."""
+    if route.realm:
+        return f"a {route.realm} key"
+    if route.scopes:
+        return " + ".join(scope.replace("|", " or ") for scope in route.scopes)
+    return "nothing" if route.public else "a key" if route.any_caller else "*"

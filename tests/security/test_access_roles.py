@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import pytest
 
+from handlers.cli.routes import run
 from router_core.errors import Forbidden, Misconfigured
 from router_core.routing.permission import check_permission, default_scopes, manages
 from router_core.routing.product import product_route
@@ -120,3 +123,15 @@ def test_the_jobs_of_all_are_for_operators_and_not_for_keys_without_a_list() -> 
     assert not holder("*").manages_jobs
     assert holder("jobs:manage").manages_jobs
     assert Principal("root", frozenset({"*"}), roles=frozenset({"admin"})).manages_jobs
+
+
+def test_the_command_line_shows_what_routes_ask_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """So that an author sees what his callers need."""
+    code = run(Namespace(app="examples.text:router", all=True, json=False))
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    asked = {line.split()[1]: line for line in lines}
+    assert " nothing " in asked["/health"]
+    assert " a key " in asked["/jobs/{job_id}"]
+    assert " read " in asked["/metrics"]
+    assert " call " in next(line for path, line in asked.items() if path.endswith("/generate"))
