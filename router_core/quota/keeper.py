@@ -49,6 +49,7 @@ class Keeper:
         self.steady = False
         """Whether this process goes on between calls, so that it can give back what it holds."""
         self.lease = LEASE
+        self.patience = PATIENCE
         self._store = store
         self._clock = clock
         self._room = room
@@ -62,7 +63,7 @@ class Keeper:
 
     def queue(self, account: Account, wants: Sequence[int]) -> Waiter:
         """Let a call wait for the next operation."""
-        waiter = Waiter(account, wants, self._clock.monotonic() + PATIENCE)
+        waiter = Waiter(account, wants, self._clock.monotonic() + self.patience)
         self._waiting.setdefault(account.subject, deque()).append(waiter)
         self.kick(account)
         return waiter
@@ -157,7 +158,7 @@ class Keeper:
         return bool(again) or (account.pressed and any(line.spare for line in account.lines))
 
     async def _ask(self, account: Account, batch: Sequence[Waiter]) -> Answer:
-        until = self._clock.monotonic() + PATIENCE
+        until = self._clock.monotonic() + self.patience
         pause = _JITTER
         while True:
             if account.version is None:
@@ -256,7 +257,7 @@ class Keeper:
 
     async def reset(self, account: Account) -> None:
         """Forget what was spent; what calls have reserved stays."""
-        until = self._clock.monotonic() + PATIENCE
+        until = self._clock.monotonic() + self.patience
         while True:
             entry = await self._store.get(self._key(account.subject))
             if entry is None:
