@@ -115,7 +115,7 @@ _KEYS: Final = {
     name: name.encode()
     for name in (
         "accept", "authorization", "content-type", "host", "idempotency-key", "origin", "prefer",
-        "sec-fetch-site",
+        "sec-fetch-site", "x-api-key",
     )
 }  # fmt: skip
 """Those that are looked up in every request."""

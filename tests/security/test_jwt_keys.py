@@ -129,6 +129,14 @@ async def test_keys_that_may_not_sign_do_not_count(
         await taking.authenticator.authenticate(asking(token()))
 
 
+async def test_a_key_of_one_algorithm_signs_with_no_other(issuer: Issuer) -> None:
+    """Although both are taken here, and both are RSA."""
+    issuer.keys = [public_jwk("rsa", alg="RS512")]
+    async with desk(issuer, jwt_algorithms="RS256,RS512") as taking:
+        with pytest.raises(Unauthorized):
+            await taking.authenticator.authenticate(asking(token()))
+
+
 async def test_a_weak_key_is_none(issuer: Issuer, taking: Desk) -> None:
     """1,024 bits of RSA have been too few for long."""
     issuer.keys = [public_jwk("weak", kid="rsa"), public_jwk("ec")]
