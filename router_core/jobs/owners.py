@@ -6,24 +6,27 @@ from dataclasses import replace
 from typing import Final
 
 from router_core.errors import Forbidden
+from router_core.jobs.job import Job
 from router_core.jobs.store import JobQuery
 from router_core.security.audit import audited
 from router_core.types import Principal
 
-__all__ = ["EVERYBODY", "may_see", "seen_by"]
+__all__ = ["EVERYBODY", "may_see", "seen_by", "to_change"]
 
 EVERYBODY: Final = "*"
 """In a query: all owners."""
 
 
 def may_see(owner: str, principal: Principal) -> bool:
-    """Return whether a job of this owner exists for the caller. What is done to another's is written down."""
-    if owner == principal.id:
-        return True
-    if not principal.manages_jobs:
-        return False
-    audited(owner=owner)
-    return True
+    """Return whether a job of this owner exists for the caller."""
+    return owner == principal.id or principal.manages_jobs
+
+
+def to_change(job: Job, principal: Principal) -> Job:
+    """Return a job that the caller is about to change; if it is another's, that is written down."""
+    if job.owner != principal.id:
+        audited(owner=job.owner)
+    return job
 
 
 def seen_by(query: JobQuery, principal: Principal) -> JobQuery:

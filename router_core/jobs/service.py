@@ -26,7 +26,7 @@ from router_core.jobs.dispatch import Dispatcher, foretell, tell
 from router_core.jobs.failpoints import failpoint
 from router_core.jobs.inputs import Dumped, blob_keys, copy_input, fingerprint, pack
 from router_core.jobs.job import MAX_CRASHES, TERMINAL, Job, State, Tombstone
-from router_core.jobs.owners import may_see, seen_by
+from router_core.jobs.owners import may_see, seen_by, to_change
 from router_core.jobs.result import Result
 from router_core.jobs.store import Added, EventPage, IdempotencyKey, JobQuery, Page, Store
 from router_core.jobs.submission import DEFAULT_OPTIONS, SubmitOptions, rank, scope_hash
@@ -298,7 +298,7 @@ class JobService:
         Repeating it is no error. Raises Conflict when the job has ended otherwise.
         """
         for _ in range(_CANCEL_TRIES):
-            job = await self.get(job_id, principal)
+            job = to_change(await self.get(job_id, principal), principal)
             if job.state in (State.CANCELLED, State.CANCELLING):
                 return job
             if job.terminal:
@@ -323,7 +323,7 @@ class JobService:
         """
         if self.draining:
             raise Draining("this server is going away; another one takes the job", retry_after=2)
-        job = await self.get(job_id, principal)
+        job = to_change(await self.get(job_id, principal), principal)
         if job.state not in _RETRYABLE:
             raise _not_retryable(job)
         route = self.routes.get(job.route)
@@ -352,7 +352,7 @@ class JobService:
 
     async def delete(self, job_id: str, principal: Principal) -> None:
         """Delete a job that has ended, with its input and result. Raises Conflict for one that has not."""
-        job = await self.get(job_id, principal)
+        job = to_change(await self.get(job_id, principal), principal)
         if not job.terminal or await self.store.delete(job_id) is None:
             extra = {"job_id": job_id, "job_status": job.state.value}
             raise Conflict("the job has not ended; cancel it first", code="job_open", extra=extra)

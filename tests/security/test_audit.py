@@ -69,6 +69,11 @@ class House:
         """Entries as the log has them, in their order."""
         return [note.fields for note in self._notes if note.name == "audit"]
 
+    @property
+    def messages(self) -> list[str]:
+        """What the log says of entries."""
+        return [note.message for note in self._notes if note.name == "audit"]
+
     async def ask(
         self, method: str, path: str, key: str = ROOT, body: bytes = b"", query: str = "", **more: str
     ) -> tuple[int, Any]:
@@ -149,6 +154,15 @@ async def test_nothing_that_was_sent_is_in_it() -> None:
     assert len(entries[0]["targets"]["name"]) == 200
 
 
+async def test_nothing_in_a_name_breaks_a_line() -> None:
+    """Line ends and escapes are text in the entry, and stand in no message of the log."""
+    async with house() as made:
+        await made.ask("PUT", '/things/a\n{"level":"error"}\x1b[2J')
+        (entry,) = await made.entries()
+        assert entry["targets"]["name"] == 'a\n{"level":"error"}\x1b[2J'
+        assert made.messages == ["root: /things/{name} done"]
+
+
 async def test_the_log_is_for_administrators() -> None:
     """``audit:read``, which no role but admin holds."""
     keys = f"{KEYS},auditor:{'a' * 20}:audit:read"
@@ -201,7 +215,8 @@ async def test_jobs_of_others() -> None:
     keys = f"ann:{PLAIN},boss:{ROOT}:jobs:manage|audit:read|call"
     async with house(api_keys=keys) as made:
         ids = [(await made.ask("POST", "/paint", PLAIN))[1]["job_id"] for _ in range(2)]
-        assert (await made.ask("GET", f"/jobs/{ids[0]}"))[0] == 200
+        for method, path in (("GET", "/jobs/"), ("POST", "/status/")):
+            assert (await made.ask(method, f"{path}{ids[0]}"))[0] == 200
         assert (await made.ask("POST", f"/jobs/{ids[0]}/cancel", PLAIN))[0] in (200, 202)
         assert await made.entries() == []
         assert (await made.ask("POST", f"/jobs/{ids[1]}/cancel"))[0] in (200, 202)
