@@ -242,6 +242,24 @@ async def test_a_file_that_is_read_again_during_a_change(tmp_path: Path) -> None
         assert set(plane.registry.snapshot.models) == {"n", "a"}
 
 
+async def test_another_version_that_is_taken_during_a_change(tmp_path: Path) -> None:
+    """What it wrote is in what the change makes: the change is made again, on top of it."""
+    async with opened("memory", tmp_path) as state:
+        plane, other = Plane(state, FILE), Plane(state, FILE)
+        tries: list[int] = []
+
+        async def edit(draft: Draft) -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                await other.put("models", "theirs", body())
+                await plane.control.tick()
+            draft.put("models", "ours", body(), 5.0)
+
+        await plane.control.change(edit, who="ann")
+        assert set(plane.registry.snapshot.models) == {"m", "theirs", "ours"}
+        assert len(tries) == 2
+
+
 async def test_a_cap_on_what_one_configuration_may_be(tmp_path: Path) -> None:
     """What the data plane refuses is 400, with its words."""
     async with opened("memory", tmp_path) as state:
