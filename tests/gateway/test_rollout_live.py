@@ -51,7 +51,7 @@ async def test_a_canary_that_refuses_all_is_taken_back() -> None:
 
 async def test_a_canary_that_is_slow_is_taken_back() -> None:
     """A canary that takes twice as long is rolled back before 5 % of the calls of a run fell to it."""
-    place = Place(config(GOOD, rollout(startShare=5)))
+    place = Place(config(GOOD, rollout(startShare=5, rollback={"maxLatencyIncrease": 0.5})))
     await place.trials.tick()
     live, draws = place.trials.get("r", "rollout"), Slow()
     seen = 0

@@ -22,6 +22,7 @@ ROLLOUT = {
     "stages": [20, 50],
     "intervalSeconds": 0,
     "minRequests": 5,
+    "rollback": {"maxErrorRateIncrease": 0.05},
 }
 EXPERIMENT = {
     "id": "e", "model": "old", "metric": "score",
@@ -218,7 +219,7 @@ models:
     type: text-generation
     clients: [{id: n1, type: scripted, model: up, args: {fail_status: 500}}]
 rollouts:
-  - {id: r, model: old, canary: new, startShare: 50}
+  - {id: r, model: old, canary: new, startShare: 50, rollback: {maxErrorRateIncrease: 0.05}}
 experiments:
   tone:
     condition: {agentType: [creative]}

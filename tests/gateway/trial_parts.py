@@ -111,9 +111,11 @@ def config(models: Mapping[str, str], *trials: Rollout | Experiment, more: str =
 
 
 def rollout(**more: Any) -> Rollout:
-    """Return a rollout from ``old`` to ``new``."""
-    return parse_rollout({"id": "r", "model": "old", "canary": "new", "intervalSeconds": 60,
-                          "minRequests": 20} | more)  # fmt: skip
+    """Return a rollout from ``old`` to ``new``; how long calls take here says nothing about models."""
+    return parse_rollout({
+        "id": "r", "model": "old", "canary": "new", "intervalSeconds": 60, "minRequests": 20,
+        "success": {"maxErrorRateIncrease": 0.02}, "rollback": {"maxErrorRateIncrease": 0.05},
+    } | more)  # fmt: skip
 
 
 def experiment(**more: Any) -> Experiment:
