@@ -105,14 +105,20 @@ class Identity:
         return key_routes(self.room, self._known, self._clock, self.roles)
 
     async def check(self) -> None:
-        """Say when nobody can come in; raises Misconfigured where an address is open that others reach."""
-        if self.room is None or self._keys is not None or self._others:
+        """Say when nobody can come in; raises Misconfigured where an address is open that others reach.
+
+        As it does for a store that cannot be used as it is set up; one that does not answer is no error.
+        """
+        if self.room is None:
             return
         try:
-            if not await self.room.empty():
-                return
-        except StoreError:
-            return  # it is said elsewhere, and nobody comes in meanwhile
+            empty = await self.room.empty()
+        except StoreError as error:
+            if isinstance(error.__cause__, Misconfigured):
+                raise error.__cause__ from None
+            return
+        if not empty or self._keys is not None or self._others:
+            return
         from router_core.middleware.gates import is_loopback
 
         text = (

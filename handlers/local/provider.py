@@ -94,6 +94,11 @@ def _serve_many(app: App, settings: Settings, options: ServeOptions, *, shared: 
         raise Misconfigured(
             f"several workers need a job store that processes can share, and {_why_not(app)}, or one worker"
         )
+    if settings.keys and settings.state.startswith("memory:"):
+        raise Misconfigured(
+            "ROUTER_KEYS=state with ROUTER_STATE=memory:// keeps keys in the memory of one process: several "
+            "workers need a state that they share, such as sqlite:///state.db"
+        )
     make_config(None, app, options)  # a certificate that cannot be read is reported here, once
     sockets = bind(settings.host, settings.port)
     try:

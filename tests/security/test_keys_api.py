@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,7 +113,7 @@ async def test_no_listing_shows_a_secret(admin: AsyncTestClient) -> None:
     while pages == 0 or cursor:
         answer = await admin.get("/api/keys", query={"limit": 3, "cursor": cursor})
         text = answer.content.decode()
-        assert not any(key["key"].split("_")[2] in text for key in keys)
+        assert not any(key["key"].split("_", 2)[2] in text for key in keys)
         assert "digest" not in text
         found += [each["id"] for each in answer.value["keys"]]
         cursor, pages = answer.value.get("cursor", ""), pages + 1
@@ -253,6 +254,15 @@ async def test_an_empty_house_does_not_open_a_public_address(clock: FakeClock) -
         assert any(isinstance(note, Note) and note.name == "no_keys" for note in seen)
         assert (await client.get("/open")).status == 401
         assert (await client.get("/health")).status == 200
+
+
+async def test_a_state_that_is_set_up_wrongly_is_told_at_the_start(clock: FakeClock, tmp_path: Path) -> None:
+    """Also where there are other keys: nobody would know why those of the state do not open."""
+    (tmp_path / "state.db").write_text("something else, and more than a few letters of it" * 100)
+    wrong = service(clock, state=f"sqlite:///{tmp_path}/state.db")
+    with pytest.raises(Misconfigured):
+        await wrong.start()
+    await wrong.stop()
 
 
 async def test_the_document_tells_of_them(admin: AsyncTestClient) -> None:

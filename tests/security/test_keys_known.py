@@ -240,6 +240,26 @@ async def test_its_last_use_is_written_once_a_minute() -> None:
     await house.known.close()
 
 
+ODD = [
+    "rk_", "rk__", "rk_abcdefghijkl_", f"rk_{'a' * 12}_{'A' * 42}'", f"RK_{'a' * 12}_{'A' * 43}",
+    f"rk_{'a' * 40}_{'A' * 43}", f"rk_../../../x_{'A' * 43}", f"rk_{'a' * 12}_{'A' * 600}", "' OR '1'='1' --",
+    "{$ne: null}", "\x00" * 20, "\u20ac" * 20, "k\u00e9" * 20, "\ud800" * 20, "A" * 9000, "*",
+    "sha256=" + "0" * 64,
+    f"rk_{'a' * 12}_{'A' * 43}\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shown", ODD, ids=range(len(ODD)))
+async def test_what_is_no_key_is_401(shown: str) -> None:
+    """In both headers, without a look into the state for what cannot be one; never an error of ours."""
+    house = House(SETTING)
+    for request in (asking(shown), asking(x_api_key=shown)):
+        with pytest.raises(Unauthorized) as caught:
+            await house.callers.authenticate(request)
+        assert caught.value.headers["WWW-Authenticate"].startswith("Bearer realm=")
+    assert len(house.state.gets) == 0
+
+
 async def test_what_cannot_be_read_is_nobodys_fault() -> None:
     """A record of a later version is no reason to call the key wrong."""
     house = House()
