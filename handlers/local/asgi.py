@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from handlers.local.asgi_head import read_head, to_request
 from handlers.local.asgi_send import Sender
@@ -29,6 +29,9 @@ from router_core.middleware.headers import SECURITY_HEADERS
 from router_core.settings import Settings
 from router_core.telemetry.events import Events, Note, RequestDone
 from router_core.types import Counted
+
+if TYPE_CHECKING:
+    from router_core.security.cors import Cors
 
 __all__ = ["SMALL", "TIMED", "Application", "AsgiApp"]
 
@@ -68,7 +71,7 @@ class Application(Protocol):
 class AsgiApp:
     """Serve an app over ASGI; give it to any ASGI server or mount it in another ASGI framework."""
 
-    __slots__ = ("_admit", "_app", "_ids", "_lock", "_sender", "_settings",
+    __slots__ = ("_admit", "_app", "_cors", "_ids", "_lock", "_sender", "_settings",
                  "raises_start_error", "start_error", "started")  # fmt: skip
 
     def __init__(self, app: Application) -> None:
@@ -76,6 +79,7 @@ class AsgiApp:
         self._settings = app.settings
         self._admit: Callable[[Request], Awaitable[int | None]] | None = getattr(app, "admit", None)
         """Judges a request before a large body is read: ``Stack.admit``."""
+        self._cors = _cors(app.settings)
         self._sender = Sender(app.events)
         self._ids = Counted()
         self.started = False
@@ -226,6 +230,8 @@ class AsgiApp:
         error.headers.setdefault("Connection", "close")
         response = problem_response(error, request_id=request_id)
         response = response.with_headers(("x-request-id", request_id), *SECURITY_HEADERS)
+        if self._cors is not None and head is not None:  # or the page would not learn why
+            response = self._cors.mark(Request(scope["method"], head.path, headers=head.headers), response)
         if head is not None and head.unread and not isinstance(error, RequestTimeout):
             await self._sender.send_early(scope, response, send, receive)
         else:
@@ -242,6 +248,14 @@ class AsgiApp:
                 client=client[0] if client else "",
             )
         )
+
+
+def _cors(settings: Settings) -> Cors | None:
+    if not settings.cors_origins:
+        return None
+    from router_core.security.cors import cors_of
+
+    return cors_of(settings)
 
 
 async def _gone(receive: Receive) -> None:
