@@ -109,7 +109,6 @@ Gate = Callable[[Exchange], Awaitable[None] | None]
 
 def pay(toll: Toll, exchange: Exchange) -> Awaitable[None] | None:
     """Count a request; an awaitable where other processes have to be asked. Raises RateLimited."""
-    exchange.counted = True
     left = toll()
     if type(left) is int:
         exchange.left = left

@@ -74,6 +74,8 @@ class Limit:
         exchange.counted = True
         match, principal = exchange.match, exchange.principal
         if match is not None and (match.route.realm or UNLIMITED in match.route.meta):
+            if _is_known(principal):
+                self._believe(exchange.request)
             return None
         if principal is None or principal.kind == "anonymous":
             exchange.left = self._calls.take("a:" + self._address(exchange.request))

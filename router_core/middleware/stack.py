@@ -183,6 +183,7 @@ class Stack:
         try:
             if until != inf and until <= self._monotonic():
                 request = await self._judge_again(exchange, admission)
+            exchange.counted = True
             if admission.toll is not None and (waiting := pay(admission.toll, exchange)) is not None:
                 await waiting
             if call is not None:

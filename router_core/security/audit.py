@@ -197,6 +197,9 @@ class AuditTrail:
                     await self._put(*self._queue[0])
                 except StoreError:
                     return False
+                except Exception as error:  # it would stand in the way of all others
+                    text = "an audit entry cannot be kept, and stands in the log alone"
+                    self._events.emit(Note("audit_lost", "error", text, error=error))
                 self._queue.popleft()
             self._lost = 0
         return True

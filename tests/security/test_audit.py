@@ -341,6 +341,23 @@ async def test_refused_ones_crowd_nobody_out() -> None:
     assert found[0]["left_out"] == 80
 
 
+async def test_an_entry_that_no_store_takes_stands_in_nobodys_way() -> None:
+    """It is told of, and the next ones are written."""
+
+    class Picky(MemoryStateStore):
+        async def put(self, key: str, value: bytes, **more: Any) -> str:
+            if b'"number":"1"' in value:
+                raise ValueError("not this one")
+            return await super().put(key, value, **more)
+
+    state = Picky()
+    made = trail(state)
+    for number in range(3):
+        made.record(draft(number), "done", 200)
+    assert await made.flush()
+    assert [entry["targets"]["number"] for entry in await values(state)] == ["2", "0"]
+
+
 async def test_entries_expire() -> None:
     """After the time that the setting says."""
     clock = FakeClock()

@@ -161,6 +161,29 @@ async def test_who_was_right_lately_is_heard_beside_one_who_guesses() -> None:
         assert await statuses(app, 2, "/work", key=BEN) == [429] * 2
 
 
+async def test_an_error_of_the_function_is_no_guess() -> None:
+    """A route that refuses callers itself, for reasons of its own."""
+    own = Router()
+
+    @own.post("/own")
+    async def refuse() -> None:
+        raise Unauthorized("of my own")
+
+    given = Settings(jobs="memory://", blobs="memory://", api_keys=KEYS, rate_limit_max=500)
+    app = build_app(own, given)
+    await app.start()
+    try:
+        assert await statuses(app, 60, "/own", key=ANN) == [401] * 60
+        assert await statuses(app, 1, "/own", key=BEN) == [401]
+        known = Request("POST", "/own", headers=Headers([("x-api-key", BEN)]), client="192.0.2.5")
+        admission = app.admission(known)
+        assert admission is not None
+        assert {(await app.admitted(known, admission)).status for _ in range(60)} == {401}
+        assert await statuses(app, 1, "/own", key="w" * 20, client="192.0.2.5") == [401]
+    finally:
+        await app.stop(0)
+
+
 async def test_a_body_that_is_still_to_come_is_judged_and_not_counted() -> None:
     """It is counted when it has come; a wrong key is counted at once, for nothing comes after it."""
     async with service(api_keys=KEYS, rate_limit_max=2) as app:
