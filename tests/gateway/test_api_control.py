@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from router_core.gateway.config.load import parse_config
 from tests.gateway.serving import House, Reply, house
 
 FILE = """
@@ -139,6 +140,21 @@ async def test_what_the_file_says_is_the_files() -> None:
         reply = await made.ask("/api/models", model("known"))
         assert (reply.status, reply.json()["code"]) == (409, "configured_by_file")
         assert made.gateway.control.version == 0
+
+
+async def test_what_the_file_has_taken_can_be_taken_away() -> None:
+    """What lies under a name of the file goes, and the file's stays."""
+    async with house("models: []") as made:
+        await made.ask("/api/models", model("file-model"))
+        await made.ask("/api/agents/file-agent/preferences", {"preferredModels": ["file-model"]})
+        await made.ask("/api/routing/rules", rule())
+        made.gateway.apply(parse_config(FILE, "gateway.yaml", {}))
+        for path in ("/api/models/file-model", "/api/agents/file-agent/preferences"):
+            assert (await made.ask(path)).json()["managedBy"] == "file"
+            assert (await made.ask(path, {}, "PUT")).status in (400, 409)
+            assert (await made.ask(path, None, "DELETE")).status == 204
+            assert (await made.ask(path, None, "DELETE")).status == 409
+            assert (await made.ask(path)).json()["managedBy"] == "file"
 
 
 async def test_if_match_and_its_races() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from router_core.errors import BadRequest, Conflict, NotFound, StoreError
+from router_core.errors import BadRequest, Conflict, Misconfigured, NotFound, StoreError
 from router_core.gateway.config.load import parse_config
 from router_core.gateway.control.build import Invalid
 from router_core.gateway.control.reports import HealthReports
 from router_core.gateway.control.resource import Draft
 from router_core.gateway.control.upkeep import ControlUpkeep
+from router_core.gateway.values import GatewayConfig
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Events
 from router_core.testing.clock import FakeClock
@@ -159,6 +160,26 @@ async def test_nothing_is_published_that_cannot_be_served(tmp_path: Path) -> Non
                 await plane.put(kind, key, wrong)
         assert plane.control.version == 2
         assert len(plane.applied) == applied + 1
+
+
+async def test_a_version_that_only_its_writer_cannot_serve_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was checked and is published: the writer stays where it is and says so; the caller made no error."""
+    async with opened("memory", tmp_path) as state:
+        plane, other = Plane(state, FILE), Plane(state, FILE)
+
+        def apply(config: GatewayConfig) -> None:
+            raise Misconfigured("no room")
+
+        monkeypatch.setattr(plane.control, "_apply", apply)
+        assert await plane.put("models", "a", body()) == 1
+        assert (plane.control.version, len(plane.told("control_refused"))) == (0, 1)
+        assert plane.control.problem == "version 1 cannot be served by here: no room"
+        await plane.control.tick()
+        assert len(plane.told("control_refused")) == 1
+        await other.control.tick()
+        assert "a" in other.registry.snapshot.models
 
 
 async def test_a_circle_of_fallbacks_is_refused(tmp_path: Path) -> None:

@@ -121,6 +121,7 @@ class ConfigurationRoutes:
         listed = [each for each in (control.current, *control.history) if each.number][:limit]
         told = {
             "current": control.version, "durable": control.durable, "base": control.base.version or None,
+            "problem": control.problem or None,
             "versions": [_version(each) for each in listed],
         }  # fmt: skip
         return Response.json(told, headers=(("cache-control", "no-cache"),))

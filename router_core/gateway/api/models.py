@@ -195,7 +195,10 @@ class ModelRoutes:
         force = query_of(request, ("force",)).get("force", "").lower() == "true"
 
         def edit(draft: Draft) -> None:
-            held = self._resources.own(draft, model_id, request)
+            held = self._resources.own(draft, model_id, request, leaving=True)
+            if self._control.by_file(MODELS, model_id):
+                draft.drop(MODELS, model_id)  # nobody speaks of it: they speak of the file's
+                return
             names = {model_id, *held.body.get("aliases", ())}
             used = [each for each in referrers(self._control.config, names) if each != f"{MODELS}/{model_id}"]
             if used and not force:

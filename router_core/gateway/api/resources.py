@@ -308,11 +308,14 @@ class Resources:
         with telling():
             return await self.control.change(edit, who=request.principal.id, why=why)
 
-    def own(self, draft: Draft, key: str, request: Request) -> Resource:
-        """Return one that the API may change, if the caller has seen the newest. Raises 404, 409, 412."""
-        if self.control.by_file(self.kind, key):
-            raise by_file(self.kind, key)
+    def own(self, draft: Draft, key: str, request: Request, *, leaving: bool = False) -> Resource:
+        """Return one that the API may change, if the caller has seen the newest. Raises 404, 409, 412.
+
+        ``leaving``: it is to go, which it may also where the file has its name by now.
+        """
         found = draft.get(self.kind, key)
+        if self.control.by_file(self.kind, key) and not (leaving and found is not None):
+            raise by_file(self.kind, key)
         if found is None:
             if request.headers.get("if-match") is not None:
                 raise _changed(None)
@@ -364,7 +367,7 @@ class Resources:
         """Take one away."""
 
         def edit(draft: Draft) -> None:
-            self.own(draft, key, request)
+            self.own(draft, key, request, leaving=True)
             draft.drop(self.kind, key)
 
         await self.changed(edit, request, f"{KINDS[self.kind].word} {key} taken away")

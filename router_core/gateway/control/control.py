@@ -239,6 +239,14 @@ class Control:
         self._events.emit(Note("control_applied", "info", text, {"version": number}))
         self._tell(built)
 
+    def _refuse(self, number: int, error: Misconfigured) -> None:
+        """Stay at the version that is served by, and say so once."""
+        self.problem = f"version {number} cannot be served by here: {error.detail}"
+        if self._refused != number:
+            self._refused = number
+            text = f"version {number} is refused, {self.version} stays: {error.detail}"
+            self._events.emit(Note("control_refused", "error", text, {"version": number}))
+
     # --- changing ---
 
     async def change(self, edit: Edit, *, who: str, why: str = "") -> Change:
@@ -306,8 +314,11 @@ class Control:
             held = await self._versions.publish(
                 made.held, made.change.document, who=who, why=why, changes=len(made.touched)
             )
-            self._apply(made.built.config)
-            self._held, self._built, self.problem = held, made.built, ""
+            try:
+                self._apply(made.built.config)
+                self._held, self._built, self.problem = held, made.built, ""
+            except Misconfigured as error:  # it was checked; others may serve by it
+                self._refuse(held.version.number, error)
         changes = [f"{kind}/{key}" for kind, key in made.touched[:_SHOWN]]
         number = held.version.number
         text = f"version {number} of the configuration, by {who}: {len(made.touched)} changes"
