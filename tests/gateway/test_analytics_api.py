@@ -79,36 +79,36 @@ async def test_requests_are_listed_and_paged(made: House) -> None:
     assert mine["requests"][0]["usage"]["totalTokens"] > 0
 
 
-@pytest.mark.parametrize(
-    ("path", "name"),
-    [
-        ("/api/analytics/models?timeRange=2y", "timeRange"),
-        ("/api/analytics/models?timerange=24h", "timerange"),
-        ("/api/analytics/models?from=yesterday", "from"),
-        ("/api/analytics/models?to=2026-01-01T00:00:00Z", "from"),
-        ("/api/analytics/models?from=1e400&to=2", "from"),
-        ("/api/analytics/models?from=20&to=10", "from"),
-        ("/api/analytics/models?from=1", "from"),
-        ("/api/analytics/models?timeRange=1h&timeRange=6h", "timeRange"),
-        ("/api/analytics/models?timeRange=1h&from=0", "timeRange"),
-        ("/api/analytics/workspaces/a?timeRange=0", "timeRange"),
-        ("/api/metrics/requests?limit=0", "limit"),
-        ("/api/metrics/requests?limit=1001", "limit"),
-        ("/api/metrics/requests?limit=%C2%B2", "limit"),
-        ("/api/metrics/requests?status=fine", "status"),
-        ("/api/metrics/requests?since=never", "since"),
-        ("/api/metrics/requests?cursor=xyz", "cursor"),
-        ("/api/metrics/requests?cursor=x:y", "cursor"),
-        ("/api/metrics/requests?%FF=1", "query"),
-        ("/api/health/overview?x=1", "x"),
-    ],
-)
-async def test_what_cannot_be_asked_is_named(made: House, path: str, name: str) -> None:
+WRONG = {
+    "/api/analytics/models?timeRange=2y": "timeRange",
+    "/api/analytics/models?timerange=24h": "timerange",
+    "/api/analytics/models?from=yesterday": "from",
+    "/api/analytics/models?to=2026-01-01T00:00:00Z": "from",
+    "/api/analytics/models?from=1e400&to=2": "from",
+    "/api/analytics/models?from=20&to=10": "from",
+    "/api/analytics/models?from=1": "from",
+    "/api/analytics/models?timeRange=1h&timeRange=6h": "timeRange",
+    "/api/analytics/models?timeRange=1h&from=0": "timeRange",
+    "/api/analytics/workspaces/a?timeRange=0": "timeRange",
+    "/api/metrics/requests?limit=0": "limit",
+    "/api/metrics/requests?limit=1001": "limit",
+    "/api/metrics/requests?limit=%C2%B2": "limit",
+    "/api/metrics/requests?status=fine": "status",
+    "/api/metrics/requests?since=never": "since",
+    "/api/metrics/requests?cursor=xyz": "cursor",
+    "/api/metrics/requests?cursor=x:y": "cursor",
+    "/api/metrics/requests?%FF=1": "query",
+    "/api/health/overview?x=1": "x",
+}
+
+
+async def test_what_cannot_be_asked_is_named(made: House) -> None:
     """400 with the parameter's name, never 500."""
-    answer = await made.ask(path)
-    assert answer.status == 400
-    assert answer.json()["errors"][0]["loc"] == ["query", name]
-    assert answer.json()["detail"].startswith(f"{name}: ")
+    for path, name in WRONG.items():
+        answer = await made.ask(path)
+        assert answer.status == 400, path
+        assert answer.json()["errors"][0]["loc"] == ["query", name]
+        assert answer.json()["detail"].startswith(f"{name}: ")
 
 
 async def test_what_does_not_exist(made: House) -> None:

@@ -173,6 +173,47 @@ async def test_what_cannot_be_written_is_bounded(monkeypatch: pytest.MonkeyPatch
     assert sum(map(len, process.keeper._kept.values())) <= 2000
 
 
+@pytest.mark.parametrize("back", [65.0, 4000.0, 100_000.0], ids=["minute", "hour", "day"])
+async def test_a_clock_that_is_set_back_takes_nothing_away(back: float) -> None:
+    """What is counted in a minute that comes again stands beside what was counted in it before."""
+    clock = FakeClock(NOON)
+    process = Process(MemoryStateStore(clock), clock)
+    for _ in range(4):
+        process.serve()
+        await process.keeper.tick()
+        clock.advance(60)
+    clock.jump(-back)
+    for _ in range(4):
+        process.serve()
+        await process.keeper.tick()
+        clock.advance(60)
+    clock.jump(back)
+    process.serve()
+    await process.keeper.tick()
+    process.keeper._kept.clear()
+    if back < 3600:
+        assert (await process.report(timeRange="1h"))[0].calls == 9
+    clock.advance(3 * 86_400)
+    await process.keeper.tick()
+    process.keeper._kept.clear()
+    for asked in ("7d", "30d"):
+        assert (await process.report(timeRange=asked))[0].calls == 9
+
+
+async def test_more_than_an_answer_is_made_of_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded, and the answer says that it is not all."""
+    clock = FakeClock(NOON)
+    store = MemoryStateStore(clock)
+    for _ in range(5):
+        process = Process(store, clock)
+        process.serve()
+        await process.keeper.tick()
+    monkeypatch.setattr("router_core.gateway.analytics.keeper._READ_BYTES", 250)
+    report, partial = await Process(store, clock).report(timeRange="1h")
+    assert partial is True
+    assert 0 < report.calls < 5
+
+
 async def test_last_calls_of_all_processes() -> None:
     """Newest first, none twice, as many as are kept."""
     clock = FakeClock(NOON)

@@ -164,11 +164,11 @@ def test_minutes_are_closed_by_the_clock() -> None:
     made.called(call, "turbo", OK, clock.monotonic())
     clock.advance(60)
     made.called(call, "turbo", OK, clock.monotonic())
-    assert [(start, sum(row.calls for _, row in table)) for start, table in made.closed] == [
+    assert [(start, sum(row.calls for _, row in table)) for _, start, table in made.closed] == [
         (1_699_999_980, 1)
     ]
     assert made.start == 1_700_000_040
     clock.jump(-600)
     made.synchronise()
     made.called(call, "turbo", OK, clock.monotonic())
-    assert sum(row.calls for _, table in made.closed for _, row in table) == 2
+    assert sum(row.calls for _, _, table in made.closed for _, row in table) == 2

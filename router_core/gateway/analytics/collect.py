@@ -26,7 +26,7 @@ class Collector:
     """Told of every call once; whoever flushes takes the minutes that are over."""
 
     __slots__ = ("_clock", "_epoch", "_next", "_streams", "_time", "closed", "counted", "minute", "recent",
-                 "start")  # fmt: skip
+                 "rewound", "start")  # fmt: skip
 
     def __init__(
         self, clock: Clock | None = None, *, time: Callable[[], float] = monotonic, recent: int = 1000
@@ -41,8 +41,10 @@ class Collector:
         """The last calls, the latest at the end."""
         self.counted = 0
         """Calls since the start."""
-        self.closed: list[tuple[int, Table]] = []
-        """Minutes that are over, with when they began."""
+        self.closed: list[tuple[int, int, Table]] = []
+        """Minutes that are over: ``rewound`` at their time, when they began, what was counted."""
+        self.rewound = 0
+        """How often the clock was set back, so that minutes came again."""
         self.minute = Table()
         self.start = 0
         """When the minute began, in seconds since the epoch."""
@@ -110,8 +112,10 @@ class Collector:
         if start == self.start:
             return
         if self.minute:
-            self.closed.append((self.start, self.minute))
+            self.closed.append((self.rewound, self.start, self.minute))
             self.minute = Table()
+        if start < self.start:
+            self.rewound += 1
         self.start, self._next = start, start + MINUTE
 
 

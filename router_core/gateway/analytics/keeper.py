@@ -42,7 +42,8 @@ _RECENT_TTL: Final = 86_400.0
 _PRESENCE_TTL: Final = 90.0
 _KEPT_BYTES: Final = 8 * 1024 * 1024
 _PAGE: Final = 200
-_MAX_PAGES: Final = 100
+_READ_BYTES: Final = 64 * 1024 * 1024
+"""Of what others have written, as much as one answer is made of."""
 _AT_ONCE: Final = 4
 
 
@@ -50,8 +51,10 @@ class Found(msgspec.Struct):
     """What a listing came to."""
 
     values: dict[str, bytes] = {}
+    size: int = 0
     partial: bool = False
-    """Whether the store did not answer, so that this is what this process alone knows."""
+    """Whether the store did not answer, so that this is what this process alone knows; or whether there was
+    more than one answer can be made of."""
 
 
 class Analytics:
@@ -71,6 +74,8 @@ class Analytics:
         """Stretches of time that could not be written before there were too many of them."""
         self.down = False
         """Whether the store did not answer when it was last asked."""
+        self.turns = asyncio.Semaphore(_AT_ONCE)
+        """For whoever adds up much: a few at a time."""
         self._deployments = deployments
         self._state = state
         self._clock = clock
@@ -78,8 +83,8 @@ class Analytics:
         self._presence = presence
         self._interval = interval
         self._pulse = Pulse(clock, 6 * interval)
-        self._open: dict[str, tuple[int, Table]] = {}
-        """The hour and the day under way, by letter."""
+        self._open: dict[str, tuple[str, int, Table]] = {}
+        """The hour and the day under way by letter: who writes them, when they began, what was counted."""
         self._kept: dict[str, bytes] = {}
         """What this process has of each stretch of time, the oldest first."""
         self._size = 0
@@ -171,26 +176,32 @@ class Analytics:
         self._deployments.take(collector.minute)
         closed, collector.closed = collector.closed, []
         if collector.minute:
-            self._keep(MINUTE, collector.start, collector.minute)
+            self._keep(MINUTE, self._writer(collector.rewound), collector.start, collector.minute)
             if ended:
-                closed.append((collector.start, collector.minute))
+                closed.append((collector.rewound, collector.start, collector.minute))
                 collector.minute = Table()
-        for start, table in closed:
-            self._keep(MINUTE, start, table)
+        for rewound, start, table in closed:
+            writer = self._writer(rewound)
+            self._keep(MINUTE, writer, start, table)
             for level in (HOUR, DAY):
-                self._sum_up(level, start, table)
+                self._sum_up(level, writer, start, table)
 
-    def _sum_up(self, level: Level, at: int, table: Table) -> None:
+    def _writer(self, rewound: int) -> str:
+        """Return under which name this process writes: another one when a minute, hour or day may come again,
+        which must not take the place of the first."""
+        return f"{self.process}-{rewound}" if rewound else self.process
+
+    def _sum_up(self, level: Level, writer: str, at: int, table: Table) -> None:
         start = level.floor(at)
         held = self._open.get(level.letter)
-        if held is None or held[0] != start:
-            held = self._open[level.letter] = (start, Table())
-        held[1].add(table)
-        self._keep(level, start, held[1])
+        if held is None or held[1] != start:
+            held = self._open[level.letter] = (writer, start, Table())
+        held[2].add(table)
+        self._keep(level, held[0], start, held[2])
 
-    def _keep(self, level: Level, start: int, table: Table) -> None:
+    def _keep(self, level: Level, writer: str, start: int, table: Table) -> None:
         for part, data in enumerate(pack(table)):
-            key = level.key(start, self.process, part)
+            key = level.key(start, writer, part)
             if self._kept.get(key) != data:
                 self._put(key, data, level.ttl)
 
@@ -240,7 +251,7 @@ class Analytics:
             if self._kept.get(key) is data:
                 self._ttl.pop(key, None)
 
-    def _tell(self, error: Exception | None) -> None:
+    def _tell(self, error: BaseException | None) -> None:
         down = error is not None
         if down is self.down:
             return
@@ -260,17 +271,19 @@ class Analytics:
             async with places:
                 async for entry in self._pages(prefix):
                     found.values[entry.key] = entry.value
+                    found.size += len(entry.value)
+                    if found.size > _READ_BYTES:
+                        found.partial = True
+                        return
 
         done = await asyncio.gather(*map(fetch, prefixes), return_exceptions=True)
-        for each in done:
-            if isinstance(each, (StoreError, TimeoutError)):
-                found.partial = True
-                self._tell(each)
-            elif isinstance(each, BaseException):
+        failed = [each for each in done if isinstance(each, BaseException)]
+        for each in failed:
+            if not isinstance(each, (StoreError, TimeoutError)):
                 raise each
-        if prefixes and not found.partial:
-            self._tell(None)
-        if found.partial:
+        self._tell(failed[0] if failed else None)
+        if failed:
+            found.partial = True
             found.values.clear()
         own = {key: data for key, data in self._kept.items() if key.startswith(tuple(prefixes))}
         found.values.update(own)
@@ -278,7 +291,7 @@ class Analytics:
 
     async def _pages(self, prefix: str) -> AsyncIterator[Entry]:
         cursor = ""
-        for _ in range(_MAX_PAGES):
+        while True:
             async with asyncio.timeout(_PATIENCE):
                 page = await self._state.entries(prefix, cursor=cursor, limit=_PAGE)
             for entry in page.entries:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from router_core.gateway.analytics.histogram import RELATIVE_ERROR, quantile
 from router_core.gateway.analytics.period import Period
-from router_core.gateway.analytics.shelf import LEVELS, start_of, unpack
+from router_core.gateway.analytics.shelf import start_of, unpack
 from router_core.gateway.analytics.sums import DeploymentSum, Key, Sum
 
 __all__ = ["CALLERS", "Report", "Wanted", "stamp", "told"]
@@ -73,31 +73,39 @@ class Report:
         return self._all.total.calls
 
     def take(self, values: Mapping[str, bytes], now: float) -> None:
-        """Add what was found; what lies outside of the period is left out."""
-        reads = {level.letter: (level, start, end) for level, start, end in self._period.reads(now)}
-        for key, value in values.items():
-            for level in LEVELS:
-                at = start_of(level, key)
-                if at is None or level.letter not in reads:
-                    continue
-                _, start, end = reads[level.letter]
-                if start <= at < end:
-                    self._add(at, value)
+        """Add what was found, once; what lies outside of the period is left out."""
+        steps: dict[int, list[bytes]] = {}
+        for level, start, end in self._period.reads(now):
+            for name, value in values.items():
+                at = start_of(level, name)
+                if at is not None and start <= at < end:
+                    steps.setdefault(self._period.step.floor(at), []).append(value)
+        whole: dict[Key, Sum] = {}
+        for step, found in steps.items():
+            # what processes have of one step is put together first: there is much of it, and few keys
+            rows = self._step(found)
+            group = self._series[step] = _Group()
+            for key, row in rows.items():
+                group.add(key[3], row)
+            _add(whole, rows.items())
+        for key, row in whole.items():
+            self._all.add(key[3], row)
+            for groups, name in zip(self._by, key, strict=False):
+                _group(groups, name).add(key[3], row)
 
-    def _add(self, at: int, value: bytes) -> None:
-        part = unpack(value)
-        if part is None:
-            self.damaged += 1
-            return
-        for key, row in part.rows:
-            if self._wanted.fits(key):
-                self._all.add(key[3], row)
-                for groups, name in zip(self._by, key, strict=False):
-                    _group(groups, name).add(key[3], row)
-                _group(self._series, self._period.step.floor(at)).add(key[3], row)
-        for name, each in part.deployments.items():
-            if not self._wanted.model or each.model == self._wanted.model:
-                self._deployments.setdefault(name, DeploymentSum()).add(each)
+    def _step(self, values: Iterable[bytes]) -> dict[Key, Sum]:
+        """Return what the calls of one step come to, of those that are looked at."""
+        rows: dict[Key, Sum] = {}
+        for value in values:
+            part = unpack(value)
+            if part is None:
+                self.damaged += 1
+                continue
+            _add(rows, [each for each in part.rows if self._wanted.fits(each[0])])
+            for name, each in part.deployments.items():
+                if not self._wanted.model or each.model == self._wanted.model:
+                    self._deployments.setdefault(name, DeploymentSum()).add(each)
+        return rows
 
     def totals(self) -> dict[str, Any]:
         """Return what all calls together come to."""
@@ -144,6 +152,16 @@ class Report:
 
 
 _POINT: Final = ("requests", "successes", "errors", "cancelled", "successRate", "latency", "tokens", "cost")
+
+
+def _add(rows: dict[Key, Sum], more: Iterable[tuple[Key, Sum]]) -> None:
+    """Add sums by key; those of a new key are taken as they are."""
+    for key, row in more:
+        held = rows.get(key)
+        if held is None:
+            rows[key] = row
+        else:
+            held.add(row)
 
 
 def _group(groups: dict[Any, _Group], name: Any) -> _Group:

@@ -15,7 +15,6 @@ from router_core.gateway.analytics.sums import DeploymentSum, Key, Sum, Table
 __all__ = [
     "DAY",
     "HOUR",
-    "LEVELS",
     "MINUTE",
     "ROOM",
     "Level",
@@ -57,7 +56,6 @@ class Level(NamedTuple):
 MINUTE: Final = Level("m", 60, 3600, 3 * 3600 + 600.0)
 HOUR: Final = Level("h", 3600, 86_400, 8 * 86_400 + 3600.0)
 DAY: Final = Level("d", 86_400, 32 * 86_400, 401 * 86_400.0)
-LEVELS: Final = (MINUTE, HOUR, DAY)
 
 
 class Part(msgspec.Struct):

@@ -32,9 +32,10 @@ async def report_of(analytics: Analytics, wanted: Wanted, period: Period, now: f
     """Return what the calls of a period come to, and whether some of it may be missing."""
     analytics.gather()
     names = [name for level, start, end in period.reads(now) for name in prefixes(level, start, end)]
-    found = await analytics.read(names)
-    report = Report(wanted, period)
-    await asyncio.to_thread(report.take, found.values, now)
+    async with analytics.turns:
+        found = await analytics.read(names)
+        report = Report(wanted, period)
+        await asyncio.to_thread(report.take, found.values, now)
     return report, found.partial
 
 
