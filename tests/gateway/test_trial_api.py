@@ -100,6 +100,10 @@ async def test_a_rollout_is_changed_and_taken_away(made: House) -> None:
     assert (await made.ask("/api/rollouts/r", method="DELETE")).status == 204
     assert (await made.ask("/api/rollouts/r")).status == 404
     assert "x-router-trial" not in (await call(made, "ann")).headers
+    await made.ask("/api/rollouts", ROLLOUT)
+    state = (await made.ask("/api/rollouts/r")).json()["state"]
+    assert (state["stage"], state["status"]) == (0, "running"), "it has begun anew"
+    assert [each["action"] for each in state["decisions"]][:2] == ["started", "removed"]
 
 
 BAD: list[tuple[str, Any, str]] = [

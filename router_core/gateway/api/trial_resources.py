@@ -113,7 +113,9 @@ class TrialResources:
     async def drop(self, key: str, request: Request) -> Response:
         """Take one away: its calls go where they went before it."""
         entitled(request)
-        return await self._resources.drop(key, request)
+        answer = await self._resources.drop(key, request)
+        await self.trials.forget(key, request.principal.id)
+        return answer
 
     async def order(self, key: str, action: str, request: Request) -> Response:
         """Carry out an order, and tell how it stands then."""

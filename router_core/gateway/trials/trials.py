@@ -298,6 +298,23 @@ class Trials:
             return ordered(trial, state, action, who, live.seen, now)
         return told_to(trial, state, action, who, live.seen, now)
 
+    async def forget(self, trial_id: str, who: str) -> None:
+        """Let a trial that was taken away leave nothing behind, so that another one of its id begins anew.
+
+        What is left says that it is none of those that anybody may know: a process which has not heard of it
+        yet would write down again what it knows.
+        """
+        now = self._clock.now()
+        try:
+            async with self._turn:
+                state, version = await self.shared.read(trial_id)
+                if state is not None:
+                    gone = state.decided(Decision(now, "removed", who, "by order"), definition="",
+                                         status="stopped", since=now, ended=now)  # fmt: skip
+                    await self.shared.write(trial_id, gone, version)
+        except StoreError as error:
+            self._told(down=True, error=error)
+
     async def look(self, live: Live) -> None:
         """Bring up to date what is known of a trial; without the store it stays as it was."""
         if not live.trial.enabled:
