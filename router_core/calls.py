@@ -71,7 +71,7 @@ class CallService:
             settings=settings, table=self._table, events=self.events, authenticator=keys,
             monotonic=self.clock.monotonic,
             dispatch=Dispatch(None, intake, self._scope, self.events),
-            exception_handlers=router.exception_handlers, limit=_limit(settings, self.clock),
+            exception_handlers=router.exception_handlers, limit=_limit(settings, self.clock, self.events),
         )  # fmt: skip
         self._handle, self._admit = stack.handle, stack.admit
         limited = bool(settings.rate_limit_max or settings.rate_limit_window_ms)
@@ -186,9 +186,9 @@ def _callers(
     return ApiKeys.from_setting(settings.api_keys, roles=parse_roles(settings.roles)), None
 
 
-def _limit(settings: Settings, clock: Clock) -> Limit | None:
+def _limit(settings: Settings, clock: Clock, events: Events) -> Limit | None:
     if not (settings.rate_limit_max or settings.rate_limit_window_ms):
         return None
     from router_core.middleware.limit import limit_of
 
-    return limit_of(settings, clock)[0]
+    return limit_of(settings, clock, events)[0]

@@ -165,7 +165,7 @@ class _Build:
         audit = open_audit(settings, self.state, clock, events, routes, always=identity is not None)
         if audit is not None:
             routes = (*routes, *audit_routes(audit.trail))
-        limit, counting = limit_of(settings, clock, self.state)
+        limit, counting = limit_of(settings, clock, events, self.state)
         table = Table(routes)
         dispatch = Dispatch(service, self.intake, self.scope, events)
         stack = build_stack(

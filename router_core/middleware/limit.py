@@ -15,6 +15,7 @@ from router_core.routing.product import UNLIMITED
 from router_core.security.addresses import ClientAddress, parse_proxies
 from router_core.security.rate_limit import Meter, Rate, rate_of
 from router_core.settings import Settings
+from router_core.telemetry.events import Events, Note
 from router_core.types import Principal
 
 if TYPE_CHECKING:
@@ -32,13 +33,14 @@ _BELIEVED: Final = 10_000
 class Limit:
     """Counts requests: by caller where he is known, else by address."""
 
-    __slots__ = ("_address", "_barred", "_believed", "_calls", "_failures", "_shared", "_time")
+    __slots__ = ("_address", "_barred", "_believed", "_calls", "_events", "_failures", "_shared", "_time")
 
     def __init__(
         self, rate: Rate, address: ClientAddress, *, clock: Callable[[], float] = time,
-        shared: SharedMeter | None = None,
+        shared: SharedMeter | None = None, events: Events | None = None,
     ) -> None:  # fmt: skip
         """``shared`` counts callers who are known, in all processes together."""
+        self._events = events
         self._address = address
         self._shared = shared
         self._time = clock
@@ -125,10 +127,17 @@ class Limit:
         try:
             self._failures.take(address)
         except RateLimited as limited:
-            if len(self._barred) >= _BELIEVED:
-                self._barred.clear()
-            self._barred[address] = self._time() + limited.retry_after
+            self._bar(address, limited.retry_after)
             raise
+
+    def _bar(self, address: str, seconds: float) -> None:
+        if address not in self._barred and self._events is not None:
+            text = f"{address or 'a peer without an address'} was wrong too often about who it is"
+            fields = {"client": address, "seconds": round(seconds)}
+            self._events.emit(Note("address_barred", "warning", text, fields))
+        if len(self._barred) >= _BELIEVED:
+            self._barred.clear()
+        self._barred[address] = self._time() + seconds
 
     def _believe(self, request: Request) -> None:
         if len(self._believed) >= _BELIEVED:
@@ -142,7 +151,7 @@ class Limit:
 
 
 def limit_of(
-    settings: Settings, clock: Clock, state: Callable[[], StateStore] | None = None
+    settings: Settings, clock: Clock, events: Events, state: Callable[[], StateStore] | None = None
 ) -> tuple[Limit | None, Sequence[Upkeep]]:
     """Return the limit of the settings, or None, and what has to run beside it. Raises Misconfigured.
 
@@ -157,7 +166,7 @@ def limit_of(
         from router_core.security.rate_shared import SharedMeter
 
         shared = SharedMeter(rate, state(), clock)
-    limit = Limit(rate, ClientAddress(proxies), clock=clock.now, shared=shared)
+    limit = Limit(rate, ClientAddress(proxies), clock=clock.now, shared=shared, events=events)
     return limit, () if shared is None else (shared.quota,)
 
 

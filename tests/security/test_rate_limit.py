@@ -16,6 +16,7 @@ from handlers.local.provider import local_routes
 from router_core import App, Router, Settings, build_app
 from router_core.errors import RateLimited, Unauthorized
 from router_core.http.message import Headers, Request, Response
+from router_core.telemetry.events import Note
 from router_core.testing.clock import FakeClock
 from tests.gateway.serving import House, chat, models_yaml
 from tests.local.tiny_app import one_answer, served
@@ -142,6 +143,8 @@ async def test_guessing_ends_soon() -> None:
     """An address that was wrong ten times is not asked any more, also if it is right at last."""
     clock = FakeClock()
     async with service(clock, api_keys=KEYS, rate_limit_max=50, rate_limit_window_ms=60_000) as app:
+        notes: list[Note] = []
+        app.events.subscribe(lambda event: notes.append(event) if isinstance(event, Note) else None)
         assert await statuses(app, 11, "/work", key="w" * 20) == [401] * 10 + [429]
         assert await statuses(app, 2, "/work") == [429, 429]
         late = await ask(app, "/work", key=BEN)
@@ -150,6 +153,7 @@ async def test_guessing_ends_soon() -> None:
         assert await statuses(app, 1, "/hello", "GET") == [200]
         clock.advance(63)
         assert await statuses(app, 2, "/work", key=BEN) == [200, 200]
+    assert [note.fields["client"] for note in notes if note.name == "address_barred"] == ["192.0.2.1"]
 
 
 async def test_who_was_right_lately_is_heard_beside_one_who_guesses() -> None:
