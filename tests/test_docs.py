@@ -181,3 +181,15 @@ def test_every_page_is_listed() -> None:
     index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"({page.name})" in index
+
+
+def test_what_the_checklist_rests_on_is_there() -> None:
+    """Every test that the page of security names exists, and each of its rows names one."""
+    rows = re.findall(
+        r"(?m)^\| \d+ \|.*$", (ROOT / "docs" / "security-checklist.md").read_text(encoding="utf-8")
+    )
+    assert len(rows) == 26
+    for row in rows:
+        named = re.findall(r"`((?:tests/[\w/]+\.py)|pyproject\.toml)`", row.rpartition(" | ")[2])
+        assert named, row
+        assert not [name for name in named if not (ROOT / name).is_file()], row
