@@ -152,26 +152,38 @@ class Account:
         """Give from what is held here; None: somebody has to be asked."""
         if now >= self.fresh_until and not self._go_on(now):
             return None
-        lines = self.lines
-        for line, want in zip(lines, wants, strict=True):
-            if want > line.free and want:
-                return None
         hungry = False
-        for line, want in zip(lines, wants, strict=True):
-            if want:
-                line.free -= want
-                line.recent += want
-                if line.rate:
-                    line.booked += want
-                else:
-                    line.used += want
-                if line.free < line.low:
-                    hungry = True
+        for index, line in enumerate(self.lines):
+            want = wants[index]
+            if not want:
+                continue
+            free = line.free - want
+            if free < 0:
+                self._undo(wants, index)
+                return None
+            line.free = free
+            line.recent += want
+            if line.rate:
+                line.booked += want
+            else:
+                line.used += want
+            if free < line.low:
+                hungry = True
         if hungry:
             self.owner.hungry(self)
         if not self.dirty:
             self.owner.touched(self)
         return Taken(self, wants)
+
+    def _undo(self, wants: Sequence[int], count: int) -> None:
+        """Take back what the first limits have given, as another one has not enough."""
+        for line, want in zip(self.lines[:count], wants, strict=False):
+            line.free += want
+            line.recent -= want
+            if line.rate:
+                line.booked -= want
+            else:
+                line.used -= want
 
     def _go_on(self, now: float) -> bool:
         """Begin the slots of this moment, where what is held goes on to be held."""

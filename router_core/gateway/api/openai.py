@@ -52,6 +52,9 @@ _SUMMARIES: Final = {
     "responses": "Answer, with OpenAI's newer interface",
 }
 _LOOKS: Final = ("models:call|read",)
+Fields = tuple[tuple[str, str], ...]
+Joined = dict[tuple[int, int], tuple[Fields, Fields, Fields]]
+_JOINED: Final = 1024
 _STREAM_HEADERS: Final = (
     ("content-type", "text/event-stream"),
     ("cache-control", "no-cache"),
@@ -68,6 +71,7 @@ class OpenAIRoutes:
         self._pipeline = pipeline
         self._registry = registry
         self._tenants = Tenants(lambda: registry.snapshot.config)
+        self._joined: Joined = {}
         self._time = time
 
     def router(self) -> Router:
@@ -119,7 +123,7 @@ class OpenAIRoutes:
         finally:
             interruption.forget()
         if call.allowance is not None:
-            return answer(served, call.allowance.headers(monotonic()))
+            return answer(served, call.allowance.headers(), self._joined)
         return answer(served)
 
     def read(self, endpoint: str, request: Request) -> Call:
@@ -146,15 +150,30 @@ class OpenAIRoutes:
         return call
 
 
-def answer(served: Served, more: tuple[tuple[str, str], ...] = ()) -> Response:
-    """Return what goes to the caller."""
+def answer(served: Served, more: Fields = (), joined: Joined | None = None) -> Response:
+    """Return what goes to the caller; ``joined`` keeps headers that were put together, for the next time."""
     reply = served.reply
     if reply.chunks is not None:
         return Response(200, (*_STREAM_HEADERS, *served.headers, *more), served.body)
     status = 200 if reply.status < 300 else reply.status  # 205, say, must not have a body
     content_type = answer_type(reply.headers.get("content-type", JSON))
     headers = served.explained.typed(content_type)
-    return Response(status, (*headers, *more) if more else headers, served.body)
+    if more:
+        headers = _join(headers, more, {} if joined is None else joined)
+    return Response(status, headers, served.body)
+
+
+def _join(headers: Fields, more: Fields, joined: Joined) -> Fields:
+    """Return both: of the same two the same object each time, by which a server knows that it has them."""
+    key = (id(headers), id(more))
+    known = joined.get(key)
+    if known is not None and known[0] is headers and known[1] is more:
+        return known[2]
+    if len(joined) >= _JOINED:
+        joined.clear()
+    both = (*headers, *more)
+    joined[key] = (headers, more, both)
+    return both
 
 
 def _json_call(endpoint: str, body: bytes, content_type: str, started: float) -> Call:

@@ -153,7 +153,7 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
             status="success",
             timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         )
-        limits = () if call.allowance is None else call.allowance.headers(time.monotonic())
+        limits = () if call.allowance is None else call.allowance.headers()
         headers = (("content-type", "application/json"), *served.headers, *limits)
         # the annotation describes the body; beside it go the headers that explain the decision
         return cast(RouteAnswer, Response(200, headers, answer.model_dump_json(by_alias=True).encode()))

@@ -7,12 +7,12 @@ from typing import Final
 
 from router_core.errors import HTTPError
 from router_core.gateway.budgets.plan import Plan, Rates
-from router_core.gateway.budgets.told import told
+from router_core.gateway.budgets.told import Told
 from router_core.gateway.call import Call, Usage
 from router_core.gateway.values import GatewayConfig, Limit, Workspace
 from router_core.quota.quota import Demand, Exceeded, Quota, Taken
 from router_core.quota.waiting import Later
-from router_core.types import Principal, limits_of
+from router_core.types import Allowance, Principal
 
 __all__ = ["Allowed", "Budgets", "subject_of"]
 
@@ -22,7 +22,7 @@ _KEPT: Final = 10_000
 _LONGEST: Final = 900.0
 """Seconds that a call may go on where processes are frozen between calls."""
 
-LimitsOf = Callable[[Principal], Sequence[Limit]]
+LimitsOf = Callable[[Principal], Sequence[Limit | Allowance]]
 
 
 def subject_of(kind: str, name: str) -> str:
@@ -33,43 +33,46 @@ def subject_of(kind: str, name: str) -> str:
 class Allowed:
     """What one call holds of its limits."""
 
-    __slots__ = ("_held", "_plans", "_wants")
+    __slots__ = ("_held", "_plans", "_told")
 
-    def __init__(self, plans: Sequence[Plan], wants: Sequence[Sequence[int]], held: Sequence[Taken]) -> None:
+    def __init__(self, plans: Sequence[Plan], held: Sequence[Taken], told: Told) -> None:
         self._plans = plans
-        self._wants = wants
         self._held = held
+        self._told = told
 
     def settle(self, cost_micros: int | None, usage: Usage | None, now: float) -> None:
         """Book what the call has used; what has no price costs nothing."""
-        for plan, wants, taken in zip(self._plans, self._wants, self._held, strict=True):
-            taken.settle(plan.used(wants, cost_micros or 0, usage))
+        tokens = 0 if usage is None else usage.input_tokens + usage.output_tokens
+        for plan, taken in zip(self._plans, self._held, strict=False):
+            taken.settle(plan.used(cost_micros or 0, tokens))
 
     def release(self, now: float) -> None:
         """Give everything back but the request, which was made."""
-        for plan, wants, taken in zip(self._plans, self._wants, self._held, strict=True):
-            taken.settle(plan.used(wants, 0, None))
+        for plan, taken in zip(self._plans, self._held, strict=True):
+            taken.settle(plan.used(0, 0))
 
-    def headers(self, now: float) -> tuple[tuple[str, str], ...]:
+    def headers(self) -> tuple[tuple[str, str], ...]:
         """Return how the limits by the minute stand, in the headers that clients of OpenAI know."""
-        return told(self._held, now)
+        return self._told.headers(self._held)
 
 
 class Budgets:
     """The admission of a gateway. Where nothing is limited it costs a look into two tables."""
 
-    __slots__ = ("_callers", "_config", "_config_of", "_limits_of", "_models", "_rates", "_who",
+    __slots__ = ("_callers", "_config", "_config_of", "_limits_of", "_models", "_rates", "_told", "_who",
                  "_workspaces", "quota")  # fmt: skip
 
     def __init__(
         self, quota: Quota, config_of: Callable[[], GatewayConfig], rates: Rates, *,
         limits_of: LimitsOf | None = None, who: Callable[[Call], str] | None = None,
     ) -> None:  # fmt: skip
-        """``limits_of`` tells what a caller may use; ``who`` the model of a call that leaves it to rules."""
+        """``limits_of`` tells what a caller may use, by default what its key says; ``who`` the model of a
+        call that leaves it to rules."""
         self.quota = quota
         self._config_of = config_of
         self._rates = rates
-        self._limits_of = limits_of or _allowances
+        self._limits_of = limits_of
+        self._told = Told()
         self._who = who
         self._config: GatewayConfig | None = None
         self._workspaces: dict[str, Plan] = {}
@@ -84,30 +87,26 @@ class Budgets:
             self._follow(config)
         plans = self._plans(call)
         name = call.model_name
-        if (plans or self._models) and self._who is not None and name not in self._rates:
+        if (plans or self._models) and self._who is not None and name not in self._rates.models:
             name = self._who(call)
         if name in self._models:
             plans.append(self._models[name])
         if not plans:
             return None
         rate = self._rates.of(name, now)
-        wants = [plan.wants(call, rate) for plan in plans]
-        demands = [Demand(plan.subject, plan.caps, want) for plan, want in zip(plans, wants, strict=True)]
+        demands = [Demand(plan.subject, plan.caps, plan.wants(call, rate)) for plan in plans]
         try:
             taken = self.quota.take_all(demands, within=min(call.deadline - now, _LONGEST))
         except Exceeded as error:
             raise refused(error) from None
         if isinstance(taken, list):
-            allowed = call.allowance = Allowed(plans, wants, taken)
+            allowed = call.allowance = Allowed(plans, taken, self._told)
             return allowed
-        return Later(lambda: self._wait(call, plans, wants, taken))
+        return Later(lambda: self._wait(call, plans, taken))
 
-    async def _wait(
-        self, call: Call, plans: Sequence[Plan], wants: Sequence[Sequence[int]],
-        taken: Awaitable[list[Taken]],
-    ) -> Allowed:  # fmt: skip
+    async def _wait(self, call: Call, plans: Sequence[Plan], taken: Awaitable[list[Taken]]) -> Allowed:
         try:
-            allowed = call.allowance = Allowed(plans, wants, await taken)
+            allowed = call.allowance = Allowed(plans, await taken, self._told)
         except Exceeded as error:
             raise refused(error) from None
         return allowed
@@ -125,12 +124,12 @@ class Budgets:
             found = self._workspaces.get(call.workspace)
             if found is not None:
                 plans.append(found)
-        limits = self._limits_of(call.principal)
+        limits = call.principal.limits if self._limits_of is None else self._limits_of(call.principal)
         if limits:
             plans.append(self._caller(call.principal, limits))
         return plans
 
-    def _caller(self, principal: Principal, limits: Sequence[Limit]) -> Plan:
+    def _caller(self, principal: Principal, limits: Sequence[Limit | Allowance]) -> Plan:
         known = self._callers.get(principal.id)
         if known is not None and (known[0] is limits or known[0] == limits):
             return known[1]
@@ -174,11 +173,7 @@ def _plan(workspace: Workspace) -> Plan:
     return Plan(subject_of("workspace", workspace.id), workspace.limits)
 
 
-def _allowances(principal: Principal) -> Sequence[Limit]:
-    return limits_of(principal)  # type: ignore[return-value]
-
-
-def _limit(given: Limit) -> Limit:
+def _limit(given: Limit | Allowance) -> Limit:
     """Return a limit of a caller, who may have been given it by another part than the gateway's."""
     return Limit(
         given.kind, given.amount, "open" if given.on_store_failure == "open" else "closed",

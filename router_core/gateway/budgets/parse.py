@@ -91,7 +91,8 @@ def limits_json(limits: Sequence[Limit]) -> dict[str, Any]:
     told |= _common(
         "unpriced", {_WIRE[each.kind]: each.unpriced for each in limits if each.kind in _MONEY}, "allow"
     )
-    told |= _common("alerts", {_WIRE[each.kind]: list(each.alerts) for each in limits}, [])
+    told |= _common("alerts", {_WIRE[each.kind]: list(each.alerts) for each in limits if each.kind in _MONEY},
+                    [])  # fmt: skip
     return told
 
 
@@ -117,7 +118,7 @@ def _limits(given: Mapping[str, Any], path: str) -> tuple[Limit, ...]:
     failures = _each(given, under, "onStoreFailure", amounts, _one_of("closed", "open"))
     money = {name: amount for name, amount in amounts.items() if name in _MONEY}
     unpriced = _each(given, under, "unpriced", money, _one_of("allow", "refuse"))
-    alerts = _each(given, under, "alerts", amounts, _percents)
+    alerts = _each(given, under, "alerts", money, _percents)
     return tuple(
         Limit(
             kind, amounts[name], failures.get(name, "closed"), alerts.get(name, ()),

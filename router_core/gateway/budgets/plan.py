@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from router_core.gateway.accounting.tokens import estimate_output
-from router_core.gateway.call import Call, Usage
+from router_core.gateway.call import Call
 from router_core.gateway.values import Deployment, GatewayConfig, Limit, Model, Price
 from router_core.quota.cap import Cap, Kind
 
@@ -25,6 +25,7 @@ _KINDS: Final[Mapping[str, tuple[Kind, str | int]]] = {
     "daily": ("budget", "day"), "weekly": ("budget", "week"), "monthly": ("budget", "month"),
     "requests": ("rate", _MINUTE), "tokens": ("rate", _MINUTE), "concurrency": ("concurrency", 0),
 }  # fmt: skip
+_BOUNDLESS: Final = 1 << 62
 _ONE: Final = 0
 _TOKENS: Final = 1
 _MONEY: Final = 2
@@ -37,7 +38,7 @@ PriceOf = Callable[[Deployment], Price | None]
 class Plan:
     """The limits of one subject."""
 
-    __slots__ = ("_codes", "amounts", "by_money", "by_tokens", "caps", "limits", "subject")
+    __slots__ = ("_codes", "_plenty_money", "_plenty_tokens", "amounts", "caps", "limits", "subject")
 
     def __init__(self, subject: str, limits: Sequence[Limit]) -> None:
         self.subject = subject
@@ -45,71 +46,72 @@ class Plan:
         self.caps = tuple(_cap(each) for each in limits)
         self.amounts = tuple(each.amount for each in limits)
         self._codes = tuple(_code(each.kind) for each in limits)
-        self.by_money = _MONEY in self._codes
-        self.by_tokens = _TOKENS in self._codes
+        self._plenty_tokens = self._least(_TOKENS) // _SHARE
+        self._plenty_money = self._least(_MONEY) // _SHARE
+        """Estimates up to these are within all bounds."""
 
-    def wants(self, call: Call, rate: Rate) -> Sequence[int]:
+    def _least(self, code: int) -> int:
+        return min([each for each, kind in zip(self.amounts, self._codes, strict=True) if kind == code],
+                   default=_BOUNDLESS)  # fmt: skip
+
+    def wants(self, call: Call, rate: Rate) -> list[int]:
         """Return what a call may take at most of each limit, by estimate."""
-        wants = []
-        for code, amount in zip(self._codes, self.amounts, strict=True):
-            if code == _ONE:
-                wants.append(1)
-            elif code == _TOKENS:
-                wants.append(_bounded(call.input_tokens, _output(call), amount, call.max_tokens is None))
-            else:
-                of_input = _priced(call.input_tokens, rate[0]) + rate[2]
-                of_output = _priced(_output(call), rate[1])
-                wants.append(_bounded(of_input, of_output, amount, call.max_tokens is None))
-        return wants
+        given = call.input_tokens
+        written = _output(call)
+        paid = -(-given * rate[0] // _MILLION) + rate[2]
+        earned = -(-written * rate[1] // _MILLION)
+        tokens, cost = given + written, paid + earned
+        if tokens <= self._plenty_tokens and cost <= self._plenty_money:
+            values = (1, tokens, cost)
+            return [values[code] for code in self._codes]
+        assumed = call.max_tokens is None
+        parts = ((1, 0), (given, written), (paid, earned))
+        return [
+            1 if code == _ONE else _bounded(*parts[code], amount, assumed)
+            for code, amount in zip(self._codes, self.amounts, strict=True)
+        ]
 
-    def used(self, wants: Sequence[int], cost: int, usage: Usage | None) -> list[int]:
+    def used(self, cost: int, tokens: int) -> list[int]:
         """Return what a call has really used of each limit."""
-        tokens = 0 if usage is None else usage.input_tokens + usage.output_tokens
-        used = []
-        for code, want in zip(self._codes, wants, strict=True):
-            used.append(want if code == _ONE else tokens if code == _TOKENS else cost)
-        return used
+        values = (1, tokens, cost)
+        return [values[code] for code in self._codes]
 
 
 class Rates:
     """What a token costs at most of all that may serve a model; remembered for a minute."""
 
-    __slots__ = ("_config", "_known", "_models", "_price_of")
+    __slots__ = ("_known", "_price_of", "models")
 
     def __init__(self, price_of: PriceOf) -> None:
         self._price_of = price_of
-        self._config: GatewayConfig | None = None
-        self._models: dict[str, Model] = {}
+        self.models: dict[str, Model] = {}
+        """By each of their names."""
         self._known: dict[str, tuple[float, Rate]] = {}
 
     def follow(self, config: GatewayConfig) -> None:
         """Go by another configuration."""
-        self._config = config
-        self._models = {alias: model for model in config.models for alias in model.aliases}
-        self._models |= {model.id: model for model in config.models}
+        self.models = {alias: model for model in config.models for alias in model.aliases}
+        self.models |= {model.id: model for model in config.models}
         self._known = {}
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._models
 
     def of(self, name: str, now: float) -> Rate:
         """Return the highest prices of a model and of those that stand in for it; of a name that nobody
         bears, of all models."""
-        name = name if name in self._models else ""
         known = self._known.get(name)
         if known is not None and now - known[0] < _FRESH:
             return known[1]
+        name = name if name in self.models else ""
         rate = self._highest(self._deployments(name))
         self._known[name] = (now, rate)
         return rate
 
     def _deployments(self, name: str) -> Iterable[Deployment]:
-        models = self._models.values() if not name else self._chain(self._models[name])
+        models = self.models.values() if not name else self._chain(self.models[name])
         return [deployment for model in models for deployment in model.deployments]
 
     def _chain(self, model: Model) -> list[Model]:
         names = (*model.fallbacks, *model.context_fallbacks, *model.policy_fallbacks, model.wake_fallback)
-        return [model, *(self._models[name] for name in names if name in self._models)]
+        return [model, *(self.models[name] for name in names if name in self.models)]
 
     def _highest(self, deployments: Iterable[Deployment]) -> Rate:
         prices = [price for each in deployments if (price := self._price_of(each)) is not None]
@@ -139,10 +141,6 @@ def _output(call: Call) -> int:
     if call.max_tokens is not None:
         return estimate_output(call)
     return ASSUMED_OUTPUT if estimate_output(call) else 0
-
-
-def _priced(tokens: int, per_million: int) -> int:
-    return -(-tokens * per_million // _MILLION)
 
 
 def _bounded(certain: int, output: int, amount: int, assumed: bool) -> int:
