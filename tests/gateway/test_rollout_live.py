@@ -14,6 +14,7 @@ from router_core.gateway.trials.tally import Tally
 from router_core.gateway.values import GatewayConfig
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.stores.state_sqlite import SqliteStateStore
+from router_core.types import Principal
 from tests.gateway.calling import make_call
 from tests.gateway.trial_parts import Breakable, Moved, Place, config, gone, rollout
 
@@ -125,6 +126,26 @@ async def test_who_was_on_the_canary_stays_there() -> None:
         if share < 80:
             await place.trials.order(live, "advance", "ann")
     assert [each.by for each in live.state.decisions] == ["gateway", "ann", "ann"] if live.state else False
+
+
+@pytest.mark.parametrize(("by", "arms"), [("session", 2), ("user", 1), ("principal", 1)])
+async def test_what_keeps_calls_together_is_said(by: str, arms: int) -> None:
+    """One key whose calls name no session: drawn one by one, unless it is the key that keeps them together."""
+    place = Place(config(GOOD, rollout(startShare=50, stickyBy=by)))
+    await place.trials.tick()
+    live = place.trials.get("r", "rollout")
+    found = set()
+    for number in range(40):
+        call = make_call("chat/completions", {"model": "old", "messages": []})
+        call.principal, call.request_id = Principal("service", kind="key"), f"request-{number}"
+        found.add(live.arm_of(call))
+    assert len(found) == arms
+    call = make_call("chat/completions", {"model": "old", "messages": [], "user": "ann"})
+    call.sticky, call.request_id = "ann", "one"
+    again = make_call("chat/completions", {"model": "old", "messages": [], "user": "ann"})
+    again.sticky, again.request_id = "ann", "two"
+    if by != "principal":
+        assert live.arm_of(call) == live.arm_of(again)
 
 
 async def test_replicas_decide_on_what_all_have_seen() -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+from router_core.records import dataclass
 
 __all__ = ["CRITERIA", "Criteria"]
 

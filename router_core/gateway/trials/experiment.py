@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from dataclasses import field
+from typing import Any, ClassVar, Final, Literal
 
 from router_core.gateway.rules.rule import Condition, condition_json
 from router_core.gateway.trials.criteria import Criteria
 from router_core.gateway.trials.rollout import StickyBy
+from router_core.records import dataclass
 
 __all__ = ["METRICS", "RELATIVE", "Experiment", "Metric", "Variant", "wants_more"]
 
@@ -56,7 +57,7 @@ class Experiment:
     """``promote``: all calls go to the winner."""
     sticky_by: StickyBy = "session"
     enabled: bool = True
-    kind: Literal["experiment"] = field(default="experiment", init=False)
+    kind: ClassVar[Literal["experiment"]] = "experiment"
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``parse_experiment`` reads: reading it back gives an equal experiment."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import exp, isfinite
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from router_core.gateway.trials.binomial import bounds, latency_above, latency_b
 from router_core.gateway.trials.criteria import CRITERIA, Criteria
 from router_core.gateway.trials.msprt import difference
 from router_core.gateway.trials.tally import Tally
+from router_core.records import dataclass
 
 __all__ = ["P95", "Breach", "breaches", "figures", "shortfalls"]
 

@@ -214,15 +214,19 @@ def _add_score(tally: Tally, value: float) -> None:
 
 
 def _key(call: Call, by: str) -> str:
-    """Return what keeps calls in one arm; a call of nobody is drawn by itself."""
-    user = "" if call.principal.kind == "anonymous" else call.principal.id
-    if by == "principal":
-        return user or call.request_id
+    """Return what keeps calls in one arm; a call that says nothing of the kind is drawn by itself.
+
+    A session is what the call names (or its user). Whose key it is says nothing about that: a service that
+    calls with one key would be in one arm as a whole.
+    """
     if by == "session":
-        return call.sticky or call.attributes.user_id or user or call.request_id
+        return call.sticky or call.request_id
+    caller = "" if call.principal.kind == "anonymous" else call.principal.id
+    if by == "principal":
+        return caller or call.request_id
     fields = call.fields
     said = text_of(fields, "user") if fields is not None and "user" in fields else ""
-    return said or call.attributes.user_id or user or call.request_id
+    return said or call.attributes.user_id or caller or call.request_id
 
 
 def _join(into: dict[str, Tally], told: object) -> None:

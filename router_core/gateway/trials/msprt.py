@@ -13,11 +13,11 @@ samples. A difference of proportions is one of means of zeros and ones.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import exp, inf, log, sqrt
 from typing import Final
 
 from router_core.gateway.trials.tally import Moments
+from router_core.records import dataclass
 
 __all__ = ["Difference", "difference", "half_width", "log_ratio", "p_value"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import ceil, inf, sqrt
-from statistics import NormalDist
 from typing import Final
 
 from router_core.gateway.trials.msprt import half_width
@@ -24,6 +23,8 @@ def needed(
     It is when the interval is expected to keep off 0 even if the estimate is unlucky: a plain test that is
     looked at once would need less, one that is looked at all the time would be wrong.
     """
+    from statistics import NormalDist  # calls do not need it, and a cold start would wait for it
+
     spread = variance + (variance if other is None else other) / ratio
     if effect <= 0.0 or ratio <= 0.0:
         return MOST

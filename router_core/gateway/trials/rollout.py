@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from router_core.gateway.trials.criteria import Criteria
+from router_core.records import dataclass
 
 __all__ = [
     "BASELINE",
@@ -62,7 +62,7 @@ class Rollout:
     """Probability that a canary which exceeds nothing is taken back all the same, over the whole rollout."""
     sticky_by: StickyBy = "session"
     enabled: bool = True
-    kind: Literal["rollout"] = field(default="rollout", init=False)
+    kind: ClassVar[Literal["rollout"]] = "rollout"
 
     @property
     def shares(self) -> tuple[float, ...]:

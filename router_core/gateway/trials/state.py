@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from hashlib import blake2b
 from typing import Any, Final, Literal
 
 from router_core.gateway.trials.experiment import Experiment
 from router_core.gateway.trials.rollout import Rollout
+from router_core.records import dataclass
 from router_core.types import new_id
 
 __all__ = ["MAX_DECISIONS", "Decision", "Status", "Trial", "TrialState", "begun", "definition"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Final, Literal
 
@@ -12,6 +11,7 @@ from router_core.gateway.trials.judge import Breach, breaches, figures
 from router_core.gateway.trials.msprt import Difference, difference
 from router_core.gateway.trials.power import MOST, needed, seconds_left
 from router_core.gateway.trials.tally import Tally
+from router_core.records import dataclass
 
 __all__ = ["Compared", "Finding", "Verdict", "compare", "conclude", "report"]
 
