@@ -70,6 +70,11 @@ class Exchange:
         self.error: BaseException | None = None
         """What the answer was made from, if it is an error."""
 
+    @property
+    def remarkable(self) -> bool:
+        """Whether audit or limit may have something to do with its answer."""
+        return self.draft is not None or self.error is not None or self.left >= 0
+
 
 class Answered(Exception):
     """Raised by a gate that has the answer itself."""

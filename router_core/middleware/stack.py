@@ -73,8 +73,8 @@ __all__ = ["Stack", "build_stack"]
 class Stack:
     """The compiled layers: ``handle`` answers a request, ``admit`` judges one whose body is still to come."""
 
-    __slots__ = ("_audit", "_beside", "_cors", "_dispatch", "_errors", "_events", "_gates", "_lasting",
-                 "_limit", "_monotonic", "_secure", "layers")  # fmt: skip
+    __slots__ = ("_always", "_audit", "_beside", "_cors", "_dispatch", "_errors", "_events", "_gates",
+                 "_lasting", "_limit", "_monotonic", "_secure", "layers")  # fmt: skip
 
     def __init__(
         self, gates: Sequence[tuple[str, Gate]], dispatch: Dispatch, errors: Errors, events: Events,
@@ -96,7 +96,9 @@ class Stack:
         self._cors = cors
         self._audit = audit
         self._secure = secure
-        self._beside = secure or not (limit is None and cors is None and audit is None)
+        self._always = secure or cors is not None
+        """Whether there is something to say in every answer."""
+        self._beside = self._always or limit is not None or audit is not None
 
     async def handle(self, request: Request, match: Match | None = None) -> Response:
         """Answer; errors are answers too. Who has looked for the ``match`` already may bring it along."""
@@ -122,7 +124,7 @@ class Stack:
                 response = await self._audit.dispatch(exchange, request, match, self._dispatch)
         except Exception as error:
             response = await self._refusal(error, exchange)
-        if self._beside:
+        if self._beside and (self._always or exchange.remarkable):
             response = await self._finished(exchange, response)
         return recorded(self._events, exchange, with_headers(response, request.id), started)
 
