@@ -130,7 +130,7 @@ async def test_who_was_on_the_canary_stays_there() -> None:
 
 @pytest.mark.parametrize(("by", "arms"), [("session", 2), ("user", 1), ("principal", 1)])
 async def test_what_keeps_calls_together_is_said(by: str, arms: int) -> None:
-    """One key whose calls name no session: drawn one by one, unless it is the key that keeps them together."""
+    """Calls of one key without a session: drawn one by one, unless the key is to keep them together."""
     place = Place(config(GOOD, rollout(startShare=50, stickyBy=by)))
     await place.trials.tick()
     live = place.trials.get("r", "rollout")
