@@ -257,7 +257,7 @@ class HttpCalls:
 
     def _problem(self, error: RouterError, request: Request) -> Response:
         response = problem_response(error, instance=request.path, request_id=request.id)
-        return response.with_headers(*SECURITY_HEADERS, ("x-request-id", request.id))
+        return self._with_headers(response, request, request.id)
 
     def _refused(self, call: Call, error: RouterError) -> Response:
         """Answer a request that cannot be understood or taken."""
@@ -270,6 +270,16 @@ class HttpCalls:
             RequestDone(method, path, "", error.status, seconds, request_id=request_id, client=client)
         )
         response = problem_response(error, request_id=request_id)
+        asked = _NOTHING if head is None else Request(method, head.path, headers=head.headers)
+        return self._with_headers(response, asked, request_id)
+
+    def _with_headers(self, response: Response, request: Request, request_id: str) -> Response:
+        """Add what answers carry that come from the service; the id of the request stands last."""
+        if self._settings.cors_origins:
+            from router_core.security.cors import cors_of
+
+            cors = cors_of(self._settings)
+            response = response if cors is None else cors.mark(request, response)
         return response.with_headers(*SECURITY_HEADERS, ("x-request-id", request_id))
 
     def _note(self, name: str, said: str, request: Request, error: BaseException | None = None) -> None:

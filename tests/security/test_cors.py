@@ -270,3 +270,19 @@ async def test_a_function_answers_alike() -> None:
     answer = await calls.reply("http_v2", event, None)
     assert (answer["statusCode"], json.loads(answer["body"])) == (200, "done")
     assert answer["headers"]["access-control-allow-origin"] == APP
+
+
+async def test_a_function_tells_why_it_did_not_take_a_body() -> None:
+    """Also what the adapter refuses before the service is asked."""
+    plain = Router()
+    plain.post("/work")(work)
+    settings = Settings(host="0.0.0.0", cors_origins=APP, jobs="none://", max_body_bytes=10)
+    calls = HttpCalls(CallService(plain, settings))
+    event = {
+        "version": "2.0", "rawPath": "/work", "rawQueryString": "", "headers": {"origin": APP, "host": "x"},
+        "requestContext": {"http": {"method": "POST", "path": "/work", "sourceIp": "192.0.2.1"}},
+        "body": "x" * 11, "isBase64Encoded": False,
+    }  # fmt: skip
+    answer = await calls.reply("http_v2", event, None)
+    assert answer["statusCode"] == 413
+    assert answer["headers"]["access-control-allow-origin"] == APP
