@@ -78,6 +78,8 @@ def test_the_usual_key_goes_nowhere_else() -> None:
         ({"description": "use hf_abcdefghijklmnopqrst"}, "description"),
         ({"endpoints": [{"headers": {"x": "Bearer abcdefghijkl"}}]}, "endpoints[0].headers.x"),
         ({"tags": ["a", "AKIAABCDEFGHIJKLMNOP"]}, "tags[1]"),
+        ({"name": "sk-proj-abcdefghij_klm-A1b2C3d4E5f6G7h8"}, "name"),
+        ({"name": "gsk_abcdefghij1234567890"}, "name"),
         ({"apiKey": "anything"}, "apiKey"),
         ({"endpoints": [{"api_key": "anything"}]}, "endpoints[0].api_key"),
         ({"a": {"password": "x"}}, "a.password"),
@@ -95,6 +97,16 @@ def test_what_looks_like_a_key_is_refused_and_not_shown(body: dict[str, Any], fi
     assert str(caught.value).startswith(f"{field}: ")
     assert "abcdefghij" not in str(caught.value)
     assert "ABCDEFGHIJ" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["hf-endpoint-frankfurt", "sk-learn-pipeline-v2-production", "rpa-worker-production-2", "task-sk-1",
+     "gpt-4-1106-preview", "meta-llama/Llama-3.1-8B-Instruct", "bearer of news", "the-risk-model-20241021"],
+)  # fmt: skip
+def test_names_are_no_keys(name: str) -> None:
+    """Although some begin as keys do."""
+    refuse_keys({"id": name, "tags": [name]})
 
 
 async def test_keys_are_in_no_answer_and_no_export() -> None:

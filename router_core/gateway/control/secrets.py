@@ -16,12 +16,25 @@ __all__ = ["PREFIX", "Secrets", "refuse_keys"]
 PREFIX: Final = "ROUTER_SECRET_"
 """Variables that begin with it may be named whatever the file says."""
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}\Z")
+_RUN: Final = r"(?:[A-Za-z0-9]{20}|(?=[A-Za-z]{0,15}[0-9])[A-Za-z0-9]{16})"
+"""What no word is: ``hf-endpoint-frankfurt`` is a name."""
 _KEYS: Final = re.compile(
-    r"(?:\b(?:sk|pk|rk|rpa|hf|gsk|ghp|xai|whsec|r8)[-_][A-Za-z0-9+/=_-]{12,})|(?:\bAKIA[A-Z0-9]{12,})"
-    r"|(?:\bAIza[A-Za-z0-9_-]{30,})|(?:\bBearer\s+\S{8,})|(?:\beyJ[A-Za-z0-9_-]{10,}\.eyJ)",
-    re.IGNORECASE,
-)
+    rf"\b(?:pk|rk|rpa|hf|gsk|gh[opsu]|xai|whsec|r8|glpat)[-_]{_RUN}"
+    r"|\bAKIA[A-Z0-9]{12}|\bAIza[A-Za-z0-9_-]{30}|\bBearer\s{1,3}\S{8}", re.IGNORECASE,
+)  # fmt: skip
+_DASHED: Final = re.compile(r"\bsk-([A-Za-z0-9_-]{16,200})", re.IGNORECASE)
+_TOKEN: Final = re.compile(r"\beyJ[A-Za-z0-9_-]{10,}(\.eyJ)?")
+# the last two take what they have looked at, so that texts of any length are looked through once
+_LOOKED_AT: Final = 8192
+"""Characters: no field may have as many."""
 _FIELDS: Final = frozenset({"apikey", "key", "token", "secret", "password", "authorization", "accesstoken"})
+
+
+def _is_key(text: str) -> bool:
+    """Return whether a text holds what looks like a key."""
+    if _KEYS.search(text) or any(found[1] for found in _TOKEN.finditer(text)):
+        return True
+    return any(re.search(_RUN, found[1]) for found in _DASHED.finditer(text))
 
 
 def refuse_keys(value: Any, path: str = "") -> None:
@@ -30,7 +43,7 @@ def refuse_keys(value: Any, path: str = "") -> None:
     while waiting:
         place, one = waiting.pop()
         if isinstance(one, str):
-            if _KEYS.search(one):
+            if _is_key(one[:_LOOKED_AT]):
                 raise ValueError(f"{place or 'body'}: looks like a key; keys are never values here: put it "
                                  "into a variable, and write the variable's name as apiKeyRef")  # fmt: skip
         elif isinstance(one, Mapping):
@@ -42,7 +55,7 @@ def refuse_keys(value: Any, path: str = "") -> None:
 
 def _inside(place: str, name: str) -> str:
     """Return the path of a member; refuses one whose name is a key's, or says that it holds one."""
-    shown = name if len(name) <= 60 and name.isprintable() and not _KEYS.search(name) else "?"
+    shown = name if len(name) <= 60 and name.isprintable() and not _is_key(name) else "?"
     path = f"{place}.{shown}" if place else shown
     if name.replace("_", "").replace("-", "").lower() in _FIELDS:
         raise ValueError(f"{path}: there is no such field; write apiKeyRef, the name of a variable")
