@@ -32,6 +32,7 @@ class Grants:
         """Raise Forbidden for a key that may do more than the caller: its secret would be his."""
         if not self._covers(record):
             raise Forbidden("the key may do more than you may", code="grant_exceeded")
+        self._check_bounds(record)
 
     def check_grant(self, record: KeyRecord) -> None:
         """Raise BadRequest for a key that makes no sense, Forbidden for one that exceeds the caller."""
@@ -45,13 +46,13 @@ class Grants:
             raise _exceeded("roles" if record.roles else "scopes", f"you do not hold {over[0]!r}")
         if not self._inside(record.workspaces):
             raise _exceeded("workspaces", "there is one among them that you may not enter")
+        self._check_bounds(record)
+
+    def _check_bounds(self, record: KeyRecord) -> None:
         if self.caller.may("*"):
             return
         if record.tier not in ("", self.caller.tier):
             raise _exceeded("tier", "it is not yours")
-        self._check_bounds(record)
-
-    def _check_bounds(self, record: KeyRecord) -> None:
         held = {each.kind: each.amount for each in record.limits}
         for limit in limits_of(self.caller):
             if held.get(limit.kind, limit.amount + 1) > limit.amount:

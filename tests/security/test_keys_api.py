@@ -183,6 +183,7 @@ async def test_nobody_gives_more_than_he_holds(admin: AsyncTestClient) -> None:
         limits=limits, expiresIn=3600,
     )  # fmt: skip
     strong = await made(admin, roles=["admin"], workspaces=["ws-1"])
+    free = await made(admin, roles=["viewer"], workspaces=["ws-1"])  # neither limits nor an end
     foreign = await made(admin, roles=["viewer"], workspaces=["ws-3"])
     key = manager["key"]
     bound = {"workspaces": ["ws-1"], "limits": limits, "expiresIn": 60}
@@ -209,6 +210,10 @@ async def test_nobody_gives_more_than_he_holds(admin: AsyncTestClient) -> None:
     assert (await with_key(admin, key, "PATCH", others, json={"name": "mine"})).status == 403
     assert (await with_key(admin, key, "POST", f"{others}/rotate")).status == 403
     assert (await with_key(admin, key, "DELETE", others)).status == 403
+    assert (await with_key(admin, key, "POST", f"/api/keys/{free['id']}/rotate")).status == 403
+    assert (await with_key(admin, key, "POST", f"{own}/rotate")).status == 200
+    itself = f"/api/keys/{manager['id']}"
+    assert (await with_key(admin, key, "PATCH", itself, json={"expiresAt": None})).status == 403
     for method in ("GET", "DELETE"):
         assert (await with_key(admin, key, method, f"/api/keys/{foreign['id']}")).status == 404
     listed = (await with_key(admin, key, "GET", "/api/keys")).value["keys"]

@@ -15,6 +15,8 @@ import pytest
 import trustme
 from cryptography import x509
 
+from handlers.local.peers import certified
+from handlers.local.protocol_h11 import StrictH11Protocol
 from handlers.local.server import ServeOptions, check_exposure, make_config
 from router_core.errors import Misconfigured, Unauthorized
 from router_core.http.message import Request
@@ -51,7 +53,7 @@ def app(**settings: Any) -> TinyApp:
     )
 
 
-@pytest.fixture(scope="module", params=["direct", "asgi"])
+@pytest.fixture(scope="module", params=["direct", "asgi", "h11"])
 def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A server that asks for certificates, by each of its doors."""
     folder = tmp_path_factory.mktemp("tls")
@@ -63,7 +65,8 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         certfile=str(folder / "server.pem"), client_ca=str(folder / "ca.pem"),
         direct=request.param == "direct",
     )  # fmt: skip
-    with served(app(tls_min="1.3"), options=options) as port:
+    protocol = certified(StrictH11Protocol) if request.param == "h11" else None
+    with served(app(tls_min="1.3"), options=options, protocol=protocol) as port:
         yield Place(port, authority, folder)
 
 
