@@ -242,10 +242,10 @@ def test_a_page_learns_why_its_body_was_not_taken() -> None:
     """Also where it was refused before anything was asked."""
     head = b"POST /work HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: %b\r\nOrigin: %b\r\n"
     with served(service(max_body_bytes=100)) as port:
-        for length in (101, 1_000_000):
+        for length in (101, 70_000):
             with socket.create_connection(("127.0.0.1", port), timeout=5) as sock:
                 sock.sendall(head % (KEY.encode(), APP.encode()) + b"Content-Length: %d\r\n\r\n" % length)
-                sock.sendall(b"x" * min(length, 200))
+                sock.sendall(b"x" * length)
                 answer = drain(sock)
             assert answer.startswith(b"HTTP/1.1 413 ")
             assert b"access-control-allow-origin: %b\r\n" % APP.encode() in answer
