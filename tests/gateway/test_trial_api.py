@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from router_core.gateway.accounting.journal import ModelCall
 from tests.gateway.serving import House, Reply, chat, house
 
 MODELS = """
@@ -242,13 +243,15 @@ async def test_a_rollout_of_the_file_looks_after_itself() -> None:
             if getattr(event, "name", "") == "rollout_rolled_back":
                 back.set()
 
-        made.app.events.subscribe(heard)
+        made.app.events.subscribe(heard, lambda level: True)
         for number in range(200):
             assert (await call(made, f"user {number}")).status == 200
             if back.is_set():
                 break
         await asyncio.wait_for(back.wait(), 60)
         told = (await made.ask("/api/rollouts/r")).json()
+        lines = [each.told() for each in made.seen if isinstance(each, ModelCall)]
+        assert {line.get("trial") for line in lines} >= {"r/baseline", "r/canary"}
         assert told["managedBy"] == "file"
         assert told["state"]["decisions"][0]["action"] == "rolled_back"
         assert told["state"]["decisions"][0]["by"] == "gateway"

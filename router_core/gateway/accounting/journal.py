@@ -54,6 +54,8 @@ class ModelCall(Line):
     rule: str = ""
     left: Sequence[Decision] = ()
     """Those of models that had nobody to ask."""
+    trial: str = ""
+    """``id/arm`` of the trial that it took part in."""
 
     @property
     def importance(self) -> int:
@@ -84,6 +86,8 @@ class ModelCall(Line):
             line["fallback_from"] = self.model_id
         if self.rule:
             line["rule"] = self.rule
+        if self.trial:
+            line["trial"] = self.trial
         line["tried"] = [_tried(each) for each in self.attempts[:_SHOWN]]
         if self.decision is not None:
             line["decision"] = _decided(self.decision)
@@ -134,7 +138,7 @@ class Journal:
             ModelCall(
                 call.request_id, call.principal.id, call.endpoint, call.model_name, model_id, kind, message,
                 max(0.0, self._time() - call.started), call.stream, call.attempts, call.decision, call.rule,
-                call.left,
+                call.left, call.trial,
             )
         )  # fmt: skip
 
