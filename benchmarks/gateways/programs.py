@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -128,15 +128,21 @@ routing_rules:
 
 
 @contextlib.contextmanager
-def ours(upstream: int, core: int | None = 0, arguments: Sequence[str] = ()) -> Iterator[Running]:
-    """Serve the gateway as ``router-core serve`` does: keys, rules, three deployments, metrics, accounts."""
+def ours(
+    upstream: int, core: int | None = 0, arguments: Sequence[str] = (), *, more: str = "",
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Running]:  # fmt: skip
+    """Serve the gateway as ``router-core serve`` does: keys, rules, three deployments, metrics, accounts.
+
+    ``more`` is added to its file, ``environ`` to its variables.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "gateway.yaml"
-        config.write_text(_CONFIG.format(port=upstream))
+        config.write_text(_CONFIG.format(port=upstream) + more)
         env = {
             "ROUTER_GATEWAY": str(config), "ROUTER_API_KEYS": f"bench:{KEY}", "ROUTER_JOBS": "memory://",
-            "ROUTER_BLOBS": "memory://", "ROUTER_LOG_LEVEL": "warning",
+            "ROUTER_BLOBS": "memory://", "ROUTER_LOG_LEVEL": "warning", **(environ or {}),
         }  # fmt: skip
         command = [sys.executable, "-m", "handlers.cli", "serve", "router_core.gateway.app:create_app",
                    "--port", str(port), *arguments]  # fmt: skip

@@ -314,7 +314,7 @@ class Limit:
     """Whether calls pass while the shared state cannot be asked: ``open`` lets them, and counts them here
     alone."""
     alerts: tuple[int, ...] = ()
-    """Percent of the amount at each of which the owner is told, once in each window."""
+    """Of money: percent of the amount at each of which the owner is told, once in each window."""
     unpriced: Literal["allow", "refuse"] = "allow"
     """Of money: whether deployments may serve whose price nobody knows, so that their calls count as 0."""
 

@@ -330,7 +330,7 @@ def test_a_reference_as_others_write_it_is_no_key(written: str) -> None:
     assert "${OPENAI_KEY}" in told
 
 
-@pytest.mark.parametrize(("key", "instead"), [("api_base", "base_url"), ("rpm", "max_concurrency")])
+@pytest.mark.parametrize(("key", "instead"), [("api_base", "base_url"), ("rpm", "requestsPerMinute")])
 def test_words_of_others_are_translated(key: str, instead: str) -> None:
     """A key of another gateway is refused with what to write here."""
     text = f"models: [{{id: m, type: text-generation, clients: [{{type: scripted, {key}: 7}}]}}]"

@@ -26,6 +26,7 @@ class Draft:
     named: dict[str, list[tuple[int, Any]]] = field(default_factory=dict)
     """Workspaces, agents, rollouts and experiments."""
     control: ControlPolicy = field(default_factory=ControlPolicy)
+    workspaces_required: bool = False
 
 
 def check(draft: Draft, beside: GatewayConfig, problems: Problems) -> GatewayConfig:
@@ -41,7 +42,8 @@ def check(draft: Draft, beside: GatewayConfig, problems: Problems) -> GatewayCon
     default = names.get(draft.default_model[1], "")
     values: dict[str, Any] = {key: tuple(value for _, value in listed) for key, listed in draft.named.items()}
     own = GatewayConfig(
-        tuple(models), specs, rules, default_model=default, control=draft.control, **values
+        tuple(models), specs, rules, default_model=default, control=draft.control,
+        workspaces_required=draft.workspaces_required, **values,
     )  # fmt: skip
     config = merge(own, beside)
     places = {mention.what: mention.line for read in draft.models for mention in reversed(read.mentions)}

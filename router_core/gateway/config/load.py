@@ -97,6 +97,7 @@ def _draft(root: Table, problems: Problems, environ: Mapping[str, str]) -> Draft
     for kind in NAMED:
         draft.named[kind.key] = named(section, kind)
     draft.control = control(section)
+    draft.workspaces_required = section.flag("workspaces_required")
     section.ignore(*_ELSEWHERE, *(key for key in root.entries if key.startswith("x-")))
     section.close()
     return draft

@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["instead", "reference"]
 
 _ANOTHER: Final = "is a word of LiteLLM's; the end of docs/gateway-configuration.md says what to write here"
-_MINUTES: Final = "; there are no limits by the minute: max_concurrency limits calls at once"
+_MINUTES: Final = "; a model takes limits: {rateLimits: {requestsPerMinute: ..., tokensPerMinute: ...}}"
 _INSTEAD: Final[Mapping[str, str]] = {
     "model_list": f"; it {_ANOTHER}",
     "litellm_params": f"; it {_ANOTHER}",
