@@ -16,6 +16,7 @@ from handlers.local.provider import local_routes
 from router_core import App, Router, Settings, build_app
 from router_core.errors import RateLimited, Unauthorized
 from router_core.http.message import Headers, Request, Response
+from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Note
 from router_core.testing.clock import FakeClock
 from tests.gateway.serving import House, chat, models_yaml
@@ -225,13 +226,17 @@ def test_a_known_head_is_counted_each_time() -> None:
     assert b"retry-after: " in answers[7].lower()
 
 
-async def test_processes_count_a_caller_together(tmp_path: Path) -> None:
+class SharedState(MemoryStateStore):
+    """A state that two apps see, and that is never late."""
+
+    multi_process = True
+
+
+async def test_processes_count_a_caller_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the shared state; addresses of strangers are counted by each, who are to write nothing there."""
-    shared: dict[str, Any] = {
-        "state": f"sqlite:///{tmp_path}/state.db",
-        "rate_limit_max": 40,
-        "api_keys": KEYS,
-    }
+    state = SharedState()
+    monkeypatch.setattr("router_core.wiring.open_state", lambda *_: state)
+    shared: dict[str, Any] = {"state": "redis://shared", "rate_limit_max": 40, "api_keys": KEYS}
     async with service(**shared) as one, service(**shared) as other:
         found = []
         for _ in range(30):
@@ -244,6 +249,8 @@ async def test_processes_count_a_caller_together(tmp_path: Path) -> None:
         assert await statuses(one, 1, "/work", key=BEN) == [200]
         for app in (one, other):
             assert (await statuses(app, 41, "/hello", "GET")).count(200) == 40
+        written = [entry.key for entry in (await state.entries("rate/")).entries]
+    assert sorted(written) == ["rate/p:ann", "rate/p:ben"]
 
 
 async def test_without_the_shared_state_each_goes_on_by_itself(tmp_path: Path) -> None:
