@@ -138,6 +138,25 @@ async def test_without_the_store_the_last_version_serves_on(tmp_path: Path) -> N
         assert again.control.problem == ""
 
 
+async def test_a_start_waits_for_a_store_that_opens_slowly(tmp_path: Path) -> None:
+    """No call is served without what is configured only because a store takes longer to open than to ask."""
+
+    class Slow(Breaking):
+        async def open(self) -> None:
+            for _ in range(50):
+                await asyncio.sleep(0)
+            self.away = False
+
+    async with opened("memory", tmp_path) as inner:
+        await Plane(inner, FILE).put("models", "a", body())
+        state = Slow(inner)
+        state.away = True
+        plane = Plane(state, FILE)
+        await plane.control.start()
+        assert "a" in plane.registry.snapshot.models
+        assert not plane.told("control_store_away")
+
+
 async def test_nothing_is_published_that_cannot_be_served(tmp_path: Path) -> None:
     """What was refused is in no version, and the data plane never saw it."""
     async with opened("memory", tmp_path) as state:

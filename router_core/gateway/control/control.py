@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import random
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -30,6 +31,8 @@ _PAUSE: Final = 0.25
 _COLLECT_EVERY: Final = 8
 """Versions after which somebody looks for what is left over."""
 _SHOWN: Final = 50
+_OPENING: Final = 5.0
+"""Seconds for which a start waits for the store to open."""
 _MANY: Final = 500
 """Rules from which making their table takes longer than calls should wait."""
 _MAX_SIZE: Final = 128 * 1024
@@ -172,6 +175,10 @@ class Control:
     async def start(self) -> None:
         """Take what is configured, if the store tells; else serve by the file alone, and say so."""
         try:
+            with suppress(StoreError, Misconfigured, TimeoutError):
+                # it may take longer to open than to answer: calls should not be served without it for that
+                async with asyncio.timeout(_OPENING):
+                    await self._state().open()
             await self.look()
         except StoreError as error:
             text = f"the configuration of the API cannot be read, the file alone is served by: {error}"
