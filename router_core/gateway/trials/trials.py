@@ -344,7 +344,8 @@ class Trials:
         fields: dict[str, Any] = {"trial": live.trial.id, "by": decision.by, "why": decision.why}
         if decision.share is not None:
             fields["share"] = decision.share
-        level = "warning" if decision.action in ("rolled_back", "held") else "info"
+        waits = live.state is not None and live.state.holding == "minRequests"
+        level = "warning" if decision.action in ("rolled_back", "held") and not waits else "info"
         text = f"{live.trial.kind} {live.trial.id} {decision.action.replace('_', ' ')}: {decision.why}"
         self._events.emit(Note(f"{live.trial.kind}_{decision.action}", level, text, fields))
 
