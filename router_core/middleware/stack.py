@@ -200,6 +200,7 @@ class Stack:
 
     async def _judge_again(self, exchange: Exchange, admission: Admission) -> Request:
         """Ask the gates whether an admission still stands, and let it stand from now on."""
+        exchange.principal = None  # who it was; a refusal is nobody's
         for gate in self._gates:
             waiting = gate(exchange)
             if waiting is not None:

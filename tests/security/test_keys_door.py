@@ -13,6 +13,7 @@ from handlers.local.known_head import KnownHead
 from router_core import Router, Settings, build_app
 from router_core.http.message import Request, Response
 from router_core.http.taskless import TASKLESS
+from router_core.telemetry.events import Events, RequestDone
 from router_core.testing.clock import FakeClock
 from tests.local.tiny_app import one_answer, served
 
@@ -29,9 +30,10 @@ async def who(request: Request) -> Response:
 class Door:
     """A served app, its clock, and connections to it."""
 
-    def __init__(self, port: int, clock: FakeClock) -> None:
+    def __init__(self, port: int, clock: FakeClock, done: list[RequestDone]) -> None:
         self.port = port
         self.clock = clock
+        self.done = done
         self.sockets: list[socket.socket] = []
 
     def connect(self) -> socket.socket:
@@ -68,9 +70,12 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
     settings = Settings(
         jobs="memory://", blobs="memory://", keys="state", api_keys=f"root:{ADMIN}", port=0, drain_grace=2.0
     )
-    app = build_app(router, settings, clock=clock)
+    done: list[RequestDone] = []
+    events = Events()
+    events.subscribe(lambda event: done.append(event) if isinstance(event, RequestDone) else None)
+    app = build_app(router, settings, clock=clock, events=events)
     with served(app, options=ServeOptions(direct=request.param)) as port:
-        made = Door(port, clock)
+        made = Door(port, clock, done)
         yield made
         for each in made.sockets:
             each.close()
@@ -112,6 +117,7 @@ def test_a_kept_connection_outlives_its_key_by_no_more_than_belief(
     for _ in range(3):
         status, problem = ask(sock, key)
         assert (status, problem["code"]) == (401, "unauthorized")
+        assert (door.done[-1].status, door.done[-1].principal) == (401, "")
     assert ask(sock, ADMIN) == (200, {"who": "root"})
     assert any(known) == bool(known)  # through the door below ASGI the head was known
 
