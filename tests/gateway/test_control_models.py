@@ -103,7 +103,8 @@ def test_all_that_a_model_may_say() -> None:
     """And where it goes."""
     model = made(
         version="up", modelType="chat", status="deprecated", tags=["a"], aliases=["other"],
-        strategy="cheapest", capabilities=[{"type": "text-generation", "maxTokens": 4096}, "function-calling", "vision"],
+        strategy="cheapest",
+        capabilities=[{"type": "text-generation", "maxTokens": 4096}, "function-calling", "vision"],
         parameters={"temperature": 0, "maxTokens": 5, "topP": 1, "stop": ["x"], "seed": 7}, fallbacks=["f"],
         contextFallbacks=["c"], policyFallbacks=["p"], region="eu", compliance=["GDPR"], contextLength=8192,
         price={"input": 2.5, "output": 10, "cachedInput": 1.25, "request": 0.01}, ownedBy="us",
