@@ -58,6 +58,8 @@ class Keeper:
         """By subject."""
         self._busy: dict[str, asyncio.Task[None]] = {}
         self._few = asyncio.Semaphore(_AT_ONCE)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """That of ``_busy`` and ``_few``."""
 
     # -- for calls -----------------------------------------------------------------------------------
 
@@ -70,12 +72,16 @@ class Keeper:
 
     def kick(self, account: Account) -> None:
         """See to it that the store is asked."""
-        if account.subject in self._busy:
-            return
         try:
-            task = asyncio.create_task(self._work(account), name="quota")
+            loop = asyncio.get_running_loop()
         except RuntimeError:
             return  # no loop runs any more: what was used is known to this process alone, which ends
+        if loop is not self._loop:
+            self._loop, self._few = loop, asyncio.Semaphore(_AT_ONCE)
+            self._busy = {}
+        if account.subject in self._busy:
+            return
+        task = loop.create_task(self._work(account), name="quota")
         self._busy[account.subject] = task
         task.add_done_callback(lambda _: self._ended(account, task))
 
@@ -275,8 +281,8 @@ class Keeper:
             await self._clock.sleep(_JITTER * self._random.random())
 
     def _key(self, subject: str) -> str:
-        if len(subject.encode()) > _LONGEST_NAME:
-            subject = f"sha256-{sha256(subject.encode()).hexdigest()}"
+        if len(subject) > _LONGEST_NAME or not (subject.isascii() and subject.isprintable()):
+            subject = f"sha256-{sha256(subject.encode(errors='surrogatepass')).hexdigest()}"
         return f"{self._room}/{subject}"
 
     def _ttl(self, account: Account, now: int) -> float:

@@ -21,6 +21,8 @@ _SCARCE: Final = 4
 """Calls that the headroom has to be good for, or there is none: the last of a budget are given singly."""
 _PRESSED: Final = 2000
 """Milliseconds for which nobody holds headroom because somebody waits for it."""
+_MOST: Final = 500
+"""Holders beyond which those that hold nothing are forgotten at once: there may be thousands of processes."""
 _REMEMBERED: Final = 60_000
 """Milliseconds for which a holder whose lease has ended is remembered, for the number of its last write."""
 
@@ -146,6 +148,8 @@ def share(document: Document, caps: Sequence[Cap], ask: Ask, now: int) -> Answer
         for name, each in document.holders.items()
         if name != ask.holder and each.until + _REMEMBERED > now
     }
+    if len(holders) > _MOST:
+        holders = {name: each for name, each in holders.items() if each.held}
     held = {each.cap.name: each.reserved + more for each, more in zip(lines, spare, strict=True)}
     holders[ask.holder] = Holder(
         ask.seq, until,

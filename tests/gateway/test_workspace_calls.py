@@ -113,6 +113,7 @@ async def test_a_workspace_names_what_it_may_use() -> None:
     """By any of its names; another model is 403 when named, and passed over when the choice is free."""
     async with house(YAML) as made:
         assert (await ask(made, "named", "great")).status == 200
+        assert made.gateway.ledger.recent(1)[0].workspace == "named"
         refused = await ask(made, "lesser", "great")
         assert (refused.status, refused.json()["error"]["code"]) == (403, "model_not_allowed")
         chosen = await ask(made, "lesser", "auto", **{"x-router-agent-type": "writer"})

@@ -10,8 +10,9 @@ import pytest
 
 from router_core.errors import StoreError
 from router_core.quota.cap import Cap
-from router_core.quota.document import decode
+from router_core.quota.document import Document, decode
 from router_core.quota.quota import Demand, Exceeded, Quota
+from router_core.quota.sharing import Ask, Need, share
 from router_core.quota.standing import Standing
 from router_core.testing.clock import FakeClock
 from tests.quota.quota_parts import Quick, Shared, take, taken, tried
@@ -370,8 +371,40 @@ async def test_a_reset_forgets_what_was_spent_everywhere(clock: FakeClock, store
 async def test_names_of_any_length_have_an_account(clock: FakeClock, store: Shared) -> None:
     """And no two share one."""
     quota = Quota(store, clock=clock)
-    names = ["x" * 600, "x" * 599 + "y", "é" * 300, "a/b c"]
+    names = ["x" * 600, "x" * 599 + "y", "é" * 300, "a/b c", "a\nb", "\ud800"]
     for name in names:
         (await take(quota, TEN, 10, name)).settle()
     await quota.idle()
-    assert len((await store.entries("quota/")).entries) == 4
+    assert len((await store.entries("quota/")).entries) == 6
+
+
+async def test_a_process_may_go_on_in_another_loop(clock: FakeClock, store: Shared) -> None:
+    """What was begun in the one before holds nobody up."""
+    quota = Quota(store, clock=clock)
+    store.hold = asyncio.Event()
+
+    def other_loop() -> int:
+        async def leave() -> None:
+            task = asyncio.create_task(take(quota, TEN))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            task.cancel()
+            assert quota._keeper is not None
+            for each in quota._keeper._busy.values():
+                each.cancel()
+
+        asyncio.run(leave())
+        store.hold = None
+        return asyncio.run(tried(quota, TEN, 9))
+
+    assert await asyncio.to_thread(other_loop) == 1
+
+
+def test_thousands_of_processes_do_not_fill_an_account() -> None:
+    """Those that hold nothing are forgotten when there are many."""
+    document = Document()
+    for number in range(3000):
+        ask = Ask(f"p{number}", 1, 20_000, [Need(used=1 if number % 10 == 0 else 0)])
+        document = share(document, AT_ONCE, ask, 0).document
+    assert len([each for each in document.holders.values() if each.held]) == 300
+    assert len(document.holders) < 900

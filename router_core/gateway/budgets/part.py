@@ -16,6 +16,7 @@ from router_core.security.fetch import GuardedHttp
 from router_core.security.url_guard import UrlGuard
 from router_core.settings import Settings
 from router_core.state import StateStore
+from router_core.stores.state_guard import GuardedStateStore
 from router_core.telemetry.events import Events
 
 __all__ = ["Limits"]
@@ -30,11 +31,15 @@ class Limits:
     ) -> None:  # fmt: skip
         """``who`` tells the model of a call that leaves it to the rules."""
         self.alerts = Alerts(state_of, config_of, events, clock)
-        self.quota = Quota(state_of(), clock=clock, on_mark=self.alerts.passed)
+        self._clock, self._events = clock, events
+        self.quota = Quota(clock=clock, on_mark=self.alerts.passed)
+        self.share(state_of())
         self.admission = Budgets(self.quota, config_of, Rates(price_of), who=who)
 
     def share(self, state: StateStore) -> None:
         """Keep accounts where other processes see them; before the first call."""
+        if getattr(state, "multi_process", True) and not isinstance(state, GuardedStateStore):
+            state = GuardedStateStore(state, self._clock, self._events)  # it may hang, and no call is to
         self.quota.join(state)
 
     def bind(self, settings: Settings) -> Sequence[Any]:
