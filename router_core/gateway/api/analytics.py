@@ -11,7 +11,7 @@ from router_core.gateway.analytics.keeper import Analytics
 from router_core.gateway.analytics.period import RANGES, Period, period_of
 from router_core.gateway.analytics.report import Report, Wanted
 from router_core.gateway.analytics.shelf import prefixes
-from router_core.gateway.api.queries import parameter, query_of, responses, wrong
+from router_core.gateway.api.queries import MOMENT, parameter, query_of, responses, wrong
 from router_core.gateway.registry import Registry
 from router_core.http.message import Request, Response
 from router_core.routing.router import Router
@@ -20,8 +20,10 @@ __all__ = ["analytics_router", "report_of"]
 
 _TIMES: Final = (
     parameter("timeRange", "The last so much time", enum=list(RANGES), default="24h"),
-    parameter("from", "In the place of timeRange: from this moment, ISO 8601 or Unix seconds"),
-    parameter("to", "To this moment; now without it"),
+    parameter(
+        "from", "In the place of timeRange: from this moment, ISO 8601 or Unix seconds", pattern=MOMENT
+    ),
+    parameter("to", "To this moment; now without it", pattern=MOMENT),
 )
 _MODEL: Final = parameter("modelId", "Only calls of this model, by id or alias")
 _NAMES: Final = ("timeRange", "from", "to", "modelId")

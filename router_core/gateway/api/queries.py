@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from router_core.errors import BadRequest
 from router_core.http.message import Request
 
-__all__ = ["number", "parameter", "query_of", "responses", "wrong"]
+__all__ = ["MOMENT", "number", "parameter", "query_of", "responses", "wrong"]
+
+MOMENT: Final = (
+    r"^(|[0-9]{1,10}(\.[0-9]{1,6})?"
+    r"|[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])(T([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9](\.[0-9]{1,6})?)?"
+    r"(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])?)?)$"
+)
+"""What a moment looks like, for the OpenAPI document; a parameter that is empty is none."""
 
 
 def wrong(name: str, message: str) -> BadRequest:

@@ -10,7 +10,7 @@ from router_core.gateway.analytics.keeper import Analytics
 from router_core.gateway.analytics.period import moment
 from router_core.gateway.analytics.records import CallRecord
 from router_core.gateway.analytics.report import CALLERS, stamp
-from router_core.gateway.api.queries import number, parameter, query_of, responses, wrong
+from router_core.gateway.api.queries import MOMENT, number, parameter, query_of, responses, wrong
 from router_core.gateway.outcome import KINDS
 from router_core.gateway.registry import Registry
 from router_core.http.message import Request, Response
@@ -26,13 +26,14 @@ _STATUSES: Final[Mapping[str, Callable[[str], bool]]] = {
     "failure": lambda outcome: outcome not in ("ok", "cancelled") and outcome not in CALLERS,
 }
 """Words for several outcomes."""
+_CURSOR: Final = r"^(|[0-9]{1,10}\.[0-9]{6}:[A-Za-z0-9._-]{1,128})$"
 _PARAMETERS: Final = (
     parameter("limit", "How many at most", type="integer", minimum=1, maximum=_MOST, default=_DEFAULT),
     parameter("modelId", "Only those of this model, by id or alias"),
     parameter("workspaceId", "Only those of this workspace"),
-    parameter("status", f"Only those that ended so: {', '.join((*_STATUSES, *KINDS))}"),
-    parameter("since", "Only those that ended after this moment, ISO 8601 or Unix seconds"),
-    parameter("cursor", "Go on where an answer ended: its nextCursor"),
+    parameter("status", "Only those that ended so", enum=["", *_STATUSES, *KINDS]),
+    parameter("since", "Only those that ended after this moment, ISO 8601 or Unix seconds", pattern=MOMENT),
+    parameter("cursor", "Go on where an answer ended: its nextCursor", pattern=_CURSOR),
 )
 _NAMES: Final = tuple(each["name"] for each in _PARAMETERS)
 
