@@ -85,9 +85,9 @@ def moment(name: str, text: str) -> float:
         at = float(text) if text.isascii() and text.replace(".", "", 1).isdigit() else _parsed(text)
     except (ValueError, OverflowError):
         raise ValueError(f"{name}: must be a time such as 2026-01-31T12:00:00Z, or Unix seconds") from None
-    if not 0 <= at <= _LATEST:
+    if at > _LATEST:
         raise ValueError(f"{name}: lies beyond the years that can be told")
-    return at
+    return max(0.0, at)
 
 
 _LATEST: Final = 32_503_680_000  # the year 3000
