@@ -24,7 +24,12 @@ from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Note
 from tests.gateway.calling import make_call
 
-__all__ = ["Breakable", "Moved", "Place", "config", "experiment", "rollout"]
+__all__ = ["FAILING", "GOOD", "Breakable", "Moved", "Place", "config", "experiment", "gone", "rollout"]
+
+
+GOOD = {"old": "seed: 1", "new": "seed: 2"}
+FAILING = {"old": "seed: 1", "new": "fail_rate: 0.5, fail_status: 500, seed: 2"}
+"""Models: the canary fails half of its calls."""
 
 
 class Moved:
