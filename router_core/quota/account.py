@@ -300,7 +300,9 @@ class Account:
 
     def clean(self) -> bool:
         """Return whether there is nothing to write, now or later."""
-        return not self.written and not self.pending() and not any(line.used for line in self.lines)
+        return not (self.written or self.unsure or self.pending()) and not any(
+            line.used for line in self.lines
+        )
 
     def pending(self) -> bool:
         """Return whether something was used since the last write."""
@@ -309,6 +311,6 @@ class Account:
     def due(self, moment: float) -> bool:
         """Return whether the store is to be told now: of what was used, that headroom is not needed, or that
         calls go on."""
-        if self.pending() or moment >= self.renew_at:
+        if self.unsure or self.pending() or moment >= self.renew_at:
             return True
         return self.written and any(line.spare or line.free for line in self.lines)

@@ -184,13 +184,13 @@ class Quota:
                 taken = account.take(demand.wants, self._time())
                 if taken is None:
                     waiting[index] = keeper.queue(account, demand.wants)
+                    if keeper.steady:
+                        self._mark(account)
                 else:
                     held[index] = taken
             for index, waiter in list(waiting.items()):
                 held[index] = await waiter.future
                 del waiting[index]
-                if keeper.steady:
-                    self._mark(self._account(demands[index].subject, demands[index].caps))
         except BaseException:
             for waiter in waiting.values():
                 waiter.abandon()

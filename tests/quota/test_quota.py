@@ -302,6 +302,19 @@ async def test_a_write_whose_answer_was_lost_is_counted_once(clock: FakeClock, s
         assert (await standing(quota, caps)).spent == 36
 
 
+async def test_what_a_lost_answer_had_granted_is_given_back(clock: FakeClock, store: Shared) -> None:
+    """The call was refused, for nobody knew; the account says that it holds something until it is told."""
+    quota, other = Quota(store, clock=clock), Quota(store, clock=clock)
+    async with running(quota):
+        store.lose = 1
+        with pytest.raises(StoreError):
+            await take(quota, AT_ONCE, 2)
+        await quota.tick()
+        await quota.idle()
+        (await take(other, AT_ONCE, 2)).release()
+        await other.idle()
+
+
 @pytest.mark.parametrize("word", ["open", "closed"])
 async def test_a_store_that_is_away(clock: FakeClock, store: Shared, word: str) -> None:
     """Closed: what is held here is given, and what would need the store is 503. Open: this process goes by
