@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import http.client
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.trace import get_current_span
 
 from router_core import JobProgress, Router, Settings, build_app
 from router_core.app import App
@@ -27,7 +29,7 @@ from router_core.gateway.gateway import Gateway
 from router_core.http.message import Headers, Request
 from router_core.telemetry.events import Events, Note
 from router_core.telemetry.tracing import open_tracing
-from tests.gateway.serving import chat, models_yaml
+from tests.gateway.serving import chat, models_yaml, on_socket
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -179,6 +181,22 @@ async def test_a_call_is_one_trace_from_the_caller_to_the_upstream(receiver: Rec
     assert "Hello!" not in str(receiver.spans), "what was said is in no trace"
 
 
+def test_a_request_by_the_quick_door_is_traced_too(receiver: Receiver) -> None:
+    """On a real socket, again and again on one connection, each in the trace of its caller."""
+    traces = [f"{number:032x}" for number in range(1, 6)]
+    with on_socket(models_yaml(receiver.url), otlp_endpoint=receiver.url) as (_, url):
+        connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+        for trace in traces:
+            headers = {"content-type": "application/json", "traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+            connection.request("POST", "/v1/chat/completions", json.dumps(chat("m")), headers)
+            answer = connection.getresponse()
+            assert (answer.status, len(answer.read()) > 0) == (200, True)
+        connection.close()
+    for name in ("POST /v1/chat/completions", "gateway chat", "chat up"):
+        assert [span["trace"] for span in receiver.named(name)] == traces
+    assert [each["traceparent"].split("-")[1] for each in receiver.asked] == traces
+
+
 async def test_a_stream_ends_when_it_ends_and_refusals_are_calls_too(receiver: Receiver) -> None:
     """Time to the first content; a model that nobody knows has a call without attempts."""
     text = (
@@ -230,6 +248,30 @@ async def test_a_job_has_a_trace_of_its_own_that_is_linked(receiver: Receiver) -
     assert (run["trace"], run["parent"], run["links"]) == (job_id, queue["id"], [(job_id, queue["id"])])
     assert run["said"]["router.job.state"] == "succeeded"
     assert queue["end"] <= run["end"]
+
+
+async def test_authors_find_the_span_of_the_request(receiver: Receiver) -> None:
+    """In functions of both kinds, for spans and log lines of their own."""
+    router = Router()
+    seen: list[str] = []
+
+    @router.get("/slow")
+    def slow() -> str:
+        """Run in a thread."""
+        seen.append(f"{get_current_span().get_span_context().trace_id:032x}")
+        return "done"
+
+    @router.get("/quick")
+    async def quick() -> str:
+        """Run on the loop."""
+        seen.append(f"{get_current_span().get_span_context().trace_id:032x}")
+        return "done"
+
+    async with running(router, receiver) as app:
+        for path in ("/slow", "/quick"):
+            await app.handle(request("GET", path, traceparent=PARENT))
+    assert seen == [PARENT.split("-")[1]] * 2
+    assert not get_current_span().get_span_context().is_valid
 
 
 async def test_bad_and_quiet_requests(receiver: Receiver) -> None:
