@@ -24,7 +24,7 @@ async def main(path: str, name: str, count: int) -> None:
     for number in range(count):
 
         def edit(draft: Draft, number: int = number) -> None:
-            draft.put("routingRules", f"{name}-{number}", rule(name), clock.now())
+            draft.put("routingRules", f"{name}-{number % 50}", rule(name), clock.now())
             held = draft.get("routingRules", "shared")
             priority = 0 if held is None else held.body["priority"]
             draft.put("routingRules", "shared", rule("shared", priority=priority + 1), clock.now())

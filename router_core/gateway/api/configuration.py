@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 from router_core.errors import BadRequest, NotFound
@@ -97,7 +98,7 @@ class ConfigurationRoutes:
                 raise ValueError("config: is missing")
             why = text(body["why"], "why") if "why" in body else f"import ({mode})"
         try:
-            found, skipped = parsed(self._control, body["config"])
+            found, skipped = await asyncio.to_thread(parsed, self._control, body["config"])
         except Wrong as error:
             raise _refused(error.errors) from None
         except ValueError as error:

@@ -34,7 +34,7 @@ _SHOWN: Final = 50
 _OPENING: Final = 5.0
 """Seconds for which a start waits for the store to open."""
 _MANY: Final = 500
-"""Rules from which making their table takes longer than calls should wait."""
+"""Things from which working through them takes longer than calls should wait."""
 _MAX_SIZE: Final = 128 * 1024
 """Bytes of one resource."""
 
@@ -227,7 +227,9 @@ class Control:
         """Serve by a version that another process has made; one that cannot be served by changes nothing."""
         number, builder = held.version.number, self._builder
         try:
-            built = builder.build(held.document, number=number)
+            many = sum(map(len, held.document.kinds.values())) >= _MANY
+            wanted: tuple[Document, tuple[Key, ...], int] = (held.document, (), number)
+            built = await asyncio.to_thread(builder.build, *wanted) if many else builder.build(*wanted)
             await self._ready(built.config)
             if builder is not self._builder:
                 return  # the file was read again meanwhile; the next look finds this version again
@@ -302,7 +304,9 @@ class Control:
             resource = document.get(kind, key)
             if resource is not None and resource.size > _MAX_SIZE:
                 raise Invalid(kind, key, f"body: has more than {_MAX_SIZE:,} bytes")
-        built = builder.build(document, frozenset(touched), held.version.number + 1)
+        wanted = document, frozenset(touched), held.version.number + 1
+        many = len(touched) >= _MANY
+        built = await asyncio.to_thread(builder.build, *wanted) if many else builder.build(*wanted)
         await self._check_urls(builder, built, touched)
         try:
             await self._ready(built.config)
