@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Any
 
 from router_core.clock import SystemClock
 from router_core.gateway.control.control import Control
@@ -12,7 +13,14 @@ from router_core.gateway.control.resource import Draft
 from router_core.stores.state_guard import GuardedStateStore
 from router_core.stores.state_sqlite import SqliteStateStore
 from router_core.telemetry.events import Events
-from tests.gateway.control_parts import rule
+
+_TARGETS = [{"modelId": "m", "weight": 1.0, "fallbackOrder": 1}]
+
+
+def rule(name: str, priority: int = 0) -> dict[str, Any]:
+    """Return the body of a rule; what the tests share is not imported: five processes would wait for it."""
+    return {"name": name, "condition": {}, "targetModels": _TARGETS, "priority": priority, "enabled": True,
+            "shadow": False}  # fmt: skip
 
 
 async def main(path: str, name: str, count: int) -> None:
