@@ -233,6 +233,22 @@ async def test_who_leaves_while_waiting_holds_nothing(clock: FakeClock, store: S
     assert [(each.spent, each.reserved) for each in await quota.standing("s", caps)] == [(0, 0), (0, 0)]
 
 
+async def test_what_one_subject_gave_goes_back_when_another_has_not_enough(
+    clock: FakeClock, store: Shared
+) -> None:
+    """Whether it was held here or had to be asked for."""
+    quota = Quota(store, clock=clock)
+    async with running(quota):
+        (await take(quota, PLENTY, (100, 1, 1), "rich")).release()
+        await take(quota, AT_ONCE, 2, "poor")
+        for subject in ("rich", "new"):
+            waits = quota.take_all([Demand(subject, PLENTY, (100, 0, 1)), Demand("poor", AT_ONCE, (1,))])
+            assert not isinstance(waits, list)
+            with pytest.raises(Exceeded):
+                await waits
+            assert {each.reserved for each in await quota.standing(subject, PLENTY)} == {0}
+
+
 async def test_what_was_never_awaited_holds_nothing(clock: FakeClock, store: Shared) -> None:
     """Nor does it complain."""
     quota = Quota(store, clock=clock)
