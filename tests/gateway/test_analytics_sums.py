@@ -124,7 +124,7 @@ def test_a_call_with_a_fallback_and_a_retry() -> None:
     good.model_id, good.deployment_id = "spare", "spare-1"
     call = make_call(attempts=[bad, good], workspace="ws", attributes=Attributes(agent_type="creative"))
     made.called(call, "turbo", OK, 1002.0)
-    (key, row), record = next(iter(made.minute)), made.recent[-1]
+    (key, row), record = next(iter(made.minute)), made.last(1)[0]
     assert key == ("spare", "ws", "creative", "ok")
     assert (row.calls, row.tries, row.fallbacks, row.unpriced, row.estimated) == (1, 2, 1, 1, 1)
     assert (row.input_tokens, row.output_tokens, row.cost, row.seconds) == (140, 10, 80, 2.0)

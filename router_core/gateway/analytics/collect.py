@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from time import monotonic
-from typing import Final
+from typing import Any, Final
 
 from router_core.clock import Clock, SystemClock
 from router_core.gateway.accounting.records import MAX_NAME
@@ -25,7 +25,7 @@ UNKNOWN: Final = "unknown"
 class Collector:
     """Told of every call once; whoever flushes takes the minutes that are over."""
 
-    __slots__ = ("_clock", "_epoch", "_next", "_streams", "_time", "closed", "counted", "minute", "recent",
+    __slots__ = ("_clock", "_epoch", "_next", "_recent", "_streams", "_time", "closed", "counted", "minute",
                  "rewound", "start")  # fmt: skip
 
     def __init__(
@@ -37,8 +37,8 @@ class Collector:
         self._epoch = 0.0
         self._streams: dict[int, str] = {}
         """Streams under way, by identity of the call: the model that was asked for."""
-        self.recent: deque[CallRecord] = deque(maxlen=recent)
-        """The last calls, the latest at the end."""
+        self._recent: deque[tuple[Any, ...]] = deque(maxlen=recent)
+        """The members of records of the last calls, the latest at the end."""
         self.counted = 0
         """Calls since the start."""
         self.closed: list[tuple[int, int, Table]] = []
@@ -71,9 +71,9 @@ class Collector:
             del self._streams[id(call)]
             self._count(call, begun, attempt.outcome, now or self._time())
 
-    def last(self, count: int) -> list[CallRecord]:
+    def last(self, count: int | None = None) -> list[CallRecord]:
         """Return the last calls, the latest first."""
-        return list(islice(reversed(self.recent), max(0, count)))
+        return [CallRecord(*each) for each in islice(reversed(self._recent), count)]
 
     def _count(self, call: Call, asked: str, outcome: str, now: float) -> None:
         at = now + self._epoch
@@ -97,14 +97,14 @@ class Collector:
         row.count(seconds, first, used, len(attempts), model != asked and asked != "")
         self.counted += 1
         name = call.model_name
-        self.recent.append(
-            CallRecord(
-                at, call.request_id, workspace[:MAX_NAME], agent[:MAX_NAME], call.endpoint,
-                name if len(name) <= MAX_NAME else name[:MAX_NAME], model, asked, deployment, outcome, status,
-                seconds, first, given, made, None if unpriced else cost, estimated, len(attempts),
-                call.stream, call.rule, call.trial,
-            )
-        )  # fmt: skip
+        # a tuple, since hardly any of them is ever looked at
+        self._recent.append((
+            at, call.request_id, workspace if len(workspace) <= MAX_NAME else workspace[:MAX_NAME],
+            agent if len(agent) <= MAX_NAME else agent[:MAX_NAME], call.endpoint,
+            name if len(name) <= MAX_NAME else name[:MAX_NAME], model, asked, deployment, outcome, status,
+            seconds, first, given, made, None if unpriced else cost, estimated, len(attempts),
+            call.stream, call.rule, call.trial,
+        ))  # fmt: skip
 
     def _turn(self, at: float) -> None:
         """Begin the minute of a moment."""
@@ -121,6 +121,12 @@ class Collector:
 
 def _used(attempts: Sequence[Attempt]) -> Used:
     """Return what attempts used together, and the one whose answer went to the caller, or the last."""
+    if len(attempts) == 1:  # as nearly always
+        only = attempts[0]
+        usage, price = only.usage, only.cost
+        if usage is None:
+            return 0, 0, 0, False, False, only
+        return usage.input_tokens, usage.output_tokens, price or 0, price is None, usage.estimated, only
     given = made = cost = 0
     estimated = unpriced = False
     served = None

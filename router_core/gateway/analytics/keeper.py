@@ -100,6 +100,10 @@ class Analytics:
         """Take another store, which was not there yet when this was made."""
         self._state = state
 
+    def restored(self) -> None:
+        """Be another process than the one that a snapshot was taken of."""
+        self.process, self._told = secrets.token_hex(6), (0.0, {})
+
     # -- on the way of a call ------------------------------------------------------------------------
 
     def called(self, call: Call, model_id: str, outcome: Outcome | None) -> None:
@@ -304,7 +308,7 @@ class Analytics:
         """Return the last calls of all processes, the latest first, and whether that is only this one's."""
         self.gather()
         found = await self.read([f"{ROOM}/r/"])
-        records = list(self.collector.recent)
+        records = self.collector.last()
         for key, value in found.values.items():
             if not key.startswith(f"{ROOM}/r/{self.process}."):
                 with suppress(msgspec.MsgspecError):

@@ -58,13 +58,17 @@ class Sum(msgspec.Struct, array_like=True, gc=False):
         self.seconds += seconds
         latency, index = self.latency, index_of(seconds)
         latency[index] = latency.get(index, 0) + 1
-        self.input_tokens += used[0]
-        self.output_tokens += used[1]
-        self.cost += used[2]
-        self.unpriced += used[3]
-        self.estimated += used[4]
+        given, made, cost, unpriced, estimated, _ = used
+        self.input_tokens += given
+        self.output_tokens += made
+        self.cost += cost
         self.tries += tries
-        self.fallbacks += fallback
+        if unpriced:
+            self.unpriced += 1
+        if estimated:
+            self.estimated += 1
+        if fallback:
+            self.fallbacks += 1
         if first > 0.0:
             self.streams += 1
             self.first_seconds += first
