@@ -12,6 +12,7 @@ from router_core.gateway.api.resources import (
     Resources,
     body_of,
     described,
+    entitled,
     invalid,
     stamp,
     telling,
@@ -56,6 +57,7 @@ def model_health_router(
 
         What is measured by calls and probes stays as it is.
         """
+        entitled(request)
         with telling():
             report = parse_report(body_of(request), control.clock.now(), request.principal.id)
         await resources.fresh()

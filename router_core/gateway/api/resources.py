@@ -27,7 +27,7 @@ from router_core.errors import (
 from router_core.gateway.api.queries import number, parameter, wrong
 from router_core.gateway.control.build import by_file
 from router_core.gateway.control.control import Change, Control, Edit
-from router_core.gateway.control.kinds import KINDS, MODELS
+from router_core.gateway.control.kinds import AGENTS, KINDS, MODELS
 from router_core.gateway.control.model_value import told_of
 from router_core.gateway.control.resource import Draft, Resource
 from router_core.gateway.control.secrets import refuse_keys
@@ -54,7 +54,7 @@ _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 
 def entitled(request: Request) -> None:
-    """Raise Forbidden for callers who may not enter every workspace, where all of them are shown at once."""
+    """Raise Forbidden for callers who may not enter every workspace, where it is about all at once."""
     if "*" not in request.principal.workspaces:
         raise Forbidden("this is for callers who may enter every workspace", code="every_workspace")
 
@@ -304,7 +304,9 @@ class Resources:
         return {name: value for name, value in body.items() if name not in _TOLD}
 
     async def changed(self, edit: Edit, request: Request, why: str) -> Change:
-        """Make a change in the name of a caller. Raises 400, 404, 409, 412, 503."""
+        """Make a change in the name of a caller. Raises 400, 403, 404, 409, 412, 503."""
+        if self.kind in (MODELS, AGENTS):
+            entitled(request)  # the calls of all workspaces go by them
         with telling():
             return await self.control.change(edit, who=request.principal.id, why=why)
 

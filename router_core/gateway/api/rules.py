@@ -6,6 +6,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote
 
 from router_core.binding.params import Path
+from router_core.errors import Forbidden
 from router_core.gateway.api.queries import parameter, query_of
 from router_core.gateway.api.resources import (
     MANAGE,
@@ -19,12 +20,13 @@ from router_core.gateway.api.resources import (
     page_of,
     telling,
 )
-from router_core.gateway.control.control import Control
+from router_core.gateway.control.control import Change, Control, Edit
 from router_core.gateway.control.kinds import KINDS, RULES
-from router_core.gateway.control.resource import Draft
+from router_core.gateway.control.resource import Draft, Resource
 from router_core.gateway.rules.parse import parse_rule
 from router_core.http.message import Request, Response
 from router_core.routing.router import Router
+from router_core.types import Principal
 
 __all__ = ["RuleRoutes"]
 
@@ -43,12 +45,40 @@ _EXAMPLE: Final = {
 }  # fmt: skip
 
 
+class _Rules(Resources):
+    """Rules as a caller may change them: those for calls of his own workspaces, where he is bound to some."""
+
+    async def changed(self, edit: Edit, request: Request, why: str) -> Change:
+        """Make a change. Raises 403 for a rule that other workspaces go by, before or after it."""
+        principal = request.principal
+        if "*" in principal.workspaces:
+            return await super().changed(edit, request, why)
+
+        def checked(draft: Draft) -> Any:
+            before = {each.id: each for each in draft.of(RULES)}
+            result = edit(draft)
+            for kind, key in draft.touched:
+                if kind == RULES:
+                    _check_own(principal, before.get(key), draft.get(RULES, key))
+            return result
+
+        return await super().changed(checked, request, why)
+
+
+def _check_own(principal: Principal, *states: Resource | None) -> None:
+    for each in states:
+        named = () if each is None else each.body["condition"].get("workspaceId", ())
+        if each is not None and not (named and all(principal.may_enter(one) for one in named)):
+            text = "condition.workspaceId: has to name workspaces, and only those that you may enter"
+            raise Forbidden(text, code="workspace_forbidden")
+
+
 class RuleRoutes:
     """The routes of rules."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
-        self._resources = Resources(control, RULES)
+        self._resources = _Rules(control, RULES)
 
     def router(self) -> Router:
         """Return the routes."""
