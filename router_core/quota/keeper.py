@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from typing import Final
@@ -44,8 +44,10 @@ _LONGEST_NAME: Final = 200
 class Keeper:
     """Asks the store for accounts. Everything in it happens on one event loop."""
 
-    def __init__(self, store: StateStore, clock: Clock, holder: str, room: str, rng: random.Random) -> None:
-        self.holder = holder
+    def __init__(
+        self, store: StateStore, clock: Clock, holder: Callable[[], str], room: str, rng: random.Random
+    ) -> None:
+        self._holder = holder
         self.steady = False
         """Whether this process goes on between calls, so that it can give back what it holds."""
         self.lease = LEASE
@@ -173,7 +175,7 @@ class Keeper:
                 raise Changed
             now, moment = self._now(), self._clock.monotonic()
             ask = account.ask(
-                self.holder, [each.wants for each in batch], now, moment,
+                self._holder(), [each.wants for each in batch], now, moment,
                 lease=self._lease(account, moment), steady=self.steady, part=SHARE,
             )  # fmt: skip
             answer = share(account.document, account.caps, ask, now)
@@ -205,7 +207,7 @@ class Keeper:
         entry = await self._store.get(self._key(account.subject))
         document = Document() if entry is None else decode(entry.value)
         if account.unsure:
-            ours = document.holders.get(self.holder)
+            ours = document.holders.get(self._holder())
             if ours is not None and ours.seq == account.unsure:
                 for line in account.asking:
                     line.sending = {}
@@ -244,7 +246,7 @@ class Keeper:
                 raise StoreError(f"the limits cannot be asked: {error.detail}", retry_after=wait)
         account.roll(now)
         spent = [line.used + line.unwritten for line in account.lines]
-        verdict = judge(account.document, account.caps, self.holder, spent, wants, now)
+        verdict = judge(account.document, account.caps, self._holder(), spent, wants, now)
         if verdict is not None:
             raise self.exceeded(account, verdict)
         return account.force(wants, now)

@@ -67,7 +67,7 @@ class Quota:
         self._room = room
         self._on_mark = on_mark
         self._random = rng or random.Random()  # noqa: S311 - spreads load, guards nothing
-        self._holder = new_id()[:24]
+        self._name = ""
         self._accounts: dict[str, Account] = {}
         self._dirty: dict[str, Account] = {}
         self._keeper: Keeper | None = None
@@ -79,6 +79,17 @@ class Quota:
         self._accounts, self._dirty, self._keeper = {}, {}, None
         if getattr(store, "multi_process", True):
             self._keeper = Keeper(store, self._clock, self._holder, self._room, self._random)
+
+    def restored(self) -> None:
+        """Be another process than the one that a snapshot was taken of."""
+        self._name = ""
+        self._random.seed()
+
+    def _holder(self) -> str:
+        """Return what this process is called in accounts. Drawn when it is first needed: processes may be
+        copies of one that has not taken a call."""
+        self._name = self._name or new_id()[:24]
+        return self._name
 
     @property
     def shared(self) -> bool:
@@ -148,7 +159,7 @@ class Quota:
         denied = account.denied
         if denied is not None and denied[0] == wants and moment < account.fresh_until:
             raise self._exceeded(account, *denied[1:], now)
-        ask = account.ask(self._holder, (wants,), now, moment, lease=0, steady=True, part=1)
+        ask = account.ask("", (wants,), now, moment, lease=0, steady=True, part=1)
         answer = share(account.document, account.caps, ask, now)
         account.take_in(ask, answer, now, moment)
         verdict = answer.verdicts[0]
@@ -246,7 +257,7 @@ class Quota:
         account.roll(now)
         document = account.document if self._keeper is None else await self._keeper.look(account)
         own = {line.cap.name: (line.unwritten, line.used) for line in account.lines}
-        return standings(document, caps, self._holder, own, now)
+        return standings(document, caps, self._holder(), own, now)
 
     async def reset(self, subject: str, caps: Sequence[Cap]) -> None:
         """Forget what was spent of a subject; what calls have reserved stays. Raises StoreError."""
