@@ -92,7 +92,9 @@ class Site:
     def gateway(self) -> Gateway:
         """Return a new one."""
         beside = from_environment(self._environ)
-        config = parse_config(_CONFIG, "gateway.yaml", self._environ, beside=beside)
+        # how they stand is what their calls have told: two gateways are not probed in the same moment
+        text = _CONFIG.replace("type: scripted,", "type: scripted, health: {interval: 0},")
+        config = parse_config(text, "gateway.yaml", self._environ, beside=beside)
         return Gateway(config, environ=self._environ, rng=random.Random(7))
 
     def app(self, **settings: Any) -> tuple[App, Gateway]:
