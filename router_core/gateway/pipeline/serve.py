@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time as wall
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import msgspec
 
 from router_core.errors import RouterError
-from router_core.gateway.admission import Admission, has_to_wait, settle
+from router_core.gateway.admission import Admission, Permit, has_to_wait, settle
 from router_core.gateway.call import Call
 from router_core.gateway.outcome import Outcome
 from router_core.gateway.pipeline.attempt import Attempts
@@ -98,16 +98,24 @@ class Pipeline:
 
     def serve(self, call: Call) -> Coroutine[Any, Any, Served]:
         """Answer a call; raises a RouterError that tells the caller why nobody did."""
-        return self._serve(call) if self.admission is None else self._admitted(call, self.admission)
+        if self.admission is not None:
+            try:
+                admitted = self.admission.admit(call, self._time())
+            except RouterError as error:
+                self._refused(call, error)
+                raise
+            if admitted is not None:
+                return self._limited(call, admitted)
+        return self._serve(call)
 
-    async def _admitted(self, call: Call, admission: Admission) -> Served:
-        """Answer a call that has to be admitted first."""
+    async def _limited(self, call: Call, admitted: Permit | Awaitable[Permit | None]) -> Served:
+        """Answer a call that holds something, or will."""
         try:
-            admitted = admission.admit(call, self._time())
             if has_to_wait(admitted):
                 await own_task()
-                admitted = await admitted
-            call.permit = admitted
+                call.permit = await admitted
+            else:
+                call.permit = admitted
         except RouterError as error:
             self._refused(call, error)
             raise
