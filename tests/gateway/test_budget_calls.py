@@ -174,6 +174,32 @@ async def test_another_configuration_keeps_what_was_spent() -> None:
             assert (await ask(made)).status == status
 
 
+async def test_a_key_is_held_to_its_workspace() -> None:
+    """Without a word about it in its calls; it sees its own budget and nobody else's, and resets none."""
+    keys = {"ann": "a" * 20, "root": "r" * 20}
+    setting = f"ann:{keys['ann']}:developer@acme,root:{keys['root']}"
+    text = yaml("budgetLimits: {daily: 0.00002}") + "  other: {budgetLimits: {daily: 1}}\n"
+    async with house(text, api_keys=setting) as made:
+
+        async def send(name: str, path: str, body: Any = None, method: str = "", **more: str) -> Reply:
+            headers = {"authorization": f"Bearer {keys[name]}", **more}
+            return await made.ask(path, body, method, headers)
+
+        other = {"x-router-workspace": "other"}
+        assert [(await send("ann", PATH, chat())).status for _ in range(3)] == [200, 200, 429]
+        assert (await send("ann", PATH, chat(), **other)).status == 403
+        route = {"prompt": "hi", "modelId": "m", "workspaceId": "other"}
+        assert (await send("ann", "/api/route", route)).status == 403
+        assert (await send("ann", "/api/route", {"prompt": "hi", "modelId": "m"})).status == 429
+        assert (await send("root", "/api/route", route)).status == 200
+        assert (await send("ann", "/api/workspaces/acme/budget")).json()["limits"][0]["remaining"] == 0
+        assert (await send("ann", "/api/workspaces/other/budget")).status == 404
+        reset = "/api/workspaces/acme/budget/reset"
+        assert (await send("ann", reset, method="POST")).status == 403
+        assert (await send("root", reset, method="POST")).status == 200
+        assert (await send("ann", PATH, chat())).status == 200
+
+
 # --- estimates ----------------------------------------------------------------------------------------
 
 

@@ -407,6 +407,17 @@ async def test_names_of_any_length_have_an_account(clock: FakeClock, store: Shar
     assert len((await store.entries("quota/")).entries) == 6
 
 
+async def test_a_copy_of_a_process_is_another_one(clock: FakeClock, store: Shared) -> None:
+    """What both hold counts twice: platforms start many from one snapshot."""
+    quota, copy = Quota(store, clock=clock), Quota(store, clock=clock)
+    copy._name = quota._holder()
+    copy.restored()
+    await take(quota, AT_ONCE)
+    await take(copy, AT_ONCE)
+    with pytest.raises(Exceeded):
+        await take(copy, AT_ONCE)
+
+
 async def test_a_process_may_go_on_in_another_loop(clock: FakeClock, store: Shared) -> None:
     """What was begun in the one before holds nobody up."""
     quota = Quota(store, clock=clock)
