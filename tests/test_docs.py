@@ -72,6 +72,7 @@ def run_python(block: Block, service: Served | None) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.timeout(600)  # dozens of commands, each a process of its own
 def test_readme_can_be_followed_word_by_word(tmp_path: Path) -> None:
     """From the photograph to a service of one's own."""
     folder = folder_for(tmp_path)
@@ -83,6 +84,7 @@ def test_readme_can_be_followed_word_by_word(tmp_path: Path) -> None:
 
 
 @pytest.mark.process
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["first-service.md", "streaming.md"])
 def test_page_can_be_followed(name: str, tmp_path: Path) -> None:
     """The same for pages that build a service of their own."""

@@ -550,6 +550,7 @@ def test_a_stack_that_is_not_there_is_said(account: Account, capsys: pytest.Capt
 
 
 @pytest.mark.process
+@pytest.mark.timeout(600)
 def test_the_real_sam_builds_and_validates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
