@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 from router_core.clock import Clock
-from router_core.errors import BadRequest, RouterError, StoreError
+from router_core.errors import BadRequest, StoreError
 from router_core.gateway.analytics.collect import Collector
 from router_core.gateway.analytics.deployments import Deployments
 from router_core.gateway.analytics.records import CallRecord
@@ -132,8 +132,11 @@ class Analytics:
         self._flushing = None
 
     async def _flush_quietly(self) -> None:
-        with suppress(RouterError):
+        try:
             await self.tick()
+        except Exception as error:
+            text = "analytics: what was counted could not be written; the next flush tries again"
+            self._events.emit(Note("analytics_flush_failed", "error", text, error=error))
 
     # -- beside the calls ----------------------------------------------------------------------------
 
@@ -168,6 +171,7 @@ class Analytics:
         self._ttl.pop(key, None)
         with suppress(TimeoutError, StoreError):
             async with asyncio.timeout(within):
+                await self.idle()
                 await self._write()
                 await self._state.delete(key)
 
