@@ -151,6 +151,15 @@ async def test_what_has_no_price_may_be_left_out() -> None:
             assert (await ask(made, "exact", "small")).json()["choices"][0]["message"]["content"] == "a"
 
 
+async def test_a_model_may_leave_out_what_has_no_price() -> None:
+    """For everybody, whatever their workspace says."""
+    limits = "limits: {budgetLimits: {daily: 1}, unpriced: refuse}"
+    async with house(YAML.replace("  - id: small\n", f"  - id: small\n    {limits}\n")) as made:
+        for workspace in ("free", "lesser") * 3:
+            answer = await ask(made, workspace, "small")
+            assert answer.json()["choices"][0]["message"]["content"] == "a"
+
+
 async def test_measured_quality_is_a_filter() -> None:
     """A deployment that fails too often serves others, and not who asks for better."""
     async with house(YAML) as made:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from router_core.errors import HTTPError
 from router_core.gateway.budgets.plan import Plan, Rates
 from router_core.gateway.budgets.told import Told
 from router_core.gateway.call import Call, Usage
+from router_core.gateway.select.bounds import Bounds
 from router_core.gateway.values import GatewayConfig, Limit, Workspace
 from router_core.quota.quota import Demand, Exceeded, Quota, Taken
 from router_core.quota.waiting import Later
@@ -59,8 +61,8 @@ class Allowed:
 class Budgets:
     """The admission of a gateway. Where nothing is limited it costs a look into two tables."""
 
-    __slots__ = ("_callers", "_config", "_config_of", "_limits_of", "_models", "_rates", "_told", "_who",
-                 "_workspaces", "quota")  # fmt: skip
+    __slots__ = ("_bounds", "_callers", "_config", "_config_of", "_limits_of", "_models", "_rates", "_told",
+                 "_who", "_workspaces", "quota")  # fmt: skip
 
     def __init__(
         self, quota: Quota, config_of: Callable[[], GatewayConfig], rates: Rates, *,
@@ -78,6 +80,7 @@ class Budgets:
         self._workspaces: dict[str, Plan] = {}
         self._models: dict[str, Plan] = {}
         self._callers: dict[str, tuple[object, Plan]] = {}
+        self._bounds: dict[int, tuple[Bounds | None, Bounds]] = {}
 
     def admit(self, call: Call, now: float) -> Allowed | Awaitable[Allowed] | None:
         """Return what a call holds, or None where nothing limits it. Raises 429, or 503 where the shared
@@ -91,6 +94,8 @@ class Budgets:
             name = self._who(call)
         if name in self._models:
             plans.append(self._models[name])
+            if plans[-1].priced:
+                call.bounds = self._priced(call.bounds)
         if not plans:
             return None
         rate = self._rates.of(name, now)
@@ -117,6 +122,15 @@ class Budgets:
         if config is not self._config:
             self._follow(config)
         return self._workspaces.get(workspace)
+
+    def _priced(self, bounds: Bounds | None) -> Bounds:
+        """Return the bounds of a call that may be served by what has a price alone."""
+        known = self._bounds.get(id(bounds))
+        if known is None or known[0] is not bounds:
+            if len(self._bounds) >= _KEPT:
+                self._bounds.clear()
+            known = self._bounds[id(bounds)] = (bounds, replace(bounds or Bounds(), priced=True))
+        return known[1]
 
     def _plans(self, call: Call) -> list[Plan]:
         plans = []

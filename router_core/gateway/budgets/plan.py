@@ -38,13 +38,24 @@ PriceOf = Callable[[Deployment], Price | None]
 class Plan:
     """The limits of one subject."""
 
-    __slots__ = ("_codes", "_plenty_money", "_plenty_tokens", "amounts", "caps", "limits", "subject")
+    __slots__ = (
+        "_codes",
+        "_plenty_money",
+        "_plenty_tokens",
+        "amounts",
+        "caps",
+        "limits",
+        "priced",
+        "subject",
+    )
 
     def __init__(self, subject: str, limits: Sequence[Limit]) -> None:
         self.subject = subject
         self.limits = tuple(limits)
         self.caps = tuple(_cap(each) for each in limits)
         self.amounts = tuple(each.amount for each in limits)
+        self.priced = any(each.unpriced == "refuse" for each in limits)
+        """Whether what has no known price may not serve."""
         self._codes = tuple(_code(each.kind) for each in limits)
         self._plenty_tokens = self._least(_TOKENS) // _SHARE
         self._plenty_money = self._least(_MONEY) // _SHARE
@@ -80,10 +91,12 @@ class Plan:
 class Rates:
     """What a token costs at most of all that may serve a model; remembered for a minute."""
 
-    __slots__ = ("_known", "_price_of", "models")
+    __slots__ = ("_arms", "_known", "_price_of", "models")
 
     def __init__(self, price_of: PriceOf) -> None:
         self._price_of = price_of
+        self._arms: dict[str, tuple[str, ...]] = {}
+        """Of a model that is on trial: which others may get its calls."""
         self.models: dict[str, Model] = {}
         """By each of their names."""
         self._known: dict[str, tuple[float, Rate]] = {}
@@ -92,10 +105,11 @@ class Rates:
         """Go by another configuration."""
         self.models = {alias: model for model in config.models for alias in model.aliases}
         self.models |= {model.id: model for model in config.models}
+        self._arms = _arms(config)
         self._known = {}
 
     def of(self, name: str, now: float) -> Rate:
-        """Return the highest prices of a model and of those that stand in for it; of a name that nobody
+        """Return the highest prices of a model and of all that may serve in its place; of a name that nobody
         bears, of all models."""
         known = self._known.get(name)
         if known is not None and now - known[0] < _FRESH:
@@ -109,9 +123,16 @@ class Rates:
         models = self.models.values() if not name else self._chain(self.models[name])
         return [deployment for model in models for deployment in model.deployments]
 
-    def _chain(self, model: Model) -> list[Model]:
-        names = (*model.fallbacks, *model.context_fallbacks, *model.policy_fallbacks, model.wake_fallback)
-        return [model, *(self.models[name] for name in names if name in self.models)]
+    def _chain(self, model: Model) -> Iterable[Model]:
+        """Return the model, those on trial in its place, and all that any of them falls back to."""
+        found: dict[str, Model] = {}
+        waiting = [model.id, *self._arms.get(model.id, ())]
+        while waiting:
+            one = self.models.get(waiting.pop())
+            if one is not None and one.id not in found:
+                found[one.id] = one
+                waiting += (*one.fallbacks, *one.context_fallbacks, *one.policy_fallbacks, one.wake_fallback)
+        return found.values()
 
     def _highest(self, deployments: Iterable[Deployment]) -> Rate:
         prices = [price for each in deployments if (price := self._price_of(each)) is not None]
@@ -120,6 +141,15 @@ class Rates:
             max([each.output for each in prices], default=0),
             max([each.request for each in prices], default=0),
         )
+
+
+def _arms(config: GatewayConfig) -> dict[str, tuple[str, ...]]:
+    found = {each.model: (each.canary,) for each in config.rollouts if each.model and each.enabled}
+    for each in config.experiments:
+        if each.model and each.enabled:
+            found[each.model] = tuple(variant.model_id for variant in each.variants)
+    ids = {alias: model.id for model in config.models for alias in model.aliases}
+    return {ids.get(name, name): arms for name, arms in found.items()}
 
 
 def _cap(limit: Limit) -> Cap:
@@ -140,7 +170,7 @@ def _output(call: Call) -> int:
     """Return the tokens that may be written: what the caller allows, else a guess."""
     if call.max_tokens is not None:
         return estimate_output(call)
-    return ASSUMED_OUTPUT if estimate_output(call) else 0
+    return ASSUMED_OUTPUT * call.choices if estimate_output(call) else 0
 
 
 def _bounded(certain: int, output: int, amount: int, assumed: bool) -> int:
