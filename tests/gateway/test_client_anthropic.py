@@ -41,14 +41,6 @@ async def api() -> AsyncIterator[AnthropicApi]:
         yield api
 
 
-@pytest.fixture
-async def pool() -> AsyncIterator[ConnectionPool]:
-    """The transport."""
-    pool = ConnectionPool()
-    yield pool
-    await pool.aclose()
-
-
 def make(api: AnthropicApi, pool: ConnectionPool, **members: Any) -> AnthropicClient:
     """Return a client of the account."""
     members.setdefault("model", MODEL)

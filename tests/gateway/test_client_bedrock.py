@@ -91,14 +91,6 @@ async def upstream() -> AsyncIterator[Upstream]:
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[ConnectionPool]:
-    """The transport."""
-    pool = ConnectionPool()
-    yield pool
-    await pool.aclose()
-
-
-@pytest.fixture
 def client(upstream: Upstream, pool: ConnectionPool) -> BedrockClient:
     """A client."""
     return BedrockClient(deployment("bedrock", MODEL, base_url=upstream.url, args=KEYS), pool)

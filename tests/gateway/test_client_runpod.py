@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
@@ -22,29 +21,7 @@ from tests.gateway.calling import ask, deployment, make_call, serving
 from tests.gateway.runpod_worker import HELLO, KEY, cancelled, make, submitted, take, working
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RunpodApi]:
-    """One platform for all tests of this module."""
-    with RunpodApi(poll=0.2) as api:
-        yield api
-
-
-@pytest.fixture
-def api(shared: RunpodApi) -> RunpodApi:
-    """The platform, with nothing seen before."""
-    shared.requests.clear()
-    return shared
-
-
-@pytest.fixture
-async def pool() -> AsyncIterator[ConnectionPool]:
-    """The transport."""
-    pool = ConnectionPool()
-    yield pool
-    await pool.aclose()
-
-
-async def test_job_is_run_and_its_output_is_the_answer(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_job_is_run_and_its_output_is_the_answer(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """The worker gets the request of OpenAI with its own name of the model; its output comes back."""
     taken = []
 
@@ -52,15 +29,15 @@ async def test_job_is_run_and_its_output_is_the_answer(api: RunpodApi, pool: Con
         taken.append(given)
         return {"output": {"text": "Hi!", "usage": {"input": 3, "output": 2}}}
 
-    async with working(api, work), serving(make(api, pool)) as url:
+    async with working(runpod_api, work), serving(make(runpod_api, pool)) as url:
         async with AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as sdk:
             got = await sdk.chat.completions.create(model="x", messages=HELLO["messages"], max_tokens=5)
     assert taken == [{"messages": HELLO["messages"], "model": "m", "max_tokens": 5}]
     assert got.choices[0].message.content == "Hi!"
     assert got.usage is not None
     assert got.usage.total_tokens == 5
-    assert api.seen("run")[0].headers["authorization"] == f"Bearer {KEY}"
-    assert not api.seen("cancel")
+    assert runpod_api.seen("run")[0].headers["authorization"] == f"Bearer {KEY}"
+    assert not runpod_api.seen("cancel")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +48,7 @@ async def test_job_is_run_and_its_output_is_the_answer(api: RunpodApi, pool: Con
     ],
 )
 async def test_inputs_of_other_workers(
-    api: RunpodApi, pool: ConnectionPool, form: str, wanted: dict[str, Any]
+    runpod_api: RunpodApi, pool: ConnectionPool, form: str, wanted: dict[str, Any]
 ) -> None:
     """Workers for vLLM and services of ours take their input in their own form."""
     taken = []
@@ -80,20 +57,20 @@ async def test_inputs_of_other_workers(
         taken.append(given)
         return {"output": "x"}
 
-    async with working(api, work):
-        client = make(api, pool, input=form, execution_timeout=9, ttl=60)
+    async with working(runpod_api, work):
+        client = make(runpod_api, pool, input=form, execution_timeout=9, ttl=60)
         assert (await ask(client, "chat/completions", HELLO)).status == 200
     assert taken == [wanted]
-    assert api.seen("run")[0].json["policy"] == {"executionTimeout": 9000, "ttl": 60_000}
+    assert runpod_api.seen("run")[0].json["policy"] == {"executionTimeout": 9000, "ttl": 60_000}
 
 
-async def test_sync_saves_looks(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_sync_saves_looks(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """With ``sync`` the platform waits for the end itself."""
-    async with working(api, lambda given: {"output": "x"}):
-        assert (await ask(make(api, pool, sync=True), "chat/completions", HELLO)).status == 200
-    assert len(api.seen("runsync")) == 1
-    assert not api.seen("status")
-    assert 29_000 <= int(api.seen("runsync")[0].query["wait"]) <= 30_000
+    async with working(runpod_api, lambda given: {"output": "x"}):
+        assert (await ask(make(runpod_api, pool, sync=True), "chat/completions", HELLO)).status == 200
+    assert len(runpod_api.seen("runsync")) == 1
+    assert not runpod_api.seen("status")
+    assert 29_000 <= int(runpod_api.seen("runsync")[0].query["wait"]) <= 30_000
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
@@ -108,70 +85,74 @@ async def test_sync_saves_looks(api: RunpodApi, pool: ConnectionPool) -> None:
     ids=["text", "sdk", "vllm", "older-vllm"],
 )  # fmt: skip
 async def test_jobs_that_fail(
-    api: RunpodApi, pool: ConnectionPool, made: dict[str, Any], status: int, message: str, stream: bool
+    runpod_api: RunpodApi, pool: ConnectionPool, made: dict[str, Any], status: int, message: str, stream: bool
 ) -> None:
     """A failed job is an error in the shape of OpenAI with the status that it says, without our key."""
-    async with working(api, lambda given: made):
-        reply = await ask(make(api, pool), "chat/completions", HELLO | {"stream": stream})
+    async with working(runpod_api, lambda given: made):
+        reply = await ask(make(runpod_api, pool), "chat/completions", HELLO | {"stream": stream})
     assert reply.status == status
     assert json.loads(reply.body or b"")["error"]["message"] == message
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-async def test_ends_that_others_bring_about(api: RunpodApi, pool: ConnectionPool, stream: bool) -> None:
+async def test_ends_that_others_bring_about(
+    runpod_api: RunpodApi, pool: ConnectionPool, stream: bool
+) -> None:
     """A job that was cancelled or has timed out at the platform is told as such."""
-    for end, status in ((api.cancel, 503), (api.time_out, 504)):
-        task = asyncio.ensure_future(ask(make(api, pool), "chat/completions", HELLO | {"stream": stream}))
-        job = await submitted(api)
+    for end, status in ((runpod_api.cancel, 503), (runpod_api.time_out, 504)):
+        task = asyncio.ensure_future(
+            ask(make(runpod_api, pool), "chat/completions", HELLO | {"stream": stream})
+        )
+        job = await submitted(runpod_api)
         await asyncio.to_thread(end, job)
         reply = await task
         assert reply.status == status
         assert json.loads(reply.body or b"")["error"]["type"] == "server_error"
-        api.requests.clear()
+        runpod_api.requests.clear()
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 async def test_caller_that_goes_away_cancels_the_job(
-    api: RunpodApi, pool: ConnectionPool, stream: bool
+    runpod_api: RunpodApi, pool: ConnectionPool, stream: bool
 ) -> None:
     """A job that nobody waits for any more is cancelled."""
-    client = make(api, pool)
+    client = make(runpod_api, pool)
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": stream}))
-    job = await submitted(api)
+    job = await submitted(runpod_api)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await client.aclose()
-    await cancelled(api, job)
+    await cancelled(runpod_api, job)
 
 
-async def test_deadline_cancels_the_job(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_deadline_cancels_the_job(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """A job that is not taken in time is given up, and so is one that is taken and not done."""
-    client = make(api, pool, Timeouts(first_byte=0.4))
+    client = make(runpod_api, pool, Timeouts(first_byte=0.4))
     with pytest.raises(UpstreamFailure, match="IN_QUEUE") as caught:
         await ask(client, "chat/completions", HELLO, seconds=0.4)
     assert caught.value.kind == "timeout"
     await client.aclose()
-    await cancelled(api, api.seen("status")[0].job)
-    api.requests.clear()
+    await cancelled(runpod_api, runpod_api.seen("status")[0].job)
+    runpod_api.requests.clear()
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO))
-    await submitted(api)
-    await take(api)
+    await submitted(runpod_api)
+    await take(runpod_api)
     with pytest.raises(UpstreamFailure, match="IN_PROGRESS"):
         await task
     await client.aclose()
 
 
-async def test_looks_that_fail_are_repeated(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_looks_that_fail_are_repeated(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """A platform that stumbles while a job runs does not lose it; one that fails for good does."""
-    faults = [api.fault("status", "drop", times=2), api.fault("status", status=502, times=2)]
-    async with working(api, lambda given: {"output": "x"}):
-        assert (await ask(make(api, pool), "chat/completions", HELLO)).status == 200
+    faults = [runpod_api.fault("status", "drop", times=2), runpod_api.fault("status", status=502, times=2)]
+    async with working(runpod_api, lambda given: {"output": "x"}):
+        assert (await ask(make(runpod_api, pool), "chat/completions", HELLO)).status == 200
     assert sum(fault.hits for fault in faults) > 0
     for fault in faults:
         fault.lift()
-    down = api.fault("status", status=500, times=None)
-    reply = await ask(make(api, pool), "chat/completions", HELLO)
+    down = runpod_api.fault("status", status=500, times=None)
+    reply = await ask(make(runpod_api, pool), "chat/completions", HELLO)
     down.lift()
     assert reply.status == 500
     assert down.hits == 5
@@ -179,10 +160,12 @@ async def test_looks_that_fail_are_repeated(api: RunpodApi, pool: ConnectionPool
 
 @pytest.mark.parametrize(("action", "stream"), [("status", False), ("stream", True), ("run", False)])
 @pytest.mark.parametrize("status", [401, 404, 429])
-async def test_refusals(api: RunpodApi, pool: ConnectionPool, action: str, stream: bool, status: int) -> None:
+async def test_refusals(
+    runpod_api: RunpodApi, pool: ConnectionPool, action: str, stream: bool, status: int
+) -> None:
     """What the platform refuses for good comes back with its status, in the shape of OpenAI."""
-    fault = api.fault(action, status=status, times=None)
-    client = make(api, pool)
+    fault = runpod_api.fault(action, status=status, times=None)
+    client = make(runpod_api, pool)
     reply = await ask(client, "chat/completions", HELLO | {"stream": stream})
     fault.lift()
     await client.aclose()
@@ -191,23 +174,23 @@ async def test_refusals(api: RunpodApi, pool: ConnectionPool, action: str, strea
 
 
 @pytest.mark.parametrize("action", ["run", "stream"])
-async def test_garbage(api: RunpodApi, pool: ConnectionPool, action: str) -> None:
+async def test_garbage(runpod_api: RunpodApi, pool: ConnectionPool, action: str) -> None:
     """An answer that is no answer of the platform is a failure of the upstream."""
-    api.fault(action, "garbage")
-    client = make(api, pool)
+    runpod_api.fault(action, "garbage")
+    client = make(runpod_api, pool)
     with pytest.raises(UpstreamFailure) as caught:
         await ask(client, "chat/completions", HELLO | {"stream": True})
     await client.aclose()
     assert caught.value.kind == "malformed"
 
 
-async def test_output_of_no_known_shape(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_output_of_no_known_shape(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """An output that cannot be read is a failure of the upstream, streamed or not."""
-    async with working(api, lambda given: {"output": {"x": 1}}):
+    async with working(runpod_api, lambda given: {"output": {"x": 1}}):
         with pytest.raises(UpstreamFailure, match="no shape"):
-            await ask(make(api, pool), "chat/completions", HELLO)
+            await ask(make(runpod_api, pool), "chat/completions", HELLO)
         with pytest.raises(UpstreamFailure, match="no shape"):
-            await ask(make(api, pool), "chat/completions", HELLO | {"stream": True})
+            await ask(make(runpod_api, pool), "chat/completions", HELLO | {"stream": True})
 
 
 # -- the OpenAI-compatible route ---------------------------------------------------------------------
@@ -226,10 +209,10 @@ async def test_openai_route(pool: ConnectionPool, end: str) -> None:
         assert seen.headers["authorization"] == f"Bearer {KEY}"
 
 
-async def test_probe_asks_the_platform(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_probe_asks_the_platform(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """The probe starts no worker: the platform tells how the endpoint is."""
-    assert "workers" in json.loads((await make(api, pool).probe_once(5)).body or b"")
-    assert [each.action for each in api.requests] == ["health"]
+    assert "workers" in json.loads((await make(runpod_api, pool).probe_once(5)).body or b"")
+    assert [each.action for each in runpod_api.requests] == ["health"]
 
 
 def test_address_by_id() -> None:
@@ -240,9 +223,9 @@ def test_address_by_id() -> None:
     assert client.deployment is made
 
 
-async def test_what_is_not_there(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_what_is_not_there(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """Uploads and unknown endpoints are refused before a job is made."""
-    client = make(api, pool)
+    client = make(runpod_api, pool)
     for call, status in (
         (make_call("audio/transcriptions", b"x", "multipart/form-data; boundary=x"), 422),
         (make_call("chat/completions", b"x", "text/plain"), 415),
@@ -250,7 +233,7 @@ async def test_what_is_not_there(api: RunpodApi, pool: ConnectionPool) -> None:
         with pytest.raises(HTTPError) as caught:
             await client.send(call, 1e9)
         assert caught.value.status == status
-    assert not api.requests
+    assert not runpod_api.requests
 
 
 @pytest.mark.parametrize(
@@ -268,9 +251,12 @@ def test_wrong_arguments_are_refused(args: dict[str, Any]) -> None:
         RunPodClient(deployment("runpod", key=Secret(KEY)), ConnectionPool())
 
 
-async def test_errors_are_those_of_the_sdk(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_errors_are_those_of_the_sdk(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """The SDK of OpenAI raises what it raises for OpenAI."""
-    api.fault("run", status=429)
-    async with serving(make(api, pool)) as url, AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as sdk:
+    runpod_api.fault("run", status=429)
+    async with (
+        serving(make(runpod_api, pool)) as url,
+        AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as sdk,
+    ):
         with pytest.raises(openai.RateLimitError):
             await sdk.chat.completions.create(model="x", messages=HELLO["messages"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -31,29 +30,6 @@ from tests.gateway.runpod_worker import (
     working,
 )
 
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[RunpodApi]:
-    """One platform for all tests of this module."""
-    with RunpodApi(poll=0.2) as api:
-        yield api
-
-
-@pytest.fixture
-def api(shared: RunpodApi) -> RunpodApi:
-    """The platform, with nothing seen before."""
-    shared.requests.clear()
-    return shared
-
-
-@pytest.fixture
-async def pool() -> AsyncIterator[ConnectionPool]:
-    """The transport."""
-    pool = ConnectionPool()
-    yield pool
-    await pool.aclose()
-
-
 USED = {"usage": {"input": 1, "output": 2}}
 STREAMS: list[list[Any]] = [
     CHUNKS, ["Hel", "lo"], [{"text": "Hel"}, {"text": "lo"} | USED],
@@ -63,27 +39,27 @@ STREAMS: list[list[Any]] = [
 
 
 @pytest.mark.parametrize("outputs", STREAMS, ids=["chunks", "texts", "objects", "tokens", "events"])
-async def test_streams(api: RunpodApi, pool: ConnectionPool, outputs: list[Any]) -> None:
+async def test_streams(runpod_api: RunpodApi, pool: ConnectionPool, outputs: list[Any]) -> None:
     """What a job puts out bit by bit is a stream of chunks with one end, whatever form it has."""
-    async with working(api, lambda given: outputs):
-        got = await events(await ask(make(api, pool), "chat/completions", HELLO | {"stream": True}))
+    async with working(runpod_api, lambda given: outputs):
+        got = await events(await ask(make(runpod_api, pool), "chat/completions", HELLO | {"stream": True}))
     assert got.count("[DONE]") == 1
     assert got[-1] == "[DONE]"
     deltas = [each["choices"][0].get("delta", {}) for each in got[:-1] if each["choices"]]
     assert "".join(each.get("content") or "" for each in deltas) == "Hello"
-    assert not api.seen("cancel")
+    assert not runpod_api.seen("cancel")
 
 
-async def test_stream_of_completions(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_stream_of_completions(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """The older completions are streamed as well."""
-    async with working(api, lambda given: ["a", {"text": "b", "usage": {"input": 1, "output": 2}}]):
-        got = await events(await ask(make(api, pool), "completions", {"prompt": "x", "stream": True}))
+    async with working(runpod_api, lambda given: ["a", {"text": "b", "usage": {"input": 1, "output": 2}}]):
+        got = await events(await ask(make(runpod_api, pool), "completions", {"prompt": "x", "stream": True}))
     assert "".join(each["choices"][0]["text"] for each in got[:-2]) == "ab"
     assert got[-3]["choices"][0]["finish_reason"] == "stop"
     assert got[-2]["usage"]["total_tokens"] == 3
 
 
-async def test_worker_without_streams(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_worker_without_streams(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """A stream is made of the whole output where a worker puts out nothing before its end."""
     message = {"role": "assistant", "content": "Hi", "tool_calls": [
         {"id": "t", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}  # fmt: skip
@@ -91,7 +67,7 @@ async def test_worker_without_streams(api: RunpodApi, pool: ConnectionPool) -> N
     head = {"id": "c", "object": "chat.completion", "created": 7, "model": "m"}
     usage = {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}
     output = head | {"choices": [choice], "usage": usage}
-    async with working(api, lambda given: {"output": output}), serving(make(api, pool)) as url:
+    async with working(runpod_api, lambda given: {"output": output}), serving(make(runpod_api, pool)) as url:
         async with AsyncOpenAI(base_url=url, api_key="k", max_retries=0) as sdk:
             async with sdk.chat.completions.stream(model="x", messages=HELLO["messages"]) as stream:
                 final = await stream.get_final_completion()
@@ -101,75 +77,75 @@ async def test_worker_without_streams(api: RunpodApi, pool: ConnectionPool) -> N
     assert final.usage is not None
 
 
-async def test_error_inside_a_stream(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_error_inside_a_stream(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """An error after the first output is an error event behind what came before it, and the end."""
-    client = make(api, pool)
+    client = make(runpod_api, pool)
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
-    job = await submitted(api)
-    await take(api)
-    await put_out(api, job, CHUNKS[1])
+    job = await submitted(runpod_api)
+    await take(runpod_api)
+    await put_out(runpod_api, job, CHUNKS[1])
     reply = await task
     for output in (CHUNKS[2], {"error": f"oh {KEY}"}, CHUNKS[2]):
-        await put_out(api, job, output)
+        await put_out(runpod_api, job, output)
     got = await events(reply)
     await client.aclose()
     assert "".join(each["choices"][0]["delta"]["content"] for each in got[:-1]) == "Hello"
     assert got[-1]["error"]["message"] == "oh ***"
 
 
-async def test_stream_that_is_left_cancels_the_job(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_stream_that_is_left_cancels_the_job(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """Closing a stream before its end cancels its job, read or not."""
-    client = make(api, pool)
+    client = make(runpod_api, pool)
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
-    job = await submitted(api)
-    await take(api)
-    await put_out(api, job, "Hi")
+    job = await submitted(runpod_api)
+    await take(runpod_api)
+    await put_out(runpod_api, job, "Hi")
     reply = await task
     await reply.aclose()
     await client.aclose()
-    await cancelled(api, job)
+    await cancelled(runpod_api, job)
 
 
-async def test_silence_inside_a_stream(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_silence_inside_a_stream(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """A stream that stops saying anything is a timeout, and its job is cancelled."""
-    client = make(api, pool, Timeouts(idle=0.2))
+    client = make(runpod_api, pool, Timeouts(idle=0.2))
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
-    job = await submitted(api)
-    await take(api)
-    await put_out(api, job, "Hi")
+    job = await submitted(runpod_api)
+    await take(runpod_api)
+    await put_out(runpod_api, job, "Hi")
     reply = await task
     with pytest.raises(UpstreamFailure, match="says nothing"):
         await _drain(reply)
     await client.aclose()
-    await cancelled(api, job)
+    await cancelled(runpod_api, job)
 
 
 async def _drain(reply: Reply) -> None:
     await read(reply)
 
 
-async def test_looks_that_are_refused_are_repeated(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_looks_that_are_refused_are_repeated(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """Where the platform answered with an error no output was on its way: the stream goes on."""
-    fault = api.fault("stream", status=429, times=3)
-    async with working(api, lambda given: ["Hel", "lo"]):
-        got = await events(await ask(make(api, pool), "chat/completions", HELLO | {"stream": True}))
+    fault = runpod_api.fault("stream", status=429, times=3)
+    async with working(runpod_api, lambda given: ["Hel", "lo"]):
+        got = await events(await ask(make(runpod_api, pool), "chat/completions", HELLO | {"stream": True}))
     assert fault.hits == 3
     assert "".join(each["choices"][0]["delta"].get("content") or "" for each in got[:-1]) == "Hello"
 
 
-async def test_output_that_was_lost_ends_the_stream(api: RunpodApi, pool: ConnectionPool) -> None:
+async def test_output_that_was_lost_ends_the_stream(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """An answer that did not arrive may have held an output: the stream is not given out as whole."""
-    client = make(api, pool)
+    client = make(runpod_api, pool)
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
-    job = await submitted(api)
-    await take(api)
-    await put_out(api, job, "Hi")
+    job = await submitted(runpod_api)
+    await take(runpod_api)
+    await put_out(runpod_api, job, "Hi")
     reply = await task
-    api.fault("stream", "lose")
+    runpod_api.fault("stream", "lose")
     with pytest.raises(UpstreamFailure) as caught:
         await _drain(reply)
     await client.aclose()
-    await cancelled(api, job)
+    await cancelled(runpod_api, job)
     assert (caught.value.sent, caught.value.started) == (True, True)
 
 

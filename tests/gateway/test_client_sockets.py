@@ -22,14 +22,6 @@ from tests.gateway.client_parts import KEY, called, deployed, error_of
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[ConnectionPool]:
-    """Connections of this test alone."""
-    pool = ConnectionPool()
-    yield pool
-    await pool.aclose()
-
-
-@pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
     """A server that speaks OpenAI until told otherwise."""
     async with Upstream() as upstream:

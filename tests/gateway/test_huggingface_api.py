@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
@@ -18,18 +17,7 @@ from router_core.gateway.reply import Reply, UpstreamFailure
 from router_core.gateway.values import Secret
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import PlainTransport, hub_on
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
-    with hub_on(clock) as hub:
-        yield hub
+from tests.gateway.lifecycle_parts import PlainTransport
 
 
 async def ask(

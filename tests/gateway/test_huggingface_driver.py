@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from router_core.errors import Misconfigured
@@ -13,24 +11,13 @@ from router_core.gateway.lifecycle.states import State
 from router_core.gateway.values import EndpointSpec, Secret
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import PlainTransport, hub_on, passing, spec_of
+from tests.gateway.lifecycle_parts import PlainTransport, passing, spec_of
 
 WORDS = {
     "pending": State.STARTING, "initializing": State.STARTING, "updating": State.STARTING,
     "running": State.RUNNING, "paused": State.SLEEPING, "scaledToZero": State.SLEEPING,
     "failed": State.ERROR, "updateFailed": State.ERROR, "hibernating": State.UNKNOWN,
 }  # fmt: skip
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
-    with hub_on(clock) as hub:
-        yield hub
 
 
 def driver_of(hub: HuggingFaceApi, clock: FakeClock, name: str = "big") -> HuggingFaceDriver:

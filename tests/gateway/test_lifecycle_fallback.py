@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from router_core.testing.upstream import Upstream
 from router_core.testing.upstream_faults import Behaviour, ok
 from router_core.testing.upstream_openai import openai_chat
 from router_core.testing.upstream_wire import Seen
-from tests.gateway.lifecycle_parts import hub_on, passing, until
+from tests.gateway.lifecycle_parts import passing, until
 
 CONFIG = """
 endpoints:
@@ -44,17 +43,11 @@ BIG, SMALL = ("big", "one"), ("small", "two")
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
+def hub(hub: HuggingFaceApi) -> HuggingFaceApi:
     """Hugging Face, where the big model sleeps; it needs a minute and a half to start."""
-    with hub_on(clock) as hub:
-        hub.habits.pending, hub.habits.initializing = 30.0, 60.0
-        hub.add("ann", "big", state="scaledToZero", scale_to_zero_timeout=15)
-        yield hub
+    hub.habits.pending, hub.habits.initializing = 30.0, 60.0
+    hub.add("ann", "big", state="scaledToZero", scale_to_zero_timeout=15)
+    return hub
 
 
 def gateway_of(

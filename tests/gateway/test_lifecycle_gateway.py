@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -13,7 +12,7 @@ from router_core.gateway.config import parse_config
 from router_core.testing.client import AsyncTestClient, TestClient, TestResponse
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import hub_on, passing
+from tests.gateway.lifecycle_parts import passing
 
 CONFIG = """
 endpoints:
@@ -27,17 +26,6 @@ models:
     type: text-generation
     deployments: [{{id: one, type: huggingface, endpoint: big, key: {token}, model: tgi}}]
 """
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
-    with hub_on(clock) as hub:
-        yield hub
 
 
 def gateway_of(hub: HuggingFaceApi, clock: FakeClock) -> Gateway:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -16,7 +16,7 @@ from router_core.gateway.values import EndpointSpec
 from router_core.testing.client import AsyncTestClient, TestClient
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import Gateway, gateway, hub_on, passing, spec_of
+from tests.gateway.lifecycle_parts import Gateway, gateway, passing, spec_of
 
 ADMIN, READER = "admin-key-0123456789abcdef0123456789", "reader-key-0123456789abcdef012345678"
 MEMBERS = ["status", "url", "last_activity", "wake_time", "sleep_time", "auto_sleep_in"]
@@ -25,12 +25,6 @@ MEMBERS = ["status", "url", "last_activity", "wake_time", "sleep_time", "auto_sl
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock(now=1_694_567_900.0)
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
-    with hub_on(clock) as hub:
-        yield hub
 
 
 @asynccontextmanager

@@ -21,11 +21,6 @@ from tests.gateway.lifecycle_parts import PlainTransport, gateway, never, passin
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def runpod() -> Iterator[RunpodRest]:
     with RunpodRest() as runpod:
         yield runpod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,17 +31,10 @@ endpoints:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """The time of all processes."""
-    return FakeClock()
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
+def hub(hub: HuggingFaceApi) -> HuggingFaceApi:
     """The provider, which leaves sleeping to us."""
-    with hub_on(clock) as hub:
-        hub.fault("update", status=403, times=10**6)
-        yield hub
+    hub.fault("update", status=403, times=10**6)
+    return hub
 
 
 class Away(MemoryStateStore):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,20 +16,9 @@ from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Events
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import Gateway, gateway, hub_on, never, passing, spec_of, until
+from tests.gateway.lifecycle_parts import Gateway, gateway, never, passing, spec_of, until
 
 ORDERS = ("resume", "pause", "scale-to-zero", "update")
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
-    with hub_on(clock) as hub:
-        yield hub
 
 
 async def ticked(one: Gateway, seconds: float, step: float = 10.0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,20 +15,9 @@ from router_core.state import Entry
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import Gateway, gateway, hub_on, never, passing, spec_of, until
+from tests.gateway.lifecycle_parts import Gateway, gateway, never, passing, spec_of, until
 
 ORDERS = ("resume", "pause", "scale-to-zero", "update")
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def hub(clock: FakeClock) -> Iterator[HuggingFaceApi]:
-    with hub_on(clock) as hub:
-        yield hub
 
 
 def knocks(hub: HuggingFaceApi) -> int:

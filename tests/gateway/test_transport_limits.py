@@ -25,24 +25,7 @@ from router_core.testing.upstream_faults import (
     then_close,
 )
 from router_core.testing.upstream_openai import openai_stream
-from tests.gateway.transport_kit import Kit, both_loops, whole
-
-
-def gate(opened: asyncio.Event) -> Behaviour:
-    """Answer when the event is set."""
-
-    async def run(exchange: Exchange) -> None:
-        await opened.wait()
-        await exchange.whole(200, b"%d" % exchange.request.number)
-
-    return Behaviour("gate", run)
-
-
-async def settle() -> None:
-    """Let everything that is ready run."""
-    for _ in range(10):
-        await asyncio.sleep(0)
-
+from tests.gateway.transport_kit import Kit, both_loops, gate, settle, whole
 
 # How many.
 

@@ -16,9 +16,9 @@ from router_core.gateway.transport.lane import LaneStats
 from router_core.gateway.transport.pool import ConnectionPool
 from router_core.gateway.transport.protocol import Origin
 from router_core.gateway.values import Timeouts
-from router_core.testing.upstream import Upstream
+from router_core.testing.upstream import Behaviour, Exchange, Upstream
 
-__all__ = ["Kit", "both_loops", "broken", "request_head", "told", "whole"]
+__all__ = ["Kit", "both_loops", "broken", "gate", "request_head", "settle", "told", "whole"]
 
 _LOOPS: Final[dict[str, Callable[[], asyncio.AbstractEventLoop]]] = {
     "asyncio": asyncio.SelectorEventLoop,
@@ -96,6 +96,22 @@ async def broken(reply: Reply, got: list[bytes] | None = None) -> UpstreamFailur
 def told(failure: UpstreamFailure) -> tuple[str, str, bool, bool]:
     """Return everything that a failure says."""
     return failure.kind, failure.phase, failure.sent, failure.started
+
+
+def gate(opened: asyncio.Event) -> Behaviour:
+    """Answer when the event is set."""
+
+    async def run(exchange: Exchange) -> None:
+        await opened.wait()
+        await exchange.whole(200, b"%d" % exchange.request.number)
+
+    return Behaviour("gate", run)
+
+
+async def settle() -> None:
+    """Let everything that is ready run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 def both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
