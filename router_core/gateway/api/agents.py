@@ -18,6 +18,7 @@ from router_core.gateway.api.resources import (
     page_of,
     telling,
 )
+from router_core.gateway.api.schemas import PREFERENCES
 from router_core.gateway.call import Attributes, Call
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.kinds import AGENTS
@@ -50,12 +51,15 @@ class AgentRoutes:
     def router(self) -> Router:
         """Return the routes."""
         router = Router(prefix="/api/agents", tags=("control",))
-        written = described("The preferences", created=True, body="The preferences", example=_EXAMPLE)
+        written = described(
+            "The preferences", created=True, body="The preferences", example=_EXAMPLE, schema=PREFERENCES
+        )
+        again = described("The preferences", created=True, body="As for POST", example=_EXAMPLE)
         listed = described("A page of preferences", parameters=PAGING)
         one = "/{agentType}/preferences"
         router.get("", scopes=(READ,), meta=listed)(self.list_agents)
         router.post(one, scopes=(MANAGE,), meta=written)(self.set_preferences)
-        router.put(one, scopes=(MANAGE,), meta=written)(self.put_preferences)
+        router.put(one, scopes=(MANAGE,), meta=again)(self.put_preferences)
         router.get(one, scopes=(READ,), meta=described("The preferences"))(self.get_preferences)
         router.delete(one, scopes=(MANAGE,), status=204, meta=described("They are gone", empty=True))(
             self.delete_preferences

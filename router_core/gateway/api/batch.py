@@ -8,6 +8,7 @@ from typing import Any, Final
 from router_core.errors import Conflict, RouterError
 from router_core.gateway.api.models import STATUS_SCOPE, status_of
 from router_core.gateway.api.resources import Resources, described, invalid, telling
+from router_core.gateway.api.schemas import BATCH
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.kinds import MODELS
 from router_core.gateway.control.resource import Draft
@@ -33,7 +34,7 @@ def batch_router(control: Control) -> Router:
 
     @router.patch(
         "/status", scopes=(STATUS_SCOPE,), summary="Change the status of many models",
-        meta=described("What came of each", body="Models and statuses", example=_EXAMPLE),
+        meta=described("What came of each", body="Models and statuses", example=_EXAMPLE, schema=BATCH),
     )  # fmt: skip
     async def patch_statuses(request: Request) -> Response:
         """Change the status of many models in one step, as far as each can be changed.

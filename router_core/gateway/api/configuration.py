@@ -19,6 +19,7 @@ from router_core.gateway.api.resources import (
     stamp,
     telling,
 )
+from router_core.gateway.api.schemas import IMPORT, ROLLBACK
 from router_core.gateway.control.build import Invalid
 from router_core.gateway.control.control import Change, Control
 from router_core.gateway.control.kinds import KINDS, MODELS
@@ -60,7 +61,9 @@ class ConfigurationRoutes:
         )(self.export_config)  # fmt: skip
         router.post(
             "/import", scopes=(MANAGE,), max_body_bytes=_MOST,
-            meta=described("What came of it", body="An export", example=_EXAMPLE, parameters=_IMPORT),
+            meta=described(
+                "What came of it", body="An export", example=_EXAMPLE, schema=IMPORT, parameters=_IMPORT
+            ),
         )(self.import_config)  # fmt: skip
         limit = parameter("limit", "How many at most", type="integer", minimum=1, maximum=KEPT)
         router.get("/versions", scopes=(READ,), meta=described("The versions", parameters=(limit,)))(
@@ -71,7 +74,7 @@ class ConfigurationRoutes:
         )
         router.post(
             "/rollback", scopes=(MANAGE,),
-            meta=described("What came of it", body="Where to", example={"version": 1}),
+            meta=described("What came of it", body="Where to", example={"version": 1}, schema=ROLLBACK),
         )(self.rollback_config)  # fmt: skip
         return router
 

@@ -10,6 +10,7 @@ from router_core.binding.params import Path
 from router_core.errors import Conflict, NotFound
 from router_core.gateway.api.models import ModelId
 from router_core.gateway.api.resources import MANAGE, READ, Resources, described, merged, telling
+from router_core.gateway.api.schemas import ENDPOINT
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.kinds import MODELS
 from router_core.gateway.control.resource import Draft, Resource
@@ -39,7 +40,9 @@ class ModelEndpointRoutes:
             "/{modelId}/endpoints",
             scopes=(MANAGE,),
             status=201,
-            meta=described("The endpoint", created=True, body="The endpoint", example=_EXAMPLE),
+            meta=described(
+                "The endpoint", created=True, body="The endpoint", example=_EXAMPLE, schema=ENDPOINT
+            ),
         )(self.register_endpoint)
         router.get("/{modelId}/endpoints", scopes=(READ,), meta=described("The endpoints"))(
             self.list_endpoints

@@ -17,6 +17,7 @@ from router_core.gateway.api.resources import (
     stamp,
     telling,
 )
+from router_core.gateway.api.schemas import HEALTH
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.kinds import MODELS
 from router_core.gateway.control.reports import HealthReports, Report, parse_report
@@ -50,7 +51,7 @@ def model_health_router(
 
     @router.post(
         "/{modelId}/health", scopes=(STATUS_SCOPE,), summary="Report the health of a model",
-        meta=described("How it stands", body="What is reported", example=_EXAMPLE),
+        meta=described("How it stands", body="What is reported", example=_EXAMPLE, schema=HEALTH),
     )  # fmt: skip
     async def report_health(request: Request, model_id: ModelId) -> Response:
         """Say how a model is, for ``ttl`` seconds (60): one that is ``unhealthy`` is left out meanwhile.

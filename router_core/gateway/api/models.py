@@ -22,6 +22,7 @@ from router_core.gateway.api.resources import (
     page_of,
     telling,
 )
+from router_core.gateway.api.schemas import MODEL, STATUS
 from router_core.gateway.control.build import by_file, referrers
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.kinds import MODELS
@@ -81,7 +82,7 @@ class ModelRoutes:
             "",
             scopes=(MANAGE,),
             status=201,
-            meta=described("The model", created=True, body="The model", example=MODEL_EXAMPLE),
+            meta=described("The model", created=True, body="The model", example=MODEL_EXAMPLE, schema=MODEL),
         )(self.register_model)
         router.get("", scopes=(READ,), meta=described("A page of models", parameters=_PARAMETERS))(
             self.list_registered_models
@@ -102,7 +103,7 @@ class ModelRoutes:
         router.patch(
             "/{modelId}/status",
             scopes=(STATUS_SCOPE,),
-            meta=described("The model", body="The status", example={"status": "inactive"}),
+            meta=described("The model", body="The status", example={"status": "inactive"}, schema=STATUS),
         )(self.patch_model_status)
         router.delete(
             "/{modelId}",

@@ -137,7 +137,7 @@ def stamp(at: float) -> str:
 
 def described(
     description: str, *, created: bool = False, empty: bool = False, body: str = "", example: Any = None,
-    parameters: Sequence[Mapping[str, Any]] = (),
+    schema: Mapping[str, Any] | None = None, parameters: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Describe a route for the OpenAPI document; ``empty``: it answers 204."""
     problem = {"$ref": "#/components/responses/Problem"}
@@ -153,9 +153,9 @@ def described(
     if parameters:
         told["parameters"] = list(parameters)
     if body:
-        media = {"schema": {"type": "object", "additionalProperties": True}} | (
-            {"example": example} if example is not None else {}
-        )
+        media: dict[str, Any] = {"schema": schema or {"type": "object", "additionalProperties": True}}
+        if example is not None:
+            media["example"] = example
         told["requestBody"] = {
             "required": True, "description": body, "content": {"application/json": media},
         }  # fmt: skip

@@ -20,6 +20,7 @@ from router_core.gateway.api.resources import (
     page_of,
     telling,
 )
+from router_core.gateway.api.schemas import RULE
 from router_core.gateway.control.control import Change, Control, Edit
 from router_core.gateway.control.kinds import KINDS, RULES
 from router_core.gateway.control.resource import Draft, Resource
@@ -87,7 +88,7 @@ class RuleRoutes:
             "",
             scopes=(MANAGE,),
             status=201,
-            meta=described("The rule", created=True, body="The rule", example=_EXAMPLE),
+            meta=described("The rule", created=True, body="The rule", example=_EXAMPLE, schema=RULE),
         )(self.add_rule)
         router.get("", scopes=(READ,), meta=described("A page of rules", parameters=_PARAMETERS))(
             self.list_rules

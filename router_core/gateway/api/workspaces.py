@@ -18,6 +18,7 @@ from router_core.gateway.api.resources import (
     page_of,
     telling,
 )
+from router_core.gateway.api.schemas import WORKSPACE
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.kinds import KINDS, WORKSPACES
 from router_core.gateway.control.resource import Draft
@@ -47,14 +48,17 @@ class WorkspaceRoutes:
     def router(self) -> Router:
         """Return the routes."""
         router = Router(prefix="/api/workspaces", tags=("control",))
-        written = described("The workspace", created=True, body="What holds for it", example=_EXAMPLE)
+        written = described(
+            "The workspace", created=True, body="What holds for it", example=_EXAMPLE, schema=WORKSPACE
+        )
+        again = described("The workspace", created=True, body="As for POST", example=_EXAMPLE)
         patched = described("The workspace", body="What changes (JSON Merge Patch)", example=_EXAMPLE)
         one = "/{workspaceId}/config"
         router.get("", scopes=(READ,), meta=described("A page of workspaces", parameters=PAGING))(
             self.list_workspaces
         )
         router.post(one, scopes=(MANAGE,), meta=written)(self.set_config)
-        router.put(one, scopes=(MANAGE,), meta=written)(self.put_config)
+        router.put(one, scopes=(MANAGE,), meta=again)(self.put_config)
         router.patch(one, scopes=(MANAGE,), meta=patched)(self.patch_config)
         router.get(one, scopes=(READ,), meta=described("The workspace"))(self.get_config)
         router.delete(one, scopes=(MANAGE,), status=204, meta=described("It is gone", empty=True))(
