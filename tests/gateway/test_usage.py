@@ -171,6 +171,33 @@ def test_bodies_without_usage(endpoint: str, name: str) -> None:
     assert found is None or name == "no UTF-8"  # a decoder need not look into what it skips
 
 
+COUNTS = b'{"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}'
+LYING = b'{"prompt_tokens": 8, "completion_tokens": 8, "total_tokens": 16}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"usage": %b, "choices": [{"usage": %b}]}' % (COUNTS, LYING),
+        b'{"usage": %b, "choices": {"usage": %b}}' % (COUNTS, LYING),
+        b'{"usage": %b, "x": {"y": {"usage": %b}}, "z": 1}' % (COUNTS, LYING),
+        b'{"usage": %b, "a \\"usage": %b}' % (COUNTS, LYING),
+        b'{"usage": %b, "content": "\\"usage\\": {}"}' % COUNTS,
+        b'{"usage": %b, "object": "usage"}' % COUNTS,
+        b'{"usage": %b, "list": ["usage"]}' % COUNTS,
+        b'{"usage": %b, "usage": %b}' % (LYING, COUNTS),
+        b'{"data": [0.1, 0.2], "usage": %b\n}' % COUNTS,
+        b'{"data": [0.1, 0.2], "usage": %b, "fingerprint": null}' % COUNTS,
+        b'{"usage":%b}' % COUNTS,
+    ],
+    ids=["in-a-list", "in-an-object", "deeper", "longer-name", "in-a-text", "a-text", "a-text-in-a-list",
+         "twice", "last", "before-the-last", "alone"],
+)  # fmt: skip
+def test_only_the_usage_of_the_answer_itself_counts(body: bytes) -> None:
+    """Wherever else the word stands, and however near to the end."""
+    assert usage_of("chat/completions", body) == Usage(3, 4)
+
+
 def test_the_last_of_two_counts() -> None:
     """As with every parser that builds a dictionary."""
     first = b'{"usage":{"prompt_tokens":1,"completion_tokens":1},'

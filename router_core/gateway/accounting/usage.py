@@ -71,11 +71,31 @@ def usage_of(endpoint: str, body: bytes) -> Usage | None:
     if special is not None:
         return special(body)
     try:
-        counts = _decode(body).usage
+        counts = _from_the_end(body) or _decode(body).usage
     except _WRONG:
         loose = _read_loosely(body)
         return None if loose is None else _judge_loosely(loose.usage)
     return None if counts is None else _judge(counts)
+
+
+def _from_the_end(body: bytes) -> _Counts | None:
+    """Return the counts where they stand behind everything that is long, which need not be read then; None
+    where all of it has to be.
+
+    What follows the last name ``usage`` is an object, once a brace is put before it, only if that name was
+    one of the outermost object: else there would be a bracket too many.
+    """
+    at = body.rfind(b'"usage"')
+    if at < 1 or body[at - 1] not in _BEFORE_A_NAME:
+        return None
+    try:
+        return _decode(b"{" + body[at:]).usage
+    except _WRONG:
+        return None
+
+
+_BEFORE_A_NAME: Final = frozenset(b",{ \t\r\n")
+"""A backslash would make the name the end of another one."""
 
 
 def _judge(counts: _Counts) -> Usage | None:
