@@ -99,6 +99,9 @@ class Call(msgspec.Struct, eq=False):
     header: Callable[[str], str | None] = _no_header
     """Looks up any header of the caller, for whoever may need one; none of these is passed on."""
     max_tokens: int | None = None
+    """Of each choice."""
+    choices: int = 1
+    """Answers that are asked for at once (``n``), each of which is paid for."""
     input_tokens: int = 0
     """Estimate, from the size of the body."""
     needs: frozenset[str] = _NONE

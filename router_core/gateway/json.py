@@ -33,8 +33,8 @@ _MAX_COUNT: Final = 128
 _TOKEN_FIELDS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 _JUDGED: Final = frozenset({
-    "functions", "input", "max_completion_tokens", "max_output_tokens", "max_tokens", "messages", "model",
-    "n", "prompt", "response_format", "stream", "stream_options", "text", "tools", "user",
+    "best_of", "functions", "input", "max_completion_tokens", "max_output_tokens", "max_tokens", "messages",
+    "model", "n", "prompt", "response_format", "stream", "stream_options", "text", "tools", "user",
 })  # fmt: skip
 """Fields that decide about a call here."""
 _NOT_MARKS: Final = bytes(byte for byte in range(256) if byte not in b'"[]{}')
@@ -137,21 +137,28 @@ def wants_usage_of(fields: Mapping[str, msgspec.Raw]) -> bool:
 
 
 def max_tokens_of(fields: Mapping[str, msgspec.Raw]) -> int | None:
-    """Return how many tokens the answer may have; None where the caller does not say."""
+    """Return how many tokens the answer may have; None where the caller does not say.
+
+    Of several that are said the largest: which of them an upstream goes by is its own affair.
+    """
+    most: int | None = None
     for name in _TOKEN_FIELDS:
         raw = fields.get(name)
         if raw is not None and (value := _whole(raw, name, _MAX_TOKENS)) is not None:
-            return value
-    return None
+            most = value if most is None else max(most, value)
+    return most
 
 
 def count_of(fields: Mapping[str, msgspec.Raw]) -> int:
-    """Return how many answers are asked for (``n``), which is how often the output is paid for."""
-    raw = fields.get("n")
-    value = None if raw is None else _whole(raw, "n", _MAX_COUNT)
-    if value == 0:
-        raise invalid("n has to be at least 1", "n")
-    return value or 1
+    """Return how many answers are asked for (``n``, ``best_of``): how often the output is paid for."""
+    most = 1
+    for name in ("n", "best_of"):
+        raw = fields.get(name)
+        value = None if raw is None else _whole(raw, name, _MAX_COUNT)
+        if value == 0:
+            raise invalid(f"{name} has to be at least 1", name)
+        most = max(most, value or 1)
+    return most
 
 
 def text_of(fields: Mapping[str, msgspec.Raw], name: str, most: int = MAX_NAME) -> str:

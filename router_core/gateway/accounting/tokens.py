@@ -166,10 +166,10 @@ def _end_of(text: bytes, start: int) -> int:
 
 
 def estimate_output(call: Call) -> int:
-    """Return how many tokens an answer may have: what the caller allows, else a usual answer."""
+    """Return how many tokens an answer may have, with all its choices: what the caller allows, else usual."""
     if call.endpoint in _SILENT:
         return 0
-    return OUTPUT_TOKENS if call.max_tokens is None else call.max_tokens
+    return (OUTPUT_TOKENS if call.max_tokens is None else call.max_tokens) * call.choices
 
 
 _SILENT: Final = frozenset({"embeddings", "rerank"})

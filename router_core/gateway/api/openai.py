@@ -18,6 +18,7 @@ from router_core.gateway.budgets.tenants import HEADER, Tenants
 from router_core.gateway.call import Call
 from router_core.gateway.clients.multipart import read_form
 from router_core.gateway.json import (
+    count_of,
     invalid,
     max_tokens_of,
     model_of,
@@ -187,6 +188,8 @@ def _json_call(endpoint: str, body: bytes, content_type: str, started: float) ->
             raise BadRequest("this endpoint has no streams", extra={"param": "stream"})
         call.wants_usage = not call.stream or wants_usage_of(fields)
     call.max_tokens = max_tokens_of(fields)
+    if "n" in fields or "best_of" in fields:
+        call.choices = count_of(fields)
     call.needs = needs_of(fields)
     if "user" in fields:
         call.sticky = text_of(fields, "user")

@@ -136,7 +136,7 @@ def estimate(price: Price, call: Call) -> int:
         output = ASSUMED_OUTPUT
     if call.endpoint not in _WRITING:
         output = 0
-    tokens = call.input_tokens * price.input + output * price.output
+    tokens = call.input_tokens * price.input + output * call.choices * price.output
     return -(-tokens // 1_000_000) + price.request
 
 

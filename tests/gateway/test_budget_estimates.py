@@ -1,0 +1,83 @@
+"""What is reserved for a call: at the price of whoever may serve it, for all that it may write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from router_core.gateway.budgets.plan import Plan, Rates
+from router_core.gateway.call import Call
+from router_core.gateway.config.load import parse_config
+from router_core.gateway.json import max_tokens_of, read_fields
+from router_core.gateway.select.filters import estimate
+from router_core.gateway.values import Limit, Price
+from tests.gateway.serving import chat, house
+
+PATH = "/v1/chat/completions"
+MODELS = """
+models:
+  - {id: m, type: text-generation, fallbacks: [n], clients: [{type: scripted, model: a}], aliases: [known]}
+  - {id: n, type: text-generation, context_fallbacks: [o], clients: [{type: scripted, model: b}]}
+  - {id: o, type: text-generation, fallbacks: [m], clients: [{type: scripted, model: c}]}
+  - {id: p, type: text-generation, clients: [{type: scripted, model: d}]}
+"""
+PRICES = {"a": Price(1), "b": Price(2), "c": Price(3), "d": Price(4)}
+
+
+@pytest.mark.parametrize(
+    ("more", "input_price"),
+    [
+        ("", 3),
+        ("rollouts: [{id: r, model: known, canary: p}]", 4),
+        ("rollouts: [{id: r, model: known, canary: p, enabled: false}]", 3),
+        ("experiments: [{id: e, model: m, variants: [{name: a, modelId: m}, {name: b, modelId: p}]}]", 4),
+    ],
+    ids=["fallbacks-of-fallbacks", "canary", "canary-that-is-off", "variant"],
+)
+def test_the_dearest_who_may_serve_counts(more: str, input_price: int) -> None:
+    """Else a canary, or who stands in for a stand-in, overdraws a budget."""
+    rates = Rates(lambda deployment: PRICES.get(deployment.model))
+    rates.follow(parse_config(MODELS + more, "x", {}))
+    assert [rates.of(name, 0)[0] for name in ("m", "known")] == [input_price, input_price]
+
+
+def test_each_choice_is_paid_for() -> None:
+    """``n`` answers of 50 tokens are 50 ``n`` tokens, of the limits and of what the caller allows."""
+    call = Call("chat/completions", "m", input_tokens=100, max_tokens=50, choices=4)
+    assert Plan("s", [Limit("tokens", 10_000)]).wants(call, (0, 0, 0)) == [300]
+    assert Plan("s", [Limit("daily", 10_000)]).wants(call, (1_000_000, 2_000_000, 0)) == [500]
+    assert estimate(Price(1_000_000, 2_000_000), call) == 500
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])
+def test_the_largest_limit_of_tokens_counts(name: str) -> None:
+    """A small one that the upstream does not know must not hide a large one that it goes by."""
+    said = {"max_tokens": 1, "max_completion_tokens": 1, "max_output_tokens": 1, name: 500}
+    assert max_tokens_of(read_fields(json.dumps(said).encode())) == 500
+
+
+@pytest.mark.parametrize("more", [{"n": 4}, {"n": 2, "best_of": 4}], ids=["n", "best_of"])
+async def test_a_real_call_reserves_for_all_its_choices(more: dict[str, Any]) -> None:
+    """Four answers of ten tokens, a dollar for a million; what cannot be a number of answers is refused."""
+    text = """
+models:
+  - {id: m, type: text-generation, clients: [
+       {type: scripted, model: x, price: {output: 1}, args: {latency: 30}}]}
+workspaces: {acme: {budgetLimits: {daily: 1}}}
+"""
+    headers = {"x-router-workspace": "acme"}
+    async with house(text) as made:
+        task = asyncio.create_task(made.ask(PATH, chat(max_tokens=10, **more), headers=headers))
+        for _ in range(100_000):
+            await asyncio.sleep(0)
+            if made.in_flight():
+                break
+        (limit,) = (await made.ask("/api/workspaces/acme/budget")).json()["limits"]
+        assert limit["reserved"] == pytest.approx(0.00004)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        refused = await made.ask(PATH, {**chat(), **dict.fromkeys(more, 0)}, headers=headers)
+        assert refused.status == 400
