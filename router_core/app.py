@@ -8,7 +8,7 @@ A job:   adapter -> handle -> service.submit -> store.add, dispatcher.dispatch -
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -80,7 +80,9 @@ class Extension(Protocol):
     def bind(self, host: Host) -> Sequence[Upkeep]:
         """Take what the app lends, before it starts; return loops to run beside its own.
 
-        Where the platform freezes the process between calls the loops do not run; ``App.tend`` ticks them.
+        Where the platform freezes the process between calls the loops do not run; ``App.tend`` ticks them,
+        and one that has ``async before_call()`` is asked before each request. An extension or loop that has
+        ``restored()`` is told when it goes on in another process than the one that it was made in.
         Called once for each app that serves the router.
         """
 
@@ -110,6 +112,8 @@ class Parts:
     on_shutdown: Sequence[Hook] = ()
     closing: Sequence[Hook] = ()
     """Let go of what the wiring opened (children, threads), after the jobs have ended."""
+    restored: Sequence[Callable[[], None]] = ()
+    """Draw anew what has to be unlike in every process that a snapshot is thawed into."""
     remarks: Sequence[Note] = ()
     """What an operator should see when the service has started."""
     tracer: Tracer | None = None
@@ -142,6 +146,10 @@ class App:
             self.handle = parts.tracer.around(parts.stack.handle, identified)
             # what is traced has a task, so that spans find the one that they belong to
             self.admission = _no_shortcut
+        self.looks: tuple[Callable[[], Awaitable[None]], ...] = tuple(
+            part.before_call for part in parts.upkeep if hasattr(part, "before_call")
+        )
+        """To be awaited before a request where nothing works beside the calls; none of them raises."""
         self._tasks: list[asyncio.Task[None]] = []
         self._started = False
         self._drained = False
@@ -183,6 +191,11 @@ class App:
             parts.service.draining = parts.service.released = False
         for remark in parts.remarks:
             self.events.emit(remark)
+
+    def restored(self) -> None:
+        """Be another process than the one that a snapshot was taken of."""
+        for hook in self.parts.restored:
+            hook()
 
     async def drain(self, grace: float) -> None:
         """Take no more jobs and give those that run ``grace`` seconds; reading goes on.

@@ -176,15 +176,18 @@ class _Build:
         )  # fmt: skip
         children.check()
         extensions = self.extensions(metrics, health)
+        upkeep = (
+            *self.upkeep(watched, blobs, dispatcher), *extensions,
+            *(() if audit is None else (audit.trail,)), *counting,
+        )  # fmt: skip
+        alike = (*self.router.extensions, *upkeep)
         app = App(
             Parts(
                 settings=settings, clock=clock, events=events, routes=routes, table=table, store=watched,
                 blobs=blobs, dispatcher=dispatcher, service=service, runner=runner, pool=pool, stack=stack,
                 dispatch=dispatch, scope=self.scope, metrics=metrics,
-                upkeep=(
-                    *self.upkeep(watched, blobs, dispatcher), *extensions,
-                    *(() if audit is None else (audit.trail,)), *counting,
-                ),
+                upkeep=upkeep,
+                restored=tuple(part.restored for part in alike if hasattr(part, "restored")),
                 on_startup=(
                     *(() if identity is None else (identity.check,)),
                     *(() if self.hooked else self.router.startup_hooks),

@@ -67,6 +67,8 @@ class LambdaApp:
     def restored(self) -> None:
         """Be another process than the one that the snapshot was taken of."""
         self.worker_id = new_id()
+        if not isinstance(self._service, CallService):
+            self._service.restored()
         self.calls.restored()
         self.telemetry.restored()
 
@@ -108,6 +110,8 @@ class LambdaApp:
         if kind == DIRECT:
             from handlers.aws.direct import invoke
 
+            for look in app.looks:
+                await look()
             return await invoke(app, event, context)
         raise AssertionError(kind)
 

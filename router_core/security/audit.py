@@ -103,6 +103,10 @@ class AuditTrail:
         self._second = 0
         self._refused = self._left_out = 0
 
+    def restored(self) -> None:
+        """Begin a chain of its own in each process that a snapshot is thawed into."""
+        self._process, self._seq, self._hash = os.urandom(4).hex(), 0, GENESIS
+
     # --- entries ----------------------------------------------------------------------------------
 
     def record(self, draft: Draft, outcome: str, status: int = 0) -> None:

@@ -36,6 +36,10 @@ class SharedTrials:
         self.process = secrets.token_hex(8)
         """This one, among the counts."""
 
+    def restored(self) -> None:
+        """Be another process than the one that a snapshot was taken of."""
+        self.process = secrets.token_hex(8)
+
     def use(self, store: StateStore) -> None:
         """Take another store, which was not there yet when this was made."""
         self._store = store

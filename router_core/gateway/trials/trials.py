@@ -101,6 +101,10 @@ class Trials:
         """Share with other processes through this store from now on."""
         self.shared.use(store)
 
+    def restored(self) -> None:
+        """Be another process than the one that a snapshot was taken of."""
+        self.shared.restored()
+
     def get(self, trial_id: str, kind: str) -> Live:
         """Return a trial. Raises NotFound."""
         live = self._lives.get(trial_id)
