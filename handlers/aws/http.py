@@ -73,6 +73,7 @@ class HttpCalls:
         self._events = service.events
         self._clock = service.clock if isinstance(service, CallService) else service.parts.clock
         self._takes_jobs = takes_jobs
+        self._looks = () if isinstance(service, CallService) else service.looks
         self._ids = _Ids()
         self._plain = PlainDoor(self._settings, self._clock)
         self._shapes: dict[str, tuple[Callable[..., Raw], Callable[..., dict[str, Any]]]] = {}
@@ -91,6 +92,8 @@ class HttpCalls:
             return await self._finished(call, await self._answer(call))
         request, door = plain
         try:
+            for look in self._looks:
+                await look()
             response = await self._service.handle(request)
         except Exception as error:
             response = self._raised(request, error)
@@ -130,6 +133,8 @@ class HttpCalls:
             self._events.emit(Note("event_unreadable", "error", "the event cannot be read", error=error))
             return self._refused(call, BadRequest("the event cannot be read"))
         try:
+            for look in self._looks:
+                await look()
             response = await self._service.handle(request)
         except Exception as error:
             response = self._raised(request, error)

@@ -45,6 +45,13 @@ class ControlUpkeep:
     async def idle(self) -> None:
         """Nothing goes on beside a tick."""
 
+    async def before_call(self) -> None:
+        """Look when that is a second ago: who reads what is configured is to see what others have changed,
+        also where no loop looks. Never raises."""
+        if self._control.due:
+            await self._control.look_if_due()
+            await self._reports.look()
+
     async def tick(self) -> None:
         """Look."""
         await self._control.tick()
