@@ -147,6 +147,7 @@ class Gateway:
         self.router.extend(self)
         self.router.on_startup(self.ledger.write_at_once)
         self.router.on_startup(self.analytics.flush_with_calls)
+        self.router.on_startup(self.limits.tend_with_calls)
         self.router.on_startup(self._open_state)
         self.router.on_startup(self.control.start)
         self.router.on_startup(self.trials.begin)
@@ -219,6 +220,10 @@ class Gateway:
                                    stale=self._secrets.stale))  # fmt: skip
         return loops
 
+    def restored(self) -> None:
+        """Draw otherwise than the process that a snapshot was taken of."""
+        self._random.seed()
+
     def tell(self) -> None:
         """Say by what the gateway begins to serve, or that it has nothing to serve."""
         snapshot = self.registry.snapshot
@@ -284,6 +289,7 @@ class Gateway:
         self.metrics.called(call, model_id, outcome)
         self.journal.called(call, model_id, outcome)
         self.analytics.called(call, model_id, outcome)
+        self.limits.called()
         if self.traces is not None:
             self.traces.called(call, model_id, outcome)
         if call.trial:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -78,6 +79,9 @@ class Alerts:
         self._seen: deque[_Alert] = deque(maxlen=_WAITING)
         self._messages: deque[_Message] = deque(maxlen=_WAITING)
         self._sending: set[asyncio.Task[None]] = set()
+        self._with_calls = False
+        """Whether there is no other time than that of calls: the process is frozen between them."""
+        self._telling: asyncio.Task[None] | None = None
         self._http: GuardedHttp | None = None
         self._secrets: tuple[str, ...] = ()
 
@@ -88,11 +92,30 @@ class Alerts:
     def passed(self, subject: str, cap: Cap, mark: int, spent: int, slot: int) -> None:
         """Note that so much of a budget is spent."""
         self._seen.append(_Alert(subject, cap, mark, spent, slot, self._clock.monotonic()))
+        self.called()
+
+    def tell_with_calls(self) -> None:
+        """Tell when calls come, until ``run`` does it beside them."""
+        self._with_calls = True
+
+    def called(self) -> None:
+        """Begin to tell what waits, if nobody else does."""
+        if self._with_calls and self._telling is None and (self._seen or self._messages):
+            with suppress(RuntimeError):  # the loop is over, and with it the process
+                self._telling = asyncio.get_running_loop().create_task(self._tell_beside(), name="alerts")
+
+    async def _tell_beside(self) -> None:
+        try:
+            await self.tick()
+            await self.idle()
+        finally:
+            self._telling = None
 
     # -- upkeep --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Work until cancelled."""
+        self._with_calls = False
         try:
             while True:
                 await self.tick()
@@ -179,6 +202,10 @@ class Alerts:
             if self._http is not None:
                 answer = await self._http.post(message.url, headers, message.body, _TIMEOUT)
                 problem = "" if answer.status < 300 else f"it answered {answer.status}"
+        except asyncio.CancelledError:
+            if self._with_calls:  # it took longer than this call's moment; another one has one, too
+                self._messages.append(message)
+            raise
         except Exception as error:
             problem = type(error).__name__
         if not problem:

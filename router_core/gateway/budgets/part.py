@@ -48,6 +48,14 @@ class Limits:
         self.alerts.send_by(http, settings.webhook_secret.replace(",", " ").split())
         return (self.quota, self.alerts)
 
+    def tend_with_calls(self) -> None:
+        """Tell of alerts when calls come, where no loop does: the process is frozen between them."""
+        self.alerts.tell_with_calls()
+
+    def called(self) -> None:
+        """Take note that a call has ended or begun to stream."""
+        self.alerts.called()
+
     async def aclose(self) -> None:
         """Write what was used, and give back what is held."""
         await self.quota.aclose()
