@@ -40,7 +40,9 @@ _EXTRAS: Final = frozenset({"gateway"})
 """Those of router-core that a function may need; the others are for the machine that it is made on."""
 _RARELY_IMPORTED: Final = (
     r"/(pydantic/(v1|deprecated|mypy)|aws_lambda_powertools/(event_handler|utilities|tracing)"
-    r"|router_core/(client|stores/(sqlite|memory|coordinator)|jobs/remote))"
+    r"|router_core/(client|quota|secrets|jobs/remote|stores/(sqlite|memory|coordinator|state_sqlite|state_redis)"
+    r"|blobs/(file|memory|coordinator)|telemetry/(opentelemetry|pooled|conventions)"
+    r"|security/(certificates|cors|key_openapi|key_routes|key_wishes|rate_shared)))"
 )
 """Compiled modules are as large as their source: these would make the bundle larger and no start quicker."""
 _TASK_ROOT: Final = "/var/task"
