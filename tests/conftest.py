@@ -12,7 +12,11 @@ from hypothesis import HealthCheck, settings
 
 # Before anything imports them: asserts outside of test modules would check nothing under `python -O`.
 pytest.register_assert_rewrite(
-    "router_core.testing", "tests.jobs.running", "tests.jobs.serving", "tests.local.tiny_app"
+    "router_core.testing",
+    "tests.jobs.running",
+    "tests.jobs.serving",
+    "tests.local.shape_parts",
+    "tests.local.tiny_app",
 )
 
 from tests.parts import AWS_VARIABLES, aws_emulator  # noqa: E402 - it imports some of them
