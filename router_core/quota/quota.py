@@ -289,6 +289,8 @@ class Quota:
         keeper, now = self._keeper, self._time()
         if keeper is None:
             return
+        if not keeper.steady:  # calls write for themselves; this is what they could not
+            self._dirty = {name: each for name, each in self._accounts.items() if not each.clean()}
         for subject, account in list(self._dirty.items()):
             if account.due(now):
                 keeper.kick(account)

@@ -318,6 +318,25 @@ async def test_a_write_whose_answer_was_lost_is_counted_once(clock: FakeClock, s
         assert (await standing(quota, caps)).spent == 36
 
 
+async def test_what_a_frozen_process_could_not_write_is_written_when_somebody_tends_it(
+    clock: FakeClock, store: Shared
+) -> None:
+    """Where no loop runs there is a schedule."""
+    quota = Quota(store, clock=clock)
+    held = await take(quota, TEN, 5)
+    store.away = True
+    held.settle((3,))
+    await quota.idle()
+    store.away = False
+    await quota.tick()
+    await quota.idle()
+    entry = await store.get("quota/s")
+    assert entry is not None
+    assert sum(decode(entry.value).slots["daily"].values()) == 3
+    await quota.tick()
+    assert not quota._dirty
+
+
 async def test_what_a_lost_answer_had_granted_is_given_back(clock: FakeClock, store: Shared) -> None:
     """The call was refused, for nobody knew; the account says that it holds something until it is told."""
     quota, other = Quota(store, clock=clock), Quota(store, clock=clock)
