@@ -16,17 +16,29 @@ from router_core.settings import Settings
 
 __all__ = ["EXPOSED", "REQUESTED", "Cors", "cors_of", "is_preflight"]
 
+_WISHES: Final = (
+    "agent-type", "compliance", "max-cost", "region", "request-type", "session", "tags", "timeout",
+    "user-tier", "workspace",
+)  # fmt: skip
+_COUNTED: Final = ("requests", "tokens")
+_TOLD: Final = ("attempts", "decision", "deployment", "fallback-from", "model", "rule", "trial")
+_SDK: Final = (
+    "arch", "helper-method", "lang", "os", "package-version", "retry-count", "runtime", "runtime-version",
+    "timeout",
+)  # fmt: skip
+"""What OpenAI's client says of itself in each request, from pages too."""
 REQUESTED: Final = (
     "accept", "accept-language", "authorization", "cache-control", "cancel-after", "content-language",
     "content-type", "idempotency-key", "if-match", "if-none-match", "last-event-id", "openai-beta", "prefer",
     "traceparent", "tracestate", "x-api-key", "x-job-delay", "x-job-priority", "x-request-id",
-    "x-webhook-url",
+    "x-webhook-url", *(f"x-router-{name}" for name in _WISHES), *(f"x-stainless-{name}" for name in _SDK),
 )  # fmt: skip
 """Header fields that pages may send; ``ROUTER_CORS_HEADERS`` names more."""
 EXPOSED: Final = (
     "content-disposition", "etag", "idempotency-replayed", "location", "ratelimit", "ratelimit-policy",
     "retry-after", "www-authenticate", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset",
-    "x-request-id",
+    "x-request-id", *(f"x-router-{name}" for name in _TOLD),
+    *(f"x-ratelimit-{word}-{of}" for of in _COUNTED for word in ("limit", "remaining", "reset")),
 )  # fmt: skip
 """Header fields of answers that pages may read."""
 _HOST: Final = r"(?:\*|(?:\*\.)?[a-z0-9_-][a-z0-9_.-]*(?::[0-9]{1,5})?|\[[0-9a-f:.]+\](?::[0-9]{1,5})?)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Mapping
 from typing import Any
@@ -14,11 +15,13 @@ from handlers.local.provider import local_routes
 from router_core import App, Router, Settings, build_app
 from router_core.calls import CallService
 from router_core.errors import Misconfigured
+from router_core.gateway.api import wishes
 from router_core.http.message import Headers, Request, Response
 from router_core.security.cors import Cors, cors_of
 from tests.local.tiny_app import drain, served
 
 KEY = "0123456789abcdef-cors"
+WISHES = {each for each in re.findall(r"x-router-[a-z-]*[a-z]", wishes.__doc__ or "") if each != "x-router"}
 APP, OTHER = "https://app.example.com", "https://evil.example"
 FIELDS = (
     "access-control-allow-origin", "access-control-allow-credentials", "access-control-allow-methods",
@@ -286,3 +289,15 @@ async def test_a_function_tells_why_it_did_not_take_a_body() -> None:
     answer = await calls.reply("http_v2", event, None)
     assert answer["statusCode"] == 413
     assert answer["headers"]["access-control-allow-origin"] == APP
+
+
+async def test_a_page_speaks_to_a_gateway() -> None:
+    """With OpenAI's client, which says things of itself, and with all that calls may say and are told."""
+    sent = {"x-stainless-os", "x-stainless-retry-count", *WISHES}
+    told = {"x-router-model", "x-router-trial", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-requests"}
+    app = service()
+    answer = await ask(app, "OPTIONS", "/work", access_control_request_method="POST")
+    allowed = dict(answer.headers)["access-control-allow-headers"].split(", ")
+    assert sent <= set(allowed)
+    answer = await ask(app, "POST", "/work", authorization=f"Bearer {KEY}")
+    assert told <= set(dict(answer.headers)["access-control-expose-headers"].split(", "))
