@@ -7,7 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from router_core.gateway.clients.chat_answer import Said, TokenCounts, completion
+from router_core.gateway.clients.chat_answer import (
+    Said,
+    TokenCounts,
+    completion,
+    thinking_block,
+    tokens_in,
+)
 from router_core.gateway.clients.chat_stream import malformed
 
 __all__ = ["ERROR_STATUSES", "finish_of", "read_message", "refusal_of", "token_counts"]
@@ -42,19 +48,14 @@ def token_counts(usage: Any) -> TokenCounts:
     """Return what was used. Anthropic counts what the cache gave and took beside the rest of the input."""
     if not isinstance(usage, Mapping):
         return TokenCounts()
-    cached = _count(usage, "cache_read_input_tokens")
-    written = _count(usage, "cache_creation_input_tokens")
+    cached = tokens_in(usage, "cache_read_input_tokens")
+    written = tokens_in(usage, "cache_creation_input_tokens")
     details = usage.get("output_tokens_details")
     return TokenCounts(
-        input=_count(usage, "input_tokens") + cached + written, output=_count(usage, "output_tokens"),
+        input=tokens_in(usage, "input_tokens") + cached + written, output=tokens_in(usage, "output_tokens"),
         cached=cached, cache_written=written,
-        reasoning=_count(details, "thinking_tokens") if isinstance(details, Mapping) else 0,
+        reasoning=tokens_in(details, "thinking_tokens") if isinstance(details, Mapping) else 0,
     )  # fmt: skip
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
 def read_message(body: bytes, model: str, created: int, json_tool: str = "") -> bytes:
@@ -73,8 +74,7 @@ def read_message(body: bytes, model: str, created: int, json_tool: str = "") -> 
     for block in content:
         if isinstance(block, dict) and _read_block(said, block, json_tool):
             finish = "stop"
-    if said.tool_calls and finish == "stop":
-        finish = "tool_calls"
+    finish = said.finish(finish)
     said.refusal = refusal_of(message)
     answer_id, named = message.get("id"), message.get("model")
     usage = token_counts(message.get("usage"))
@@ -89,9 +89,7 @@ def _read_block(said: Said, block: dict[str, Any], json_tool: str) -> bool:
         said.texts.append(block["text"])
     elif kind == "thinking" and isinstance(block.get("thinking"), str):
         said.reasoning.append(block["thinking"])
-        said.thinking_blocks.append(
-            {"type": "thinking", "thinking": block["thinking"], "signature": block.get("signature") or ""}
-        )
+        said.thinking_blocks.append(thinking_block(block["thinking"], block.get("signature") or ""))
     elif kind == "redacted_thinking":
         said.thinking_blocks.append({"type": kind, "data": block.get("data") or ""})
     elif kind == "tool_use" and isinstance(block.get("input"), dict):

@@ -9,7 +9,14 @@ from typing import Any, Final
 import msgspec
 
 from router_core.gateway.clients.anthropic_answer import finish_of, refusal_of, token_counts
-from router_core.gateway.clients.chat_answer import DONE, PING, Chunks, TokenCounts
+from router_core.gateway.clients.chat_answer import (
+    DONE,
+    PING,
+    Chunks,
+    StreamedCalls,
+    TokenCounts,
+    thinking_block,
+)
 from router_core.gateway.clients.chat_stream import malformed
 from router_core.http.sse import SseParser
 
@@ -47,12 +54,9 @@ class EventTranslator:
         self._chunks = Chunks("msg_unknown", model, created)
         self._model, self._created = model, created
         self._error_event = error_event
-        self._json_tool = json_tool
         self._blocks: dict[int, _Block] = {}
         self._seen = 0
-        self._calls = 0
-        self._answered = False
-        """Whether the wanted JSON has come."""
+        self._calls = StreamedCalls(json_tool)
         self._usage: dict[str, Any] = {}
 
     def feed(self, data: bytes) -> bytes:
@@ -106,15 +110,8 @@ class EventTranslator:
         return self._chunks.text(text) if isinstance(text, str) and text else b""
 
     def _call(self, block: _Block, given: Mapping[str, Any]) -> bytes:
-        name, call_id = given.get("name"), given.get("id")
-        if not isinstance(name, str) or not isinstance(call_id, str):
-            raise malformed("a tool call of the stream has no name or id")
-        if self._json_tool and name == self._json_tool:
-            self._answered = True
-            return b""
-        block.index = self._calls
-        self._calls += 1
-        return self._chunks.call(block.index, call_id, name)
+        block.index, told = self._calls.begin(self._chunks, given.get("name"), given.get("id"))
+        return told
 
     def _block_delta(self, event: dict[str, Any]) -> bytes:
         delta, block = _object(event, "delta"), self._blocks.get(_index(event))
@@ -140,8 +137,7 @@ class EventTranslator:
         block = self._blocks.pop(_index(event), None)
         if block is None or block.kind != "thinking" or not block.signature or block.size > _MAX_THOUGHT:
             return b""
-        whole = {"type": "thinking", "thinking": "".join(block.thought), "signature": block.signature}
-        return self._chunks.thinking_blocks([whole])
+        return self._chunks.thinking_blocks([thinking_block("".join(block.thought), block.signature)])
 
     def _delta(self, event: dict[str, Any]) -> bytes:
         delta = _object(event, "delta")
@@ -149,12 +145,7 @@ class EventTranslator:
         reason = delta.get("stop_reason")
         if not isinstance(reason, str):
             return b""
-        finish = finish_of(reason)
-        if self._calls and finish == "stop":
-            finish = "tool_calls"
-        elif self._answered and not self._calls and finish == "tool_calls":
-            finish = "stop"
-        return self._chunks.finish(finish, refusal_of(delta))
+        return self._chunks.finish(self._calls.finish(finish_of(reason)), refusal_of(delta))
 
     def _end(self, event: dict[str, Any]) -> bytes:
         self.ended = True

@@ -9,7 +9,16 @@ from typing import Any, Final
 import msgspec
 
 from router_core.gateway.clients.bedrock_eventstream import EventMessage, EventStreamReader
-from router_core.gateway.clients.chat_answer import DONE, Chunks, Said, TokenCounts, completion
+from router_core.gateway.clients.chat_answer import (
+    DONE,
+    Chunks,
+    Said,
+    StreamedCalls,
+    TokenCounts,
+    completion,
+    thinking_block,
+    tokens_in,
+)
 from router_core.gateway.clients.chat_stream import malformed
 
 __all__ = ["ConverseTranslator", "read_converse"]
@@ -36,14 +45,9 @@ def _token_counts(usage: Any) -> TokenCounts:
     """Return what was used. What the cache gave and took is counted beside the rest of the input."""
     if not isinstance(usage, Mapping):
         return TokenCounts()
-    cached, written = _count(usage, "cacheReadInputTokens"), _count(usage, "cacheWriteInputTokens")
-    total = _count(usage, "inputTokens") + cached + written
-    return TokenCounts(total, _count(usage, "outputTokens"), cached, written)
-
-
-def _count(usage: Mapping[str, Any], name: str) -> int:
-    value = usage.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    cached, written = tokens_in(usage, "cacheReadInputTokens"), tokens_in(usage, "cacheWriteInputTokens")
+    total = tokens_in(usage, "inputTokens") + cached + written
+    return TokenCounts(total, tokens_in(usage, "outputTokens"), cached, written)
 
 
 def read_converse(body: bytes, answer_id: str, model: str, created: int, json_tool: str = "") -> bytes:
@@ -64,9 +68,8 @@ def read_converse(body: bytes, answer_id: str, model: str, created: int, json_to
     for block in content:
         if isinstance(block, dict) and _read_block(said, block, json_tool):
             finish = "stop"
-    if said.tool_calls and finish == "stop":
-        finish = "tool_calls"
-    return completion(answer_id, model, created, said, finish, _token_counts(answer.get("usage")))
+    usage = _token_counts(answer.get("usage"))
+    return completion(answer_id, model, created, said, said.finish(finish), usage)
 
 
 def _read_block(said: Said, block: dict[str, Any], json_tool: str) -> bool:
@@ -89,13 +92,9 @@ def _read_thought(said: Said, thought: dict[str, Any]) -> None:
     if isinstance(inner, dict) and isinstance(inner.get("text"), str):
         said.reasoning.append(inner["text"])
         if isinstance(inner.get("signature"), str):
-            said.thinking_blocks.append(_thinking(inner["text"], inner["signature"]))
+            said.thinking_blocks.append(thinking_block(inner["text"], inner["signature"]))
     if isinstance(redacted, str):
         said.thinking_blocks.append({"type": "redacted_thinking", "data": redacted})
-
-
-def _thinking(text: str, signature: str) -> dict[str, Any]:
-    return {"type": "thinking", "thinking": text, "signature": signature}
 
 
 # -- streams -----------------------------------------------------------------------------------------
@@ -122,11 +121,9 @@ class ConverseTranslator:
         self._reader = EventStreamReader()
         self._chunks = Chunks(answer_id, model, created)
         self._error_event = error_event
-        self._json_tool = json_tool
         self._blocks: dict[int, _Block] = {}
-        self._seen = self._calls = 0
-        self._answered = False
-        """Whether the wanted JSON has come."""
+        self._seen = 0
+        self._calls = StreamedCalls(json_tool)
         self._stopped = False
 
     def feed(self, data: bytes) -> bytes:
@@ -194,16 +191,11 @@ class ConverseTranslator:
         tool = start.get("toolUse") if isinstance(start, dict) else None
         if not isinstance(tool, dict) or tool.get("type") is not None:
             return b""
-        name, call_id = tool.get("name"), tool.get("toolUseId")
-        if not isinstance(name, str) or not isinstance(call_id, str):
-            raise malformed("a tool call of the stream has no name or id")
+        index, told = self._calls.begin(self._chunks, tool.get("name"), tool.get("toolUseId"))
         block.tool = True
-        if self._json_tool and name == self._json_tool:
-            self._answered = True
-            return b""
-        block.index = self._calls
-        self._calls += 1
-        return self._chunks.call(block.index, call_id, name)
+        if told:
+            block.index = index
+        return told
 
     def _block_delta(self, event: dict[str, Any]) -> bytes:
         block, delta = self._block(event), event.get("delta")
@@ -239,16 +231,11 @@ class ConverseTranslator:
             return self._chunks.thinking_blocks([{"type": "redacted_thinking", "data": block.redacted}])
         if not block.signature or block.size > _MAX_THOUGHT:
             return b""
-        return self._chunks.thinking_blocks([_thinking("".join(block.thought), block.signature)])
+        return self._chunks.thinking_blocks([thinking_block("".join(block.thought), block.signature)])
 
     def _stop(self, event: dict[str, Any]) -> bytes:
-        finish = _finish_of(event.get("stopReason"))
-        if self._calls and finish == "stop":
-            finish = "tool_calls"
-        elif self._answered and not self._calls and finish == "tool_calls":
-            finish = "stop"
         self._stopped = True
-        return self._chunks.finish(finish)
+        return self._chunks.finish(self._calls.finish(_finish_of(event.get("stopReason"))))
 
     def _metadata(self, event: dict[str, Any]) -> bytes:
         self.ended = True

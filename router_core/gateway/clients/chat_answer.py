@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
 
-__all__ = ["DONE", "PING", "Chunks", "Said", "TokenCounts", "completion"]
+from router_core.gateway.clients.chat_stream import malformed
+
+__all__ = [
+    "DONE", "PING", "Chunks", "Said", "StreamedCalls", "TokenCounts", "completion", "thinking_block",
+    "tokens_in",
+]  # fmt: skip
 
 DONE: Final = b"data: [DONE]\n\n"
 PING: Final = b": ping\n\n"
@@ -58,6 +63,10 @@ class Said:
         function = {"name": name, "arguments": text}
         self.tool_calls.append({"id": call_id, "type": "function", "function": function})
 
+    def finish(self, reason: str) -> str:
+        """Return the finish reason of the answer: who calls tools has not just stopped."""
+        return "tool_calls" if self.tool_calls and reason == "stop" else reason
+
     def message(self) -> dict[str, Any]:
         """Return the message of the choice."""
         text = "".join(self.texts)
@@ -81,6 +90,17 @@ def completion(
         "id": answer_id, "object": "chat.completion", "created": created, "model": model,
         "choices": [choice], "usage": usage.wire(),
     })  # fmt: skip
+
+
+def tokens_in(usage: Mapping[str, Any], name: str) -> int:
+    """Return a count of what an upstream says was used; 0 for what is none."""
+    value = usage.get(name)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def thinking_block(text: str, signature: str) -> dict[str, Any]:
+    """Return a block of thinking as callers send it back."""
+    return {"type": "thinking", "thinking": text, "signature": signature}
 
 
 class Chunks:
@@ -131,3 +151,37 @@ class Chunks:
     def usage(self, usage: TokenCounts) -> bytes:
         """Return the chunk that holds the usage alone."""
         return b'%b,"choices":[],"usage":%b}\n\n' % (self._head, _encode(usage.wire()))
+
+
+class StreamedCalls:
+    """Numbers the tool calls of one stream. That of the tool whose arguments are the answer is none."""
+
+    __slots__ = ("_answered", "_begun", "_json_tool")
+
+    def __init__(self, json_tool: str) -> None:
+        """``json_tool``: the tool whose arguments are the answer; empty: none is."""
+        self._json_tool = json_tool
+        self._answered = False
+        self._begun = 0
+
+    def begin(self, chunks: Chunks, name: Any, call_id: Any) -> tuple[int, bytes]:
+        """Return the number of a call and what tells of it; -1 and nothing: its arguments are the answer.
+
+        Raises UpstreamFailure.
+        """
+        if not isinstance(name, str) or not isinstance(call_id, str):
+            raise malformed("a tool call of the stream has no name or id")
+        if self._json_tool and name == self._json_tool:
+            self._answered = True
+            return -1, b""
+        self._begun += 1
+        index = self._begun - 1
+        return index, chunks.call(index, call_id, name)
+
+    def finish(self, reason: str) -> str:
+        """Return the finish reason of the stream: that of the calls that the reader has seen."""
+        if self._begun and reason == "stop":
+            return "tool_calls"
+        if self._answered and not self._begun and reason == "tool_calls":
+            return "stop"
+        return reason
