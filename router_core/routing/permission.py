@@ -23,6 +23,7 @@ __all__ = [
     "READ",
     "SUBMIT",
     "alternatives",
+    "check_every_workspace",
     "check_permission",
     "default_scopes",
     "manages",
@@ -65,6 +66,12 @@ def check_permission(route: Route, principal: Principal) -> None:
             raise Forbidden(f"this needs the scope {words}", code="scope_missing", extra={"scope": scope})
     if not (route.scopes or route.public or route.any_caller or route.realm):
         raise Forbidden("this is for administrators", code="scope_missing", extra={"scope": EVERYTHING})
+
+
+def check_every_workspace(principal: Principal) -> None:
+    """Raise Forbidden for callers who may not enter every workspace, where it is about all at once."""
+    if "*" not in principal.workspaces:
+        raise Forbidden("this is for callers who may enter every workspace", code="every_workspace")
 
 
 def manages(route: Route) -> bool:

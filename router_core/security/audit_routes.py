@@ -13,6 +13,7 @@ import pydantic_core
 
 from router_core.errors import BadRequest
 from router_core.http.message import Request, Response
+from router_core.routing.permission import check_every_workspace
 from router_core.routing.product import product_route
 from router_core.routing.route import Route
 from router_core.security.audit import ROOM, AuditTrail
@@ -42,8 +43,9 @@ def audit_routes(trail: AuditTrail) -> list[Route]:
         """Tell who changed what, newest first.
 
         A page may hold fewer entries than there are and still have a cursor. Entries of one process are a
-        chain of hashes (`previous`, `hash`).
+        chain of hashes (`previous`, `hash`). It is for callers who may enter every workspace.
         """
+        check_every_workspace(request.principal)
         asked = _query(request)
         since, who = _moment(asked.get("since", "")), asked.get("principal", "")
         entries, cursor = await _page(trail, since, who, _limit(asked), _cursor(asked.get("cursor", "")))

@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from router_core.errors import RouterError
 from router_core.http.message import Request, Response
+from router_core.routing.permission import check_every_workspace
 from router_core.telemetry.metrics import CONTENT_TYPE, Metrics
 
 __all__ = ["Health", "Ping", "Stats", "timed"]
@@ -84,7 +85,8 @@ class Health:
         return Response.json(body, headers=_NO_STORE)
 
     async def exposition(self, request: Request) -> Response:
-        """Answer with the metrics; a store that is down makes a gauge 0, not an error."""
+        """Answer with the metrics, which are of all workspaces; a store that is down makes a gauge 0."""
+        check_every_workspace(request.principal)
         state = await self._state()
         self.metrics.ready.set(1.0 if state["ready"] else 0.0)
         if self.stats is not None:

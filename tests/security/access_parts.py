@@ -26,7 +26,8 @@ _ENTRIES: Final = ",".join(
     [
         f"nobody:{KEYS['nobody']}:nothing:at-all",
         *(f"{role}:{KEYS[role]}:{role}" for role in LADDER[1:]),
-        f"ann:{KEYS['ann']}", f"ben:{KEYS['ben']}", f"mine:{KEYS['mine']}:operator|config:manage@ws-mine",
+        f"ann:{KEYS['ann']}", f"ben:{KEYS['ben']}",
+        f"mine:{KEYS['mine']}:operator|config:manage|audit:read@ws-mine",
     ]
 )  # fmt: skip
 _CONFIG: Final = models_yaml(

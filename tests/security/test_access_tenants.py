@@ -161,6 +161,14 @@ async def test_a_foreign_workspace_is_like_one_that_does_not_exist(app: App) -> 
     assert "ws-other" not in (await ask(app, "GET", "/api/workspaces", "mine")).body.decode()
 
 
+async def test_what_is_about_all_workspaces_is_for_those_who_may_enter_all(app: App) -> None:
+    """The audit log names the workspaces and keys of others, as do exports and metrics of budgets."""
+    for path in ("/metrics", "/api/audit", "/api/config/export", "/api/config/versions"):
+        assert (await ask(app, "GET", path, "admin")).status == 200, path
+        answer = await ask(app, "GET", path, "mine")
+        assert (answer.status, answer.code) == (403, "every_workspace"), path
+
+
 async def test_changes_of_keys_and_configuration_are_in_the_audit_log(app: App) -> None:
     """With what they changed, and from which version to which; what was sent is not in it."""
     for path, body in (

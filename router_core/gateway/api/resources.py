@@ -18,7 +18,6 @@ from router_core.binding.strict_json import loads
 from router_core.errors import (
     BadRequest,
     Conflict,
-    Forbidden,
     HTTPError,
     NotFound,
     StoreError,
@@ -32,6 +31,7 @@ from router_core.gateway.control.model_value import told_of
 from router_core.gateway.control.resource import Draft, Resource
 from router_core.gateway.control.secrets import refuse_keys
 from router_core.http.message import Request, Response
+from router_core.routing.permission import check_every_workspace
 
 __all__ = [
     "MANAGE", "PAGING", "READ", "Item", "Resources", "body_of", "described", "entitled", "invalid",
@@ -55,8 +55,7 @@ _encode: Final = msgspec.json.Encoder(order="sorted").encode
 
 def entitled(request: Request) -> None:
     """Raise Forbidden for callers who may not enter every workspace, where it is about all at once."""
-    if "*" not in request.principal.workspaces:
-        raise Forbidden("this is for callers who may enter every workspace", code="every_workspace")
+    check_every_workspace(request.principal)
 
 
 @dataclass(frozen=True, slots=True)
