@@ -22,7 +22,9 @@ from router_core.telemetry.events import Events, Note
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
 
-__all__ = ["Gateway", "PlainTransport", "gateway", "hub_on", "never", "passing", "spec_of", "until"]
+__all__ = [
+    "Gateway", "PlainTransport", "gateway", "hub_on", "never", "pair", "passing", "spec_of", "until",
+]  # fmt: skip
 
 T = TypeVar("T")
 
@@ -97,6 +99,15 @@ async def gateway(
     finally:
         await lifecycle.aclose()
         await transport.aclose()
+
+
+@asynccontextmanager
+async def pair(
+    specs: Sequence[EndpointSpec], clock: Clock, state: StateStore
+) -> AsyncIterator[tuple[Gateway, Gateway]]:
+    """Run two processes of a gateway that share a ``state``."""
+    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+        yield one, two
 
 
 @contextmanager

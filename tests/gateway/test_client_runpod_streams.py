@@ -93,14 +93,19 @@ async def test_error_inside_a_stream(runpod_api: RunpodApi, pool: ConnectionPool
     assert got[-1]["error"]["message"] == "oh ***"
 
 
-async def test_stream_that_is_left_cancels_the_job(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
-    """Closing a stream before its end cancels its job, read or not."""
-    client = make(runpod_api, pool)
+async def begun(runpod_api: RunpodApi, client: RunPodClient) -> tuple[Reply, str]:
+    """Ask for a stream whose job has put out a first piece and goes on."""
     task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
     job = await submitted(runpod_api)
     await take(runpod_api)
     await put_out(runpod_api, job, "Hi")
-    reply = await task
+    return await task, job
+
+
+async def test_stream_that_is_left_cancels_the_job(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
+    """Closing a stream before its end cancels its job, read or not."""
+    client = make(runpod_api, pool)
+    reply, job = await begun(runpod_api, client)
     await reply.aclose()
     await client.aclose()
     await cancelled(runpod_api, job)
@@ -109,11 +114,7 @@ async def test_stream_that_is_left_cancels_the_job(runpod_api: RunpodApi, pool: 
 async def test_silence_inside_a_stream(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """A stream that stops saying anything is a timeout, and its job is cancelled."""
     client = make(runpod_api, pool, Timeouts(idle=0.2))
-    task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
-    job = await submitted(runpod_api)
-    await take(runpod_api)
-    await put_out(runpod_api, job, "Hi")
-    reply = await task
+    reply, job = await begun(runpod_api, client)
     with pytest.raises(UpstreamFailure, match="says nothing"):
         await _drain(reply)
     await client.aclose()
@@ -136,11 +137,7 @@ async def test_looks_that_are_refused_are_repeated(runpod_api: RunpodApi, pool: 
 async def test_output_that_was_lost_ends_the_stream(runpod_api: RunpodApi, pool: ConnectionPool) -> None:
     """An answer that did not arrive may have held an output: the stream is not given out as whole."""
     client = make(runpod_api, pool)
-    task = asyncio.ensure_future(ask(client, "chat/completions", HELLO | {"stream": True}))
-    job = await submitted(runpod_api)
-    await take(runpod_api)
-    await put_out(runpod_api, job, "Hi")
-    reply = await task
+    reply, job = await begun(runpod_api, client)
     runpod_api.fault("stream", "lose")
     with pytest.raises(UpstreamFailure) as caught:
         await _drain(reply)

@@ -16,15 +16,20 @@ GOOD = {"old": "seed: 1", "new": "seed: 2"}
 WORSE = {"old": "seed: 1", "new": "fail_rate: 0.15, fail_status: 400, seed: 2"}
 
 
-async def test_a_worse_variant_is_found() -> None:
-    """A model that refuses one call in seven loses against one that takes all; calls then take no part."""
-    place = Place(config(WORSE, experiment()))
+async def judged(place: Place) -> None:
+    """Make calls until the experiment is over, 2000 at most."""
     await place.trials.tick()
     for _ in range(20):
         await place.calls(100)
         await place.trials.tick()
         if place.status("e") != "running":
-            break
+            return
+
+
+async def test_a_worse_variant_is_found() -> None:
+    """A model that refuses one call in seven loses against one that takes all; calls then take no part."""
+    place = Place(config(WORSE, experiment()))
+    await judged(place)
     assert place.status("e") == "concluded"
     live = place.trials.get("e", "experiment")
     assert live.state is not None
@@ -39,12 +44,7 @@ async def test_a_better_variant_is_promoted() -> None:
     """Where the verdict is to promote, all calls go to the winner from then on."""
     models = {"old": WORSE["new"], "new": "seed: 2"}
     place = Place(config(models, experiment(onVerdict="promote")))
-    await place.trials.tick()
-    for _ in range(20):
-        await place.calls(100)
-        await place.trials.tick()
-        if place.status("e") != "running":
-            break
+    await judged(place)
     assert place.status("e") == "promoted"
     place.arms.clear()
     await place.calls(20)

@@ -16,7 +16,7 @@ from router_core.stores.state_memory import MemoryStateStore
 from router_core.telemetry.events import Events
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import Gateway, gateway, never, passing, spec_of, until
+from tests.gateway.lifecycle_parts import Gateway, gateway, never, pair, passing, spec_of, until
 
 ORDERS = ("resume", "pause", "scale-to-zero", "update")
 
@@ -32,8 +32,9 @@ async def ticked(one: Gateway, seconds: float, step: float = 10.0) -> None:
     await passing(clock, one.upkeep.tick())
 
 
-def stubborn(hub: HuggingFaceApi) -> None:
-    """Let the provider refuse to put anything to sleep by itself."""
+def add_stubborn(hub: HuggingFaceApi) -> None:
+    """Add an endpoint that the provider refuses to put to sleep by itself."""
+    hub.add("ann", "big")
     hub.fault("update", status=403, times=10**6)
 
 
@@ -133,7 +134,7 @@ async def test_the_provider_is_told_once(hub: HuggingFaceApi, clock: FakeClock) 
     state = MemoryStateStore(clock)
     specs = [spec_of(hub, "big", auto_sleep=900.0)]
     for _ in range(2):
-        async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+        async with pair(specs, clock, state) as (one, two):
             await ticked(one, 60.0)
             await ticked(two, 60.0)
             assert (await one.lifecycle.status_of("big"))[1].auto_sleep_by == "provider"
@@ -169,8 +170,7 @@ async def test_what_somebody_changed_there_is_left(hub: HuggingFaceApi, clock: F
 
 async def test_our_own_timer(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Where the provider does not do it, idleness is counted here, from the last call."""
-    hub.add("ann", "big")
-    stubborn(hub)
+    add_stubborn(hub)
     async with gateway([spec_of(hub, "big", auto_sleep=900.0)], clock) as one:
         await ticked(one, 500.0, 50.0)
         one.lifecycle.touch("big")
@@ -189,8 +189,7 @@ async def test_our_own_timer(hub: HuggingFaceApi, clock: FakeClock) -> None:
 
 async def test_never_under_a_call(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """A stream that lasts an hour keeps it awake, and the countdown begins at its end."""
-    hub.add("ann", "big")
-    stubborn(hub)
+    add_stubborn(hub)
     async with gateway([spec_of(hub, "big", auto_sleep=900.0)], clock) as one:
         one.lifecycle.touch("big")
         one.busy["big"] = 1
@@ -205,11 +204,10 @@ async def test_never_under_a_call(hub: HuggingFaceApi, clock: FakeClock) -> None
 
 async def test_activity_of_other_processes_counts(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """What one process serves, no other puts to sleep; and they write no more than twice a minute."""
-    hub.add("ann", "big")
-    stubborn(hub)
+    add_stubborn(hub)
     state = Counting(clock)
     specs = [spec_of(hub, "big", auto_sleep=900.0)]
-    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+    async with pair(specs, clock, state) as (one, two):
         await ticked(two, 60.0)
         before = state.puts
         for _ in range(180):
@@ -228,11 +226,10 @@ async def test_activity_of_other_processes_counts(hub: HuggingFaceApi, clock: Fa
 
 async def test_a_call_elsewhere_at_the_last_moment_counts(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Before it is put to sleep, what the others have written is read once more."""
-    hub.add("ann", "big")
-    stubborn(hub)
+    add_stubborn(hub)
     state = MemoryStateStore(clock)
     specs = [spec_of(hub, "big", auto_sleep=885.0)]
-    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+    async with pair(specs, clock, state) as (one, two):
         await ticked(one, 870.0)
         two.lifecycle.touch("big")
         await asyncio.sleep(0.01)
@@ -244,8 +241,7 @@ async def test_a_call_elsewhere_at_the_last_moment_counts(hub: HuggingFaceApi, c
 
 async def test_without_a_loop_ticks_do_it(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Each tick is a new process, as a function on a schedule may be: it sleeps all the same."""
-    hub.add("ann", "big")
-    stubborn(hub)
+    add_stubborn(hub)
     state = MemoryStateStore(clock)
     for _ in range(3):
         async with gateway([spec_of(hub, "big", auto_sleep=900.0)], clock, state) as one:
@@ -266,11 +262,10 @@ async def test_without_a_loop_ticks_do_it(hub: HuggingFaceApi, clock: FakeClock)
 
 async def test_two_processes_sleep_once(hub: HuggingFaceApi, clock: FakeClock) -> None:
     """Both find it idle at the same time; one gives the order."""
-    hub.add("ann", "big")
-    stubborn(hub)
+    add_stubborn(hub)
     state = MemoryStateStore(clock)
     specs = [spec_of(hub, "big", auto_sleep=900.0)]
-    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+    async with pair(specs, clock, state) as (one, two):
         for _ in range(2):
             await passing(clock, asyncio.gather(one.upkeep.tick(), two.upkeep.tick()))
             clock.advance(901.0)
@@ -283,7 +278,7 @@ async def test_times_are_told_by_every_process(hub: HuggingFaceApi, clock: FakeC
     hub.add("ann", "big")
     state = MemoryStateStore(clock)
     specs = [spec_of(hub, "big")]
-    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+    async with pair(specs, clock, state) as (one, two):
         await passing(clock, one.lifecycle.status())
         clock.advance(100.0)
         await one.lifecycle.sleep("big", who="ann")

@@ -15,7 +15,7 @@ from router_core.state import Entry
 from router_core.stores.state_memory import MemoryStateStore
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
-from tests.gateway.lifecycle_parts import Gateway, gateway, never, passing, spec_of, until
+from tests.gateway.lifecycle_parts import Gateway, gateway, never, pair, passing, spec_of, until
 
 ORDERS = ("resume", "pause", "scale-to-zero", "update")
 
@@ -54,7 +54,7 @@ async def test_two_processes_wake_once(hub: HuggingFaceApi, clock: FakeClock) ->
     hub.habits.lag = 5.0
     state = MemoryStateStore(clock)
     specs = [spec_of(hub, "big")]
-    async with gateway(specs, clock, state) as one, gateway(specs, clock, state) as two:
+    async with pair(specs, clock, state) as (one, two):
         await found_asleep(one)
         await found_asleep(two)
         calls = [each.lifecycle.wake("big", never()) for each in (one, two) for _ in range(50)]

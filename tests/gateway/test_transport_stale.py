@@ -6,6 +6,8 @@ import asyncio
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -28,16 +30,22 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls"))
 
 
-@both_loops
-async def test_a_connection_closed_in_the_last_moment_is_replaced_once(kit: Kit) -> None:
-    """Its end is in the kernel already and the event loop does not know: the request is not lost."""
-    peers: list[socket.socket] = []
+@contextmanager
+def listening() -> Iterator[tuple[socket.socket, Origin]]:
+    """Listen, for a test that accepts and answers by hand."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
         server.setblocking(False)
-        loop = asyncio.get_running_loop()
-        origin = Origin("http", "127.0.0.1", server.getsockname()[1])
+        yield server, Origin("http", "127.0.0.1", server.getsockname()[1])
+
+
+@both_loops
+async def test_a_connection_closed_in_the_last_moment_is_replaced_once(kit: Kit) -> None:
+    """Its end is in the kernel already and the event loop does not know: the request is not lost."""
+    peers: list[socket.socket] = []
+    loop = asyncio.get_running_loop()
+    with listening() as (server, origin):
 
         async def serve() -> None:
             peer, _ = await loop.sock_accept(server)
@@ -105,12 +113,8 @@ async def test_a_request_that_was_read_is_not_sent_again(kit: Kit, way: str) -> 
 @pytest.mark.parametrize("way", ["reset", "junk"])
 async def test_a_connection_that_broke_before_the_request_left_is_replaced(kit: Kit, way: str) -> None:
     """A reset, or an answer nobody asked for, that is in the kernel before the request is written."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        server.setblocking(False)
-        loop = asyncio.get_running_loop()
-        origin = Origin("http", "127.0.0.1", server.getsockname()[1])
+    loop = asyncio.get_running_loop()
+    with listening() as (server, origin):
 
         async def serve(answer: bytes) -> socket.socket:
             peer, _ = await loop.sock_accept(server)
@@ -138,11 +142,7 @@ async def test_an_answer_nobody_asked_for_is_not_taken_for_one(kit: Kit) -> None
     """It is there before the next request is: that one fails, and says that it may have been read."""
     answer = OK + b"content-length: 4\r\n\r\n"
     loop = asyncio.get_running_loop()
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        server.listen()
-        server.setblocking(False)
-        origin = Origin("http", "127.0.0.1", server.getsockname()[1])
+    with listening() as (server, origin):
         first = asyncio.create_task(kit.send(origin=origin))
         peer, _ = await loop.sock_accept(server)
         await loop.sock_recv(peer, 65536)
