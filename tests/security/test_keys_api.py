@@ -221,6 +221,21 @@ async def test_nobody_gives_more_than_he_holds(admin: AsyncTestClient) -> None:
     assert (await with_key(admin, strong["key"], "GET", "/open")).status == 200
 
 
+async def test_an_admin_is_held_to_his_own_limits_and_end(admin: AsyncTestClient) -> None:
+    """One who is to be here for an hour makes no key that outlives him; tiers are his to give."""
+    brief = await made(admin, roles=["admin"], limits=[LIMIT], expiresIn=3600)
+    free = await made(admin, roles=["admin"])
+    for wishes, field in (({"expiresIn": 60}, "limits"), ({"limits": [LIMIT]}, "expiresAt")):
+        answer = await with_key(admin, brief["key"], "POST", "/api/keys", json={"roles": ["admin"], **wishes})
+        assert (answer.status, answer.value["code"]) == (403, "grant_exceeded"), wishes
+        assert answer.value["errors"][0]["loc"] == ["body", field]
+    for method, path in (("POST", f"/api/keys/{free['id']}/rotate"), ("DELETE", f"/api/keys/{free['id']}")):
+        assert (await with_key(admin, brief["key"], method, path)).status == 403
+    within = {"roles": ["admin"], "limits": [LIMIT], "expiresIn": 60, "tier": "gold"}
+    assert (await with_key(admin, brief["key"], "POST", "/api/keys", json=within)).status == 201
+    assert (await with_key(admin, free["key"], "POST", f"/api/keys/{brief['id']}/rotate")).status == 200
+
+
 async def test_only_who_manages_keys_comes_near_them(admin: AsyncTestClient) -> None:
     """An operator does not."""
     one = await made(admin, roles=["operator"])
