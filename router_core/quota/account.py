@@ -89,7 +89,7 @@ class Account:
     """The limits of one subject, and what this process holds of them."""
 
     __slots__ = (
-        "asked_at", "asking", "asking_slots", "caps", "denied", "dirty", "document", "fresh_until",
+        "asked_at", "asking", "asking_slots", "calls", "caps", "denied", "dirty", "document", "fresh_until",
         "held_until", "lines", "owner", "pressed", "renew_at", "seq", "slots", "subject", "unsure", "version",
         "within", "written",
     )  # fmt: skip
@@ -109,6 +109,8 @@ class Account:
         """Monotonic seconds: when what is held has to be written again."""
         self.document = Document()
         """As it was last seen."""
+        self.calls = 0
+        """That took something since the store was last asked: headroom is asked for by it."""
         self.asked_at = 0.0
         """Monotonic seconds."""
         self.asking: tuple[Line, ...] = ()
@@ -162,13 +164,13 @@ class Account:
                 self._undo(wants, index)
                 return None
             line.free = free
-            line.recent += want
             if line.rate:
                 line.booked += want
             else:
                 line.used += want
             if free < line.low:
                 hungry = True
+        self.calls += 1
         if hungry:
             self.owner.hungry(self)
         if not self.dirty:
@@ -179,7 +181,6 @@ class Account:
         """Take back what the first limits have given, as another one has not enough."""
         for line, want in zip(self.lines[:count], wants, strict=False):
             line.free += want
-            line.recent -= want
             if line.rate:
                 line.booked -= want
             else:
@@ -202,9 +203,9 @@ class Account:
     def force(self, wants: Sequence[int], now: int) -> Taken:
         """Give what is not held here: nobody can be asked, and it is to be counted later."""
         self.roll(now)
+        self.calls += 1
         for line, want in zip(self.lines, wants, strict=True):
             line.free -= want
-            line.recent += want
             if line.rate:
                 line.booked += want
             else:
@@ -242,14 +243,14 @@ class Account:
         self.roll(now)
         self.seq += 1
         self.asking, self.asking_slots = self.lines, self.slots
+        calls, self.calls = self.calls, 0
         passed, self.asked_at = moment - self.asked_at, moment
         hold = steady and not wants and not self.pressed and moment < self.held_until
         needs = []
         for index, line in enumerate(self.lines):
             waiting = [each[index] for each in wants]
             line.unit = max(line.unit // 2, 1, *waiting)
-            recent = line.recent + sum(waiting)
-            line.recent = 0
+            recent = line.recent(calls) + sum(waiting)
             if part == 1:
                 line.wish = line.amount
             else:
@@ -306,7 +307,7 @@ class Account:
 
     def pending(self) -> bool:
         """Return whether something was used since the last write."""
-        return any(line.booked or line.old or line.sending or line.recent for line in self.lines)
+        return self.calls > 0 or any(line.booked or line.old or line.sending for line in self.lines)
 
     def due(self, moment: float) -> bool:
         """Return whether the store is to be told now: of what was used, that headroom is not needed, or that

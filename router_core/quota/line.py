@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from router_core.quota.cap import BUDGET, RATE, Cap, slot_at
+from router_core.quota.cap import BUDGET, CONCURRENCY, RATE, Cap, slot_at
 
 __all__ = ["FOREVER", "Line"]
 
@@ -20,7 +20,7 @@ class Line:
     """One limit."""
 
     __slots__ = ("amount", "booked", "budget", "cap", "free", "keep", "low", "mark", "old", "pace", "rate",
-                 "recent", "rest", "sending", "slot", "slot_end", "spare", "spent", "told", "unit", "used",
+                 "rest", "sending", "slot", "slot_end", "spare", "spent", "told", "unit", "used",
                  "wish")  # fmt: skip
 
     def __init__(self, cap: Cap) -> None:
@@ -33,8 +33,6 @@ class Line:
         """Spent in other slots, and not written yet."""
         self.sending: dict[int, int] = {}
         """What is being written."""
-        self.recent = 0
-        """Taken since the last write: headroom is asked for by it."""
         self.pace = 0.0
         """Used in a second, lately."""
         self.unit = 1
@@ -77,6 +75,12 @@ class Line:
             self.told, self.spent, self.rest = -1, 0, self.amount
             self.aim()
 
+    def recent(self, calls: int) -> int:
+        """Return how much was taken since the last answer; so many calls took something."""
+        if self.cap.kind == CONCURRENCY or not calls:
+            return calls  # what has ended meanwhile shows no more, and as many may begin again
+        return max(self.spare - self.free, min(self.used, 1))
+
     def hope(self, recent: int, seconds: float) -> int:
         """Return the headroom to ask for: what is used in a second or so; nothing, where nothing was used."""
         if not recent:
@@ -88,7 +92,7 @@ class Line:
     @property
     def remaining(self) -> int:
         """What is left for everybody, as far as is known here."""
-        return max(0, self.free, self.rest - self.recent)
+        return max(0, self.free, self.rest - max(0, self.spare - self.free))
 
     @property
     def unwritten(self) -> int:
