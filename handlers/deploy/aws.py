@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from handlers.deploy.aws_bundle import forget_run
 from handlers.deploy.aws_facts import LIMIT, find_facts, fit
 from handlers.deploy.aws_logs import last_errors
-from handlers.deploy.aws_parameters import check_concurrency, draw_snapshot
+from handlers.deploy.aws_parameters import check_together, dotted, draw_snapshot, first_key
 from handlers.deploy.aws_sam import Sam, parameter_file
 from handlers.deploy.aws_smoke import smoke_test
 from handlers.deploy.aws_stack import DATA, Account, Snapshot, Stack, StackState
@@ -102,9 +102,11 @@ class _Deployment:
         self._http = http
         self._folder = options.folder.resolve()
         self._place = self._folder / ".router-core" / "deploy" / "aws" / options.stack
-        self._app = _dotted(options.app)
+        self._app = dotted(options.app)
         self._test: Mapping[str, Any] = options.test or _NO_TEST
         self._environ = _environ(options)
+        self._variables: Mapping[str, str] = {}
+        """Of the functions that the test on this machine has to know, too."""
 
     def run(self) -> AwsDeployed:
         options, progress = self._options, self._progress
@@ -120,6 +122,10 @@ class _Deployment:
         snapshot = None if before is None else stack.snapshot(before)
         after = self._deployed(sam, built, parameters, stack, before)
         self._tested_there(stack, after, before, snapshot)
+        known = before.parameters if before else {}
+        command = first_key(parameters, known, after.outputs, stack.account.region)
+        if command:
+            progress.say(f"  note: nobody can call it before there is a key; this makes the first: {command}")
         action = (
             "created" if before is None else "unchanged" if after.changed == before.changed else "updated"
         )
@@ -168,13 +174,7 @@ class _Deployment:
             given["App"] = self._app
         draw_snapshot(given, before.parameters if before else {})
         there = {**(before.parameters if before else {}), **given}
-        check_concurrency(there)
-        if "AllowAnonymous" in known and not (there.get("ApiKeys") or there.get("ApiKeysSecret")):
-            if there.get("AllowAnonymous") != "true":
-                raise NotPrepared(
-                    "nobody would be asked for a key: set the parameter ApiKeys (`router-core keys new` "
-                    "makes one) or ApiKeysSecret, or AllowAnonymous=true to serve everybody"
-                )
+        self._variables = check_together(there, known, self._folder)
         return given
 
     def _tested_here(self, parameters: dict[str, str], before: StackState | None) -> None:
@@ -183,7 +183,9 @@ class _Deployment:
             return
         with progress.step(f"test {self._app} on this machine") as step:
             facts = find_facts(self._app, self._folder)
-            report = local_test(self._app, options.test, folder=self._folder, env={}, timeout=options.timeout)
+            report = local_test(
+                self._app, options.test, folder=self._folder, env=self._variables, timeout=options.timeout
+            )
             step.note(f"{report.routes} routes; {report.test.get('path')} succeeded")
         if options.test is None:
             self._test = report.test
@@ -379,14 +381,6 @@ def destroy_aws(
             stack.delete_data(state.outputs)
         return ()
     return kept
-
-
-def _dotted(app: str) -> str:
-    """Return ``module:attribute`` also for ``path/to/module.py:attribute``."""
-    module, colon, attribute = app.strip().partition(":")
-    if module.endswith(".py") or "/" in module:
-        module = os.path.normpath(module.removesuffix(".py")).replace(os.sep, ".")
-    return f"{module}{colon}{attribute}"
 
 
 def _environ(options: AwsOptions) -> dict[str, str]:

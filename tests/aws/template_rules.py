@@ -34,7 +34,7 @@ _FORBIDDEN: Final[Mapping[str, tuple[str, ...]]] = {
 """What a role must not be able to do, even with a mistake in its function."""
 _ELSEWHERE: Final = frozenset({
     "ROUTER_LAMBDA_ROLE", "ROUTER_TRACER", "AWS_LAMBDA_EXEC_WRAPPER", "SNAPSHOT",
-    "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE",
+    "POWERTOOLS_SERVICE_NAME", "POWERTOOLS_METRICS_NAMESPACE", "ROUTER_GATEWAY",
 })  # fmt: skip
 """Variables that are no settings: the adapter, Lambda and Powertools read them."""
 _TLS: Final = {"Bool": {"aws:SecureTransport": "false"}}
@@ -322,8 +322,18 @@ def _open_doors(template: Document) -> Iterator[str]:
     for name in ("ApiKeys", "WorkerKeys", "WebhookSecret"):
         if not template["Parameters"][name].get("NoEcho"):
             yield f"{name} is shown to whoever looks at the stack"
-    if not template.get("Rules"):
+    rules = template.get("Rules", {})
+    if "SomebodyIsAsked" not in rules:
         yield "a stack without keys is not refused"
+    if "KeysHaveATable" not in rules:
+        yield "a stack is not refused whose keys are kept where nobody finds them"
+    if "TokensAreForSomebody" not in rules:
+        yield "a stack is not refused that takes tokens for anybody, or cannot verify them"
+    encryption = template["Resources"]["HttpFunction"]["Properties"]["Environment"]["Variables"].get(
+        "ROUTER_ENCRYPTION_KEY"
+    )
+    if "aws-sm:" not in str(encryption):
+        yield "the key that encrypts stands in the configuration of the functions"
     if template["Parameters"]["AllowAnonymous"]["Default"] != "false":
         yield "everybody is let in unless somebody says no"
     for name, resource in template["Resources"].items():

@@ -163,6 +163,25 @@ def _shown_keys(template: Document) -> None:
     del template["Parameters"]["ApiKeys"]["NoEcho"]
 
 
+def _keys_without_a_table(template: Document) -> None:
+    del template["Rules"]["KeysHaveATable"]
+
+
+def _tokens_for_anybody(template: Document) -> None:
+    del template["Rules"]["TokensAreForSomebody"]
+
+
+def _shown_encryption_key(template: Document) -> None:
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::Lambda::Function":
+            resource["Properties"]["Environment"]["Variables"]["ROUTER_ENCRYPTION_KEY"] = "key"
+
+
+def _all_secrets(template: Document) -> None:
+    statement = _properties(template, "EncryptionPolicy")["PolicyDocument"]["Statement"][0]
+    statement["Resource"] = "*"
+
+
 def _no_rule(template: Document) -> None:
     del template["Rules"]
 
@@ -228,7 +247,9 @@ def _all_state(template: Document) -> None:
         (_endless_loop, "given back often"), (_unreserved, "kept for StreamFunction"),
         (_forgotten_letters, "NotVisible"), (_other_state, "KeySchema of SharedState"),
         (_lost_state, "SharedState goes"), (_unprotected_records, "JobsTable of production"),
-        (_all_state, "HttpRole may do"),
+        (_all_state, "HttpRole may do"), (_keys_without_a_table, "nobody finds them"),
+        (_tokens_for_anybody, "takes tokens"), (_shown_encryption_key, "the key that encrypts"),
+        (_all_secrets, "DeadLetterRole may do"),
     ],
 )  # fmt: skip
 def test_a_broken_rule_is_noticed(translated: Document, plant: Callable[[Document], None], word: str) -> None:

@@ -73,6 +73,8 @@ def _template(plan: dict[str, Any]) -> dict[str, Any]:
         "AllowAnonymous",
         "ApiKeys",
         "ApiKeysSecret",
+        "Keys",
+        "StateTable",
         "JobTimeout",
         "MaxReceiveCount",
         "Stage",

@@ -221,6 +221,19 @@ def test_keys_are_neither_shown_nor_on_a_command_line(
     assert list(left) == []
 
 
+def test_the_first_key_of_the_state_is_told(sam: FakeSam, account: Account, deploy: Deploy) -> None:
+    """Keys in the state need no other; who has just begun with them hears how the first is made, once."""
+    sam.plan(url="", outputs={"StateTable": "state-1"})
+    keys = ("--param", "Keys=state", "--param", "StateTable=create")
+    ran = deploy(*keys)
+    told = "AWS_REGION=us-east-1 router-core keys create --role admin --state dynamodb://state-1"
+    assert (ran.code, ran.err.count(told)) == (0, 1)
+    sam.plan(url="", outputs={"StateTable": "state-1"}, unchanged=True)
+    for words in (keys, ("--param", "Stage=test")):
+        again = deploy(*words)
+        assert (again.code, told in again.err) == (0, False)
+
+
 def test_a_file_of_keys_has_one_a_line(sam: FakeSam, deploy: Deploy, running: Served) -> None:
     """As `router-core keys new --hashed >> keys.txt` makes it."""
     sam.plan(url=running.url)
@@ -242,6 +255,10 @@ def test_a_file_of_keys_has_one_a_line(sam: FakeSam, deploy: Deploy, running: Se
         (("--param", "AllowAnonymous=true", "--param", "Stage=a\\"), "Stage"),
         (("--param", "AllowAnonymous=true", "--param", "JobTimeout=30"), "JobTimeout is 30 s"),
         (("--param", "AllowAnonymous=true", "--param", "JobReservedConcurrency=5"), "10 jobs are taken"),
+        (("--param", "Keys=state"), "set StateTable=create"),
+        (("--param", "JwtIssuer=https://login.example.com/"), "JwtAudience"),
+        (("--param", "AllowAnonymous=true", "--param", "GatewayConfig=models.yaml"), "no such file"),
+        (("--param", "AllowAnonymous=true", "--param", "GatewayConfig=../models.yaml"), "has to lie"),
         (("--param", "AllowAnonymous=true", "--template", "nowhere.yaml"), "nowhere.yaml"),
         (("--param", "AllowAnonymous=true", "--test", "{"), "--test takes a JSON object"),
         (("--param", "AllowAnonymous=true", "--test", '{"text": "x"}'), "with a path"),
