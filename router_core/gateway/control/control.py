@@ -235,13 +235,7 @@ class Control:
                 return  # the file was read again meanwhile; the next look finds this version again
             self._apply(built.config)
         except Misconfigured as error:
-            self.problem = f"version {number} cannot be served by here: {error.detail}"
-            if self._refused != number:
-                self._refused = number
-                text = (
-                    f"version {number} of the configuration is refused, {self.version} stays: {error.detail}"
-                )
-                self._events.emit(Note("control_refused", "error", text, {"version": number}))
+            self._refuse(number, error)
             return
         self._held, self._built, self.problem = held, built, ""
         text = f"version {number} of the configuration applies from now on"
@@ -253,7 +247,7 @@ class Control:
         self.problem = f"version {number} cannot be served by here: {error.detail}"
         if self._refused != number:
             self._refused = number
-            text = f"version {number} is refused, {self.version} stays: {error.detail}"
+            text = f"version {number} of the configuration is refused, {self.version} stays: {error.detail}"
             self._events.emit(Note("control_refused", "error", text, {"version": number}))
 
     # --- changing ---
