@@ -118,16 +118,21 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     assert said == f"router-core: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
+def serves_with_two_workers(process: subprocess.Popen[str], port: int) -> None:
+    """Check that both workers say where they serve, that one of them answers, and that all of it ends."""
+    served_at(process)
+    served_at(process)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=60) as answer:
+        assert json.load(answer) != process.pid
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+
+
 def test_a_ready_made_app_has_as_many_workers_as_asked(tmp_path: Path) -> None:
     """Each loads it by its name."""
     port = free_port()
     with serving(tmp_path, "svc:make_app", "--workers", "2", PORT=str(port)) as process:
-        served_at(process)
-        served_at(process)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=60) as answer:
-            assert json.load(answer) != process.pid
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        serves_with_two_workers(process, port)
 
 
 def test_without_jobs_workers_need_no_store_to_share(tmp_path: Path) -> None:
@@ -138,12 +143,7 @@ def test_without_jobs_workers_need_no_store_to_share(tmp_path: Path) -> None:
     )
     port = free_port()
     with serving(tmp_path, "plain:router", "--workers", "2", PORT=str(port)) as process:
-        served_at(process)
-        served_at(process)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/pid", timeout=60) as answer:
-            assert json.load(answer) != process.pid
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        serves_with_two_workers(process, port)
     assert not list(tmp_path.glob(".router-core/jobs.db*"))
 
 

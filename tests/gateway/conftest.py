@@ -10,6 +10,7 @@ from router_core.gateway.transport.pool import ConnectionPool
 from router_core.testing.clock import FakeClock
 from router_core.testing.huggingface_api import HuggingFaceApi
 from router_core.testing.runpod_api import RunpodApi
+from router_core.testing.upstream import Upstream
 from tests.gateway.lifecycle_parts import hub_on
 
 
@@ -32,6 +33,13 @@ async def pool() -> AsyncIterator[ConnectionPool]:
     pool = ConnectionPool()
     yield pool
     await pool.aclose()
+
+
+@pytest.fixture
+async def upstream() -> AsyncIterator[Upstream]:
+    """A server that speaks OpenAI until told otherwise."""
+    async with Upstream() as served:
+        yield served
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -81,13 +80,6 @@ CALLS = [
     event("contentBlockStop", contentBlockIndex=2), event("eventOfTomorrow", x=1),
     event("messageStop", stopReason="tool_use"), event("metadata", usage=USAGE, metrics={}),
 ]  # fmt: skip
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    """A host that answers as Bedrock does."""
-    async with Upstream() as upstream:
-        yield upstream
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,6 @@ from router_core.http.multipart import parse_multipart
 from router_core.testing.upstream import Upstream, closed_port
 from router_core.testing.upstream_faults import hang, ok, raw, reset_in_stream, status
 from tests.gateway.client_parts import KEY, called, deployed, error_of
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    """A server that speaks OpenAI until told otherwise."""
-    async with Upstream() as upstream:
-        yield upstream
 
 
 def client_at(pool: ConnectionPool, url: str, kind: str = "openai", **more: object) -> HttpClient:

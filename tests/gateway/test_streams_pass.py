@@ -466,7 +466,7 @@ async def test_closing_ends_the_call_at_the_upstream(after: int) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"idle": 30.0}], ids=["unwatched", "watched"])
-async def test_a_cancelled_reader_closes_the_upstream(options: dict[str, float]) -> None:
+async def test_a_cancelled_reader_closes_the_upstream(options: dict[str, Any]) -> None:
     """The caller's connection broke while the next piece was awaited; the watch takes back only its own
     cancellation."""
     source = Source([text("a")], "hang")

@@ -8,7 +8,6 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,13 +44,6 @@ from router_core.testing.upstream_faults import (
 
 LAST = b"connection: close\r\n\r\n"
 PING = b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: 2\r\n" + LAST + b"{}"
-
-
-@pytest.fixture
-async def upstream() -> AsyncIterator[Upstream]:
-    """Serve, and stop."""
-    async with Upstream() as served:
-        yield served
 
 
 async def tell(upstream: Upstream, data: bytes = PING, *, until: bytes = b"") -> bytes:

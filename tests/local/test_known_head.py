@@ -8,10 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from handlers.local.known_head import KnownHead
 from router_core.security.api_keys import ApiKeys
 from tests.local.test_protocol_smuggling import REFUSED
-from tests.local.tiny_app import TinyApp, drain, one_answer, served
+from tests.local.tiny_app import TinyApp, drain, one_answer, served, watched_heads
 
 KEY = "a-key-of-sixteen-or-more"
 HEAD = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer " + KEY.encode() + b"\r\n"
@@ -38,16 +37,7 @@ def sock(port: int) -> Iterator[socket.socket]:
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Note for each request that is compared whether its head was known."""
-    found: list[bool] = []
-    read = KnownHead.read
-
-    def watched(self: KnownHead, data: bytes, protocol: object) -> object:
-        cycle = read(self, data, protocol)  # type: ignore[arg-type]
-        found.append(cycle is not None)
-        return cycle
-
-    monkeypatch.setattr(KnownHead, "read", watched)
-    return found
+    return watched_heads(monkeypatch)
 
 
 def post(body: bytes, head: bytes = HEAD, more: bytes = b"") -> bytes:

@@ -11,7 +11,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from handlers.local.asgi import Application, AsgiApp
+from handlers.local.known_head import KnownHead
 from handlers.local.limits import Limits
 from handlers.local.server import LocalServer, ServeOptions, make_config
 from router_core.errors import MethodNotAllowed, NotFound
@@ -226,3 +229,17 @@ def drain(sock: socket.socket) -> bytes:
     except ConnectionResetError:
         received += b"<reset>"
     return received
+
+
+def watched_heads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Note for each request that is compared whether its head was known."""
+    found: list[bool] = []
+    read = KnownHead.read
+
+    def watched(self: KnownHead, data: bytes, protocol: object) -> object:
+        cycle = read(self, data, protocol)  # type: ignore[arg-type]
+        found.append(cycle is not None)
+        return cycle
+
+    monkeypatch.setattr(KnownHead, "read", watched)
+    return found

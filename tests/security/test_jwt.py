@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import jwt
@@ -16,20 +15,6 @@ from tests.security.jwt_parts import AUDIENCE, Desk, Issuer, claims, desk, forge
 from tests.security.keys_parts import asking
 
 SECRET = "0123456789abcdef0123456789abcdef-shared"
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    """An issuer whose JWKS is there."""
-    async with Issuer().serving() as made:
-        yield made
-
-
-@pytest.fixture
-async def taking(issuer: Issuer) -> AsyncIterator[Desk]:
-    """A service that takes its tokens."""
-    async with desk(issuer) as made:
-        yield made
 
 
 @pytest.mark.parametrize("name", ["rsa", "ec", "ed"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -13,10 +13,8 @@ from router_core.security.credentials import MAX_CREDENTIAL
 from tests.security.jwt_parts import (
     ISSUER,
     Desk,
-    Issuer,
     b64,
     claims,
-    desk,
     forged,
     public_jwk,
     public_pem,
@@ -25,14 +23,6 @@ from tests.security.jwt_parts import (
     with_public_key,
 )
 from tests.security.keys_parts import asking
-
-
-@pytest.fixture
-async def taking() -> AsyncIterator[Desk]:
-    """A service that takes the tokens of an issuer."""
-    async with Issuer().serving() as issuer, desk(issuer) as made:
-        yield made
-
 
 GOOD_HEAD = {"alg": "RS256", "typ": "JWT", "kid": "rsa"}
 ATTACKS: dict[str, Callable[[], str]] = {

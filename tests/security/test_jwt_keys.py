@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,6 @@ import pytest
 from router_core.errors import Unauthorized, Unavailable
 from tests.security.jwt_parts import Desk, Issuer, desk, public_jwk, token
 from tests.security.keys_parts import asking
-
-
-@pytest.fixture
-async def issuer() -> AsyncIterator[Issuer]:
-    """An issuer whose JWKS is there."""
-    async with Issuer().serving() as made:
-        yield made
-
-
-@pytest.fixture
-async def taking(issuer: Issuer) -> AsyncIterator[Desk]:
-    """A service that takes its tokens."""
-    async with desk(issuer) as made:
-        yield made
 
 
 async def test_keys_are_fetched_once_for_all(issuer: Issuer, taking: Desk) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from handlers.local.known_head import KnownHead
 from router_core import Router, Settings, build_app
 from router_core.http.message import Request, Response
 from router_core.http.taskless import TASKLESS
 from router_core.telemetry.events import Events, RequestDone
 from router_core.testing.clock import FakeClock
-from tests.local.tiny_app import one_answer, served
+from tests.local.tiny_app import one_answer, served, watched_heads
 
 ADMIN = "0123456789abcdef-root"
 router = Router()
@@ -84,16 +83,7 @@ def door(request: pytest.FixtureRequest) -> Iterator[Door]:
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Note for each request that is compared whether its head was known."""
-    found: list[bool] = []
-    read = KnownHead.read
-
-    def watched(self: KnownHead, data: bytes, protocol: object) -> object:
-        cycle = read(self, data, protocol)  # type: ignore[arg-type]
-        found.append(cycle is not None)
-        return cycle
-
-    monkeypatch.setattr(KnownHead, "read", watched)
-    return found
+    return watched_heads(monkeypatch)
 
 
 @pytest.mark.parametrize("end", ["revoked", "expired", "rotated"])

@@ -8,7 +8,9 @@ import pytest
 
 from router_core.stores.dynamodb import DynamoJobStore
 from router_core.testing.clock import FakeClock
+from router_core.vendors import boto3
 from tests.stores.dynamo_tables import fresh_table
+from tests.stores.fault_proxy import FaultProxy
 
 
 @pytest.fixture
@@ -21,6 +23,16 @@ def clock() -> FakeClock:
 async def table(aws: str) -> str:
     """A fresh table."""
     return await fresh_table()
+
+
+@pytest.fixture
+async def proxy(aws: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FaultProxy]:
+    """A proxy before the emulator."""
+    with FaultProxy(aws) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        boto3.forget()
+        yield proxy
+        boto3.forget()
 
 
 @pytest.fixture

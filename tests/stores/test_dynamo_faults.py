@@ -33,27 +33,11 @@ _WRITE_FAULTS = (Fault.THROTTLED, Fault.CUT, Fault.DROPPED, Fault.LATE)
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    """The store's time."""
-    return FakeClock()
-
-
-@pytest.fixture
 async def table(aws: str) -> str:
     """A fresh table."""
     name = f"faults{next(_number)}"
     await asyncio.to_thread(create_table, name, expire=False)
     return name
-
-
-@pytest.fixture
-async def proxy(aws: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FaultProxy]:
-    """A proxy before the emulator."""
-    with FaultProxy(aws) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        boto3.forget()
-        yield proxy
-        boto3.forget()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import count
 
 import pytest
@@ -73,22 +72,6 @@ async def test_what_expires_says_so_to_dynamodb(aws: str, clock: FakeClock) -> N
 
 
 # --- faults -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    """The store's time."""
-    return FakeClock()
-
-
-@pytest.fixture
-async def proxy(aws: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FaultProxy]:
-    """A proxy before the emulator."""
-    with FaultProxy(aws) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        boto3.forget()
-        yield proxy
-        boto3.forget()
 
 
 def fail(proxy: FaultProxy, fault: Fault, at: int) -> None:
