@@ -36,14 +36,15 @@ _GLIBC: Final = ("manylinux2014", "manylinux_2_17", "manylinux_2_28", "manylinux
 """Wheels that Lambda's system (glibc 2.34) can load; pip may not know which of them include others."""
 _RUNTIME: Final = frozenset({"boto3", "botocore", "s3transfer"})
 """What Lambda's runtime brings."""
-_EXTRAS: Final = frozenset({"gateway"})
+_EXTRAS: Final = frozenset({"encryption", "gateway", "jwt", "otel", "redis"})
 """Those of router-core that a function may need; the others are for the machine that it is made on."""
 _RARELY_IMPORTED: Final = (
     r"/(pydantic/(v1|deprecated|mypy)|aws_lambda_powertools/(event_handler|utilities|tracing)"
-    r"|router_core/(client|quota|secrets|jobs/remote|stores/(sqlite|memory|coordinator|state_sqlite|state_redis)"
+    r"|router_core/(client|jobs/remote|stores/(sqlite|memory|coordinator|state_sqlite|state_redis)"
     r"|blobs/(file|memory|coordinator)|telemetry/(opentelemetry|pooled|conventions)"
-    r"|security/(certificates|cors|key_openapi|key_routes|key_wishes|rate_shared)))"
+    r"|security/(certificates|cors)))"
 )
+_OF_GATEWAYS: Final = r"/router_core/(quota|secrets|security/(key_openapi|key_routes|key_wishes|rate_shared))"
 """Compiled modules are as large as their source: these would make the bundle larger and no start quicker."""
 _TASK_ROOT: Final = "/var/task"
 """Where Lambda puts the code of a function."""
@@ -294,9 +295,11 @@ def compile_folder(compiler: str, folder: Path) -> None:
     The modules say that they lie where Lambda puts them: else each folder that is built in would make other
     bytes, each function another upload, and the paths of this machine would be deployed.
     """
+    gateway = (folder / "router_core" / "gateway").is_dir()
+    left = _RARELY_IMPORTED if gateway else f"{_RARELY_IMPORTED}|{_OF_GATEWAYS}"
     command = [
         compiler, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", "-x",
-        _RARELY_IMPORTED, "-s", str(folder), "-p", _TASK_ROOT, str(folder),
+        left, "-s", str(folder), "-p", _TASK_ROOT, str(folder),
     ]  # fmt: skip
     # Its exit code also tells of templates that only look like Python: they are no reason to stop.
     subprocess.run(command, capture_output=True, check=False)  # noqa: S603

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -247,7 +248,7 @@ def test_pyproject_dependencies_are_used(tmp_path: Path) -> None:
 
 
 def test_the_gateway_is_bundled_for_who_asks_for_its_extra(tmp_path: Path) -> None:
-    """What it needs comes with it, and nothing for other extras: they are for the machine that deploys."""
+    """What it needs comes with it, as for other extras of functions; the others are for who deploys."""
     project = ("rich", "router-core[local, gateway] >=0.1")
     lines = app_requirements(tmp_path, BundleConfig(project=project))
     assert lines[0] == "rich"
@@ -255,6 +256,16 @@ def test_the_gateway_is_bundled_for_who_asks_for_its_extra(tmp_path: Path) -> No
     assert {"msgspec", "pyyaml"} <= brought
     assert not {"router-core", "uvicorn"} & brought
     assert app_requirements(tmp_path, BundleConfig(project=("router-core[local]",))) == []
+
+
+def test_what_a_gateway_may_need_beside_is_bundled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens, encryption and Redis by their extras, as they stand in pyproject.toml."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    lines = [f"{line}; extra == '{extra}'" for extra, found in extras.items() for line in found]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: lines)
+    asked = BundleConfig(project=("router-core[jwt,encryption,redis,dev]",))
+    brought = {re.split(r"[<>=]", line)[0] for line in app_requirements(tmp_path, asked)}
+    assert brought == {"pyjwt", "cryptography", "redis"}
 
 
 def test_a_requirements_file_that_is_missing_is_named(tmp_path: Path) -> None:
