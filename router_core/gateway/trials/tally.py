@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import exp, log
 from typing import Any, Final
 
-__all__ = ["LATENCY_BINS", "METRIC_SUMS", "Moments", "Tally", "edge"]
+__all__ = ["LATENCY_BINS", "METRIC_SUMS", "Moments", "Tally", "bin_of", "edge"]
 
 METRIC_SUMS: Final = ("latency", "log_latency", "cost", "tokens", "score")
 """What there are sums of: seconds, their logarithms, micro-dollars, tokens both ways, what callers posted."""
@@ -18,6 +18,11 @@ LATENCY_BINS: Final = 300
 """Each 5 % wider than the one before, from a millisecond to half an hour."""
 _COUNTS: Final = ("n", "errors", "refused", "cancelled", "tainted")
 _MOST: Final = 1e300
+
+
+def bin_of(seconds: float) -> int:
+    """Return the bin of the histogram that a latency falls into."""
+    return _bin(log(max(seconds, _LEAST)))
 
 
 def _bin(logarithm: float) -> int:
