@@ -15,14 +15,21 @@ _MASKED_NAMES: Final = (
     r"(?i)authorization|api[_-]?key|(?:^|[_-])token(?:$|[_-])|secret|passw|cookie|signature|credential|"
     r"private[_-]?key"
 )
+
+
+def _without_query(match: re.Match[str]) -> str:
+    return f"{match[1]}?{MASK}" if match[2] else match[0]
+
+
 _PATTERNS: Final = (
     # a header quoted in a message; the scheme may stay
     (r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}", rf"\1 {MASK}"),
     (r"\b(rk_[a-z0-9]{4,32}_)[A-Za-z0-9_-]{8,}", rf"\1{MASK}"),
     (r"\b(sk|rpa|whsec|ghp|hf)([-_])[A-Za-z0-9+/=_-]{12,}", rf"\1\2{MASK}"),
     # name and password in a URL, and its query, where signed URLs carry their right of access
-    (r"(?i)\b([a-z][a-z0-9+.-]*://)[^\s/@'\"]+@", rf"\1{MASK}@"),
-    (r"(?i)\b(https?://[^\s?'\"]+)\?[^\s'\"]+", rf"\1?{MASK}"),
+    (r"(://)[^\s/@'\"]+@", rf"\1{MASK}@"),
+    # one without a query is taken, too: else a text of addresses alone is gone through from each of them on
+    (r"(?i)\b(https?://[^\s?'\"]+)(\?[^\s'\"]+)?", _without_query),
     (
         r"(?i)([\"']?\b(?:x-)?(?:api[_-]?key|authorization|password|passwd|secret|token|client_secret)\b[\"']?"
         r"\s*[:=]\s*)([\"']?)(?!\*\*\*|(?:bearer|basic)\s)[^\s\"',;&}]+\2",
