@@ -51,10 +51,13 @@ class Grants:
     def _check_bounds(self, record: KeyRecord) -> None:
         if record.tier not in ("", self.caller.tier) and not self.caller.may("*"):
             raise _exceeded("tier", "it is not yours")
-        held = {each.kind: each.amount for each in record.limits}
+        held = {each.kind: each for each in record.limits}
         for limit in limits_of(self.caller):
-            if held.get(limit.kind, limit.amount + 1) > limit.amount:
+            given = held.get(limit.kind)
+            if given is None or given.amount > limit.amount:
                 raise _exceeded("limits", f"{limit.kind} has to be at most yours, {limit.amount}")
+            if given.on_store_failure == "open" and limit.on_store_failure != "open":
+                raise _exceeded("limits", f"{limit.kind} has to be closed without the store, as yours is")
         if self.expires_at is not None and (record.expires_at or self.expires_at + 1) > self.expires_at:
             raise _exceeded("expiresAt", "it has to be no later than that of your own key")
 

@@ -138,7 +138,8 @@ def moment(at: float | None) -> str | None:
     """Return a time as JSON has it."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    # one key whose time stands in no calendar would keep the whole list from being shown
+    return datetime.fromtimestamp(max(at, 0.0), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _limit(limit: Allowance) -> dict[str, Any]:

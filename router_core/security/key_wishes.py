@@ -24,6 +24,7 @@ _TIER: Final = re.compile(r"[A-Za-z0-9_.-]{0,64}\Z")
 _MOST: Final = 100
 _LARGEST: Final = 10**15
 _CENTURY: Final = 100 * 365 * 86400.0
+_LATEST: Final = datetime(9000, 1, 1, tzinfo=UTC).timestamp()
 
 
 class _Wrong(Exception):
@@ -187,8 +188,9 @@ def _moment(value: Any) -> float | None:
         return None
     try:
         at = datetime.fromisoformat(value) if isinstance(value, str) and len(value) <= 40 else None
-        if at is not None and at.year < 9000:
-            return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        moment = 0.0 if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+        if 0.0 < moment < _LATEST:  # an offset moves the first day of all out of every calendar
+            return moment
     except (ValueError, OverflowError):
         pass
     raise _Wrong("expiresAt", "must be a time such as 2030-01-31T12:00:00Z, or null for never")

@@ -71,6 +71,8 @@ class KnownKeys:
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
         self._unknown: dict[str, float] = {}
         self._reads: dict[str, asyncio.Task[_Seen | None]] = {}
+        self._changed: set[str] = set()
+        """Of those that are being looked up: changed here since, so that what was read may be older."""
         self._notes: set[asyncio.Task[None]] = set()
         self._guesses = _GUESSES
         self._guessed_at = clock.monotonic()
@@ -162,8 +164,12 @@ class KnownKeys:
         return task
 
     async def _look(self, key_id: str) -> _Seen | None:
-        asked = self._monotonic()
-        kept = await self._room.find(key_id)
+        while True:
+            self._changed.discard(key_id)
+            asked = self._monotonic()
+            kept = await self._room.find(key_id)
+            if key_id not in self._changed:
+                break
         before = self._seen.pop(key_id, None)
         if kept is None:
             self._unknown.pop(key_id, None)
@@ -183,6 +189,7 @@ class KnownKeys:
     def _looked(self, key_id: str, task: asyncio.Task[_Seen | None]) -> None:
         if self._reads.get(key_id) is task:
             del self._reads[key_id]
+            self._changed.discard(key_id)
         if not task.cancelled():
             task.exception()  # who waits for it has seen it; a look beside the calls is done again
 
@@ -192,6 +199,8 @@ class KnownKeys:
         """Look a key up again before it is believed: it was changed here."""
         self._seen.pop(key_id, None)
         self._unknown.pop(key_id, None)
+        if key_id in self._reads:
+            self._changed.add(key_id)
 
     def _note(self, key_id: str, seen: _Seen, now: float) -> None:
         """Write down that a key is in use, beside the calls and at most once a minute."""
