@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Protocol
 
-__all__ = ["Clock", "SystemClock"]
+__all__ = ["Clock", "SystemClock", "rfc3339"]
 
 _BOOTTIME = getattr(time, "CLOCK_BOOTTIME", None)
 
@@ -39,3 +40,8 @@ class SystemClock:
     async def sleep(self, seconds: float) -> None:
         """Sleep on the running event loop."""
         await asyncio.sleep(seconds)
+
+
+def rfc3339(at: float, timespec: str = "seconds") -> str:
+    """Return seconds since the epoch as RFC 3339 in UTC, cut off after ``timespec`` and not rounded."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from json.encoder import encode_basestring_ascii as _quote
 from typing import Any, Final
 
 import pydantic_core
 
+from router_core.clock import rfc3339
 from router_core.errors import UpstreamError
 from router_core.jobs.job import TERMINAL, Job, Reason, State
 
 __all__ = [
-    "FINAL_WORDS",
     "JobView",
     "apipod_body",
     "encode_job",
@@ -29,8 +29,6 @@ __all__ = [
     "runpod_word",
     "timestamp",
 ]
-
-FINAL_WORDS: Final = frozenset(state.value for state in TERMINAL)
 
 _RUNPOD_WORDS: Final[Mapping[State, str]] = {
     State.SCHEDULED: "IN_QUEUE",
@@ -72,7 +70,7 @@ _APIPOD_WORDS: Final[Mapping[State, str]] = {
 
 def timestamp(seconds: float) -> str:
     """Return RFC 3339 in UTC with microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+    return rfc3339(seconds, "microseconds")
 
 
 def runpod_word(state: State, reason: str = "") -> str:

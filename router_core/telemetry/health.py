@@ -11,9 +11,9 @@ import inspect
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
+from router_core.clock import rfc3339
 from router_core.errors import RouterError
 from router_core.http.message import Request, Response
 from router_core.routing.permission import check_every_workspace
@@ -104,7 +104,7 @@ class Health:
 
     def _told(self, status: str) -> dict[str, Any]:
         """Return what every answer says."""
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        at = rfc3339(time.time(), "milliseconds")
         version = self.version or _own_version()
         return {"status": status, "timestamp": at, "service": self.service or _SERVICE, "version": version}
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from router_core.binding.params import Path
+from router_core.clock import rfc3339
 from router_core.errors import NotFound
 from router_core.gateway.budgets.admission import Budgets
 from router_core.gateway.values import GatewayConfig, Limit
@@ -77,6 +77,5 @@ def _told(limit: Limit, standing: Standing) -> dict[str, Any]:
         "remaining": amount(max(0, limit.amount - standing.spent - standing.reserved)),
     }  # fmt: skip
     if standing.resets_at:
-        at = datetime.fromtimestamp(standing.resets_at / 1000, UTC)
-        body["resetsAt"] = at.isoformat(timespec="seconds").replace("+00:00", "Z")
+        body["resetsAt"] = rfc3339(standing.resets_at / 1000)
     return body

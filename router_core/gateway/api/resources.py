@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
 
 from router_core.binding.strict_json import loads
+from router_core.clock import rfc3339
 from router_core.errors import (
     BadRequest,
     Conflict,
@@ -130,8 +130,7 @@ def merged(old: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
 
 def stamp(at: float) -> str:
     """Return a moment as it is written in answers."""
-    told = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    return told.replace("+00:00", "Z")
+    return rfc3339(at, "milliseconds")
 
 
 def described(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import msgspec
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from router_core.clock import rfc3339
 from router_core.errors import HTTPError, RouterError, UpstreamError
 from router_core.gateway.accounting.tokens import estimate_input
 from router_core.gateway.budgets.tenants import Tenants
@@ -151,7 +151,7 @@ def routing_router(pipeline: Pipeline, registry: Registry) -> Router:
             ),
             latency=round((time.monotonic() - began) * 1000),
             status="success",
-            timestamp=datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            timestamp=rfc3339(time.time(), "milliseconds"),
         )
         limits = () if call.allowance is None else call.allowance.headers()
         headers = (("content-type", "application/json"), *served.headers, *limits)
