@@ -11,6 +11,7 @@ same goes for a platform that gives an answer only so much time.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any, Final
 
@@ -33,22 +34,22 @@ _POLL: Final = 1.0
 _PAGE: Final = 100
 
 
-class Frames:
+class Frames(ABC):
     """How items are written; each method returns bytes, possibly none."""
 
     heartbeat = b""
 
+    @abstractmethod
     def snapshot(self, job: Job, seq: int = 0) -> bytes:
         """Write the job as it is; ``seq`` is set for the last one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def event(self, event: Event) -> bytes:
         """Write one stored event."""
-        raise NotImplementedError
 
+    @abstractmethod
     def truncated(self, first: int, dropped: int) -> bytes:
         """Write that events are missing."""
-        raise NotImplementedError
 
     def end(self) -> bytes:
         """Write what marks the end, if anything does."""

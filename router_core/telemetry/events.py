@@ -62,8 +62,8 @@ class Note:
 
 
 class Line:
-    """An event that knows what its line in the log says. Whoever makes many of them asks ``Events.heard``
-    first: they are for the log alone."""
+    """Base of events that know what their line in the log says. Whoever makes many of them asks
+    ``Events.heard`` first: they are for the log alone."""
 
     __slots__ = ()
 

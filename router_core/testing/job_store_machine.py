@@ -52,7 +52,7 @@ class JobStoreMachine(RuleBasedStateMachine):
 
     def make_store(self, clock: FakeClock) -> Store:
         """Return a store that nobody has used."""
-        raise NotImplementedError
+        raise NotImplementedError("give the machine a method `make_store`")
 
     def drop_store(self) -> None:
         """Remove what ``make_store`` has put somewhere."""

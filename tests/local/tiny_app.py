@@ -9,9 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
-
-import pytest
+from typing import TYPE_CHECKING, Any
 
 from handlers.local.asgi import Application, AsgiApp
 from handlers.local.known_head import KnownHead
@@ -24,6 +22,9 @@ from router_core.middleware.exchange import Authenticator
 from router_core.middleware.stack import Stack, build_stack
 from router_core.settings import Settings
 from router_core.telemetry.events import Events
+
+if TYPE_CHECKING:
+    import pytest  # which the processes that serve this app do without
 
 Handler = Callable[[Request], Awaitable[Response]]
 

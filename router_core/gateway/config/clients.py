@@ -21,7 +21,7 @@ class _Nowhere:
         self, origin: Origin, head: bytes, body: bytes, *, timeouts: Timeouts, deadline: float,
         stream: bool = False,
     ) -> Reply:  # fmt: skip
-        raise NotImplementedError
+        raise AssertionError("a client that is only looked at has sent something")
 
     async def aclose(self) -> None:
         """Nothing is open."""
