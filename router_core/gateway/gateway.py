@@ -138,8 +138,8 @@ class Gateway:
         )
         self._look_first: LookFirst | None = LookFirst(self.control, self.reports, None)
         self.limits = Limits(
-            lambda: self.registry.snapshot.config, lambda: self._state, self.prices.price, self.pipeline.who,
-            self.clock, self.events,
+            lambda: self.registry.snapshot.config, lambda: self._state, self.prices.reserved,
+            self.pipeline.who, self.clock, self.events,
         )  # fmt: skip
         self.admission = admission or self.limits.admission
         self.apply(config if config is not None else self.read())

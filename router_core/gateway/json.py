@@ -15,7 +15,7 @@ from router_core.errors import BadRequest
 
 __all__ = [
     "MAX_DEPTH", "MAX_NAME", "Fields", "count_of", "invalid", "max_tokens_of", "model_of", "needs_of",
-    "read_fields", "stream_of", "text_of", "wants_usage_of",
+    "prompts_of", "read_fields", "stream_of", "text_of", "wants_usage_of",
 ]  # fmt: skip
 
 Fields = dict[str, msgspec.Raw]
@@ -65,6 +65,7 @@ class _Turn(msgspec.Struct):
 
 
 _decode_fields: Final = msgspec.json.Decoder(Fields).decode
+_decode_list: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
 _decode_bool: Final = msgspec.json.Decoder(bool).decode
 _decode_whole: Final = msgspec.json.Decoder(int).decode
@@ -159,6 +160,21 @@ def count_of(fields: Mapping[str, msgspec.Raw]) -> int:
             raise invalid(f"{name} has to be at least 1", name)
         most = max(most, value or 1)
     return most
+
+
+def prompts_of(fields: Mapping[str, msgspec.Raw]) -> int:
+    """Return how many prompts stand in one body of ``completions``: each of them is answered, and paid for.
+
+    A list of numbers is one prompt, whose tokens its caller has counted.
+    """
+    raw = fields.get("prompt")
+    text = b"" if raw is None else bytes(raw)
+    if text[:1] != b"[" or text[1:].lstrip()[:1] not in (b'"', b"["):
+        return 1
+    try:
+        return len(_decode_list(text))
+    except msgspec.MsgspecError:
+        return 1  # no upstream can read it
 
 
 def text_of(fields: Mapping[str, msgspec.Raw], name: str, most: int = MAX_NAME) -> str:

@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from router_core.gateway.accounting.prices import Prices, Tariff
+from router_core.gateway.accounting.tokens import estimate_input
+from router_core.gateway.api.openai import OpenAIRoutes
 from router_core.gateway.budgets.plan import Plan, Rates
 from router_core.gateway.call import Call
 from router_core.gateway.config.load import parse_config
-from router_core.gateway.json import max_tokens_of, read_fields
+from router_core.gateway.json import max_tokens_of, prompts_of, read_fields
 from router_core.gateway.select.filters import estimate
 from router_core.gateway.values import Limit, Price
+from router_core.http.message import Headers, Request
 from tests.gateway.serving import chat, house
+from tests.gateway.test_prices import Book, Model
 
 PATH = "/v1/chat/completions"
 MODELS = """
@@ -50,6 +55,47 @@ def test_each_choice_is_paid_for() -> None:
     assert Plan("s", [Limit("tokens", 10_000)]).wants(call, (0, 0, 0)) == [300]
     assert Plan("s", [Limit("daily", 10_000)]).wants(call, (1_000_000, 2_000_000, 0)) == [500]
     assert estimate(Price(1_000_000, 2_000_000), call) == 500
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answers"),
+    [("one", 1), (["one"], 1), (["a", "b", "c"], 3), ([[1, 2], [3]], 2), ([1, 2, 3], 1), ([], 1), ([{}], 1)],
+    ids=["text", "one", "three", "tokens-of-two", "tokens-of-one", "none", "wrong"],
+)
+def test_each_prompt_is_answered(prompt: Any, answers: int) -> None:
+    """A thousand prompts in one body cost a thousand answers, each as many times as is asked for."""
+    assert prompts_of(read_fields(json.dumps({"prompt": prompt}).encode())) == answers
+
+
+async def test_each_prompt_is_answered_as_often_as_is_asked_for() -> None:
+    """So many answers does a call of ``completions`` pay for; a chat has no such field."""
+    body = {"model": "m", "prompt": ["a", "b", "c"], "n": 2}
+    async with house(MODELS) as made:
+        routes = OpenAIRoutes(made.gateway.pipeline, made.gateway.registry)
+        for endpoint, answers in (("completions", 6), ("chat/completions", 2)):
+            headers = Headers([("content-type", "application/json")])
+            request = Request("POST", "/v1", headers=headers, body=json.dumps(body).encode())
+            assert routes.read(endpoint, request).choices == answers
+
+
+def test_what_is_billed_by_time_is_reserved_for() -> None:
+    """Sound has no price by tokens: with nothing reserved a budget that is used up would let all of it in."""
+    rates = Rates(Prices(Book({"whisper-1": Model(Tariff(None, hour=360_000))})).reserved)
+    rates.follow(parse_config(WHISPER, "x", {}))
+    call = Call("audio/transcriptions", "w", body=b"x" * 7_200_000)
+    estimate_input(call)
+    plan = Plan("s", [Limit("daily", 10_000_000)])
+    assert plan.wants(call, rates.of("w", 0)) == [360_000]
+    call.input_tokens = 0
+    assert plan.wants(call, rates.of("w", 0)) == [1]
+    assert plan.wants(call, (0, 0, 0)) == [0]
+
+
+WHISPER = """
+models:
+  - {id: w, type: automatic-speech-recognition, clients: [
+       {type: openai, model: whisper-1, args: {api_key: sk-tests-only}}]}
+"""
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "max_output_tokens"])

@@ -79,6 +79,16 @@ class Tariff:
             )
         return cost(price, usage)
 
+    def reserved(self) -> Price | None:
+        """Return what is reserved by: of what is billed by time, as if each token of sound were a second.
+
+        An upload is estimated at 2,000 bytes a token, and sound of 16 kbit/s has as many in a second: speech
+        is hardly ever recorded with less. None where nothing is known.
+        """
+        if self.price is not None or self.hour is None:
+            return self.price
+        return Price(input=-(-self.hour * _MILLION // _HOUR))
+
     @staticmethod
     def _flat(price: Price) -> int | None:
         """Return the price of a call of which nothing was counted."""
@@ -119,6 +129,11 @@ class Prices:
         """Return what its tokens cost (for little input, where that makes a difference); None: unpriced."""
         tariff = self.tariff(deployment)
         return None if tariff is None else tariff.price
+
+    def reserved(self, deployment: Deployment) -> Price | None:
+        """Return what is reserved by before it is known what a call has used; None: unpriced."""
+        tariff = self.tariff(deployment)
+        return None if tariff is None else tariff.reserved()
 
     def tariff(self, deployment: Deployment) -> Tariff | None:
         """Return all that is known about its price; None: unpriced."""

@@ -23,6 +23,7 @@ from router_core.gateway.json import (
     max_tokens_of,
     model_of,
     needs_of,
+    prompts_of,
     read_fields,
     stream_of,
     text_of,
@@ -190,6 +191,8 @@ def _json_call(endpoint: str, body: bytes, content_type: str, started: float) ->
     call.max_tokens = max_tokens_of(fields)
     if "n" in fields or "best_of" in fields:
         call.choices = count_of(fields)
+    if endpoint == "completions":
+        call.choices *= prompts_of(fields)
     call.needs = needs_of(fields)
     if "user" in fields:
         call.sticky = text_of(fields, "user")

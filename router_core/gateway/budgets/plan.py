@@ -26,6 +26,7 @@ _KINDS: Final[Mapping[str, tuple[Kind, str | int]]] = {
     "requests": ("rate", _MINUTE), "tokens": ("rate", _MINUTE), "concurrency": ("concurrency", 0),
 }  # fmt: skip
 _BOUNDLESS: Final = 1 << 62
+_FREE: Final = (0, 0, 0)
 _ONE: Final = 0
 _TOKENS: Final = 1
 _MONEY: Final = 2
@@ -71,6 +72,8 @@ class Plan:
         written = _output(call)
         paid = -(-given * rate[0] // _MILLION) + rate[2]
         earned = -(-written * rate[1] // _MILLION)
+        if not (paid or earned) and rate != _FREE:
+            paid = 1  # what takes nothing is let in by a budget of which nothing is left
         tokens, cost = given + written, paid + earned
         if tokens <= self._plenty_tokens and cost <= self._plenty_money:
             values = (1, tokens, cost)
