@@ -12,6 +12,7 @@ import pytest
 
 from router_core import Settings
 from router_core.gateway.api.endpoints import endpoints_router
+from router_core.gateway.lifecycle.states import State
 from router_core.gateway.values import EndpointSpec
 from router_core.testing.client import AsyncTestClient, TestClient
 from router_core.testing.clock import FakeClock
@@ -240,6 +241,20 @@ async def test_rights(hub: HuggingFaceApi, clock: FakeClock) -> None:
         admin = {"authorization": f"Bearer {ADMIN}"}
         assert (await client.post("/api/endpoints/wake/120b", headers=admin)).status == 202
         assert one.audit("wake")[0]["who"] == "boss"
+
+
+async def test_endpoints_are_for_those_who_may_enter_every_workspace(
+    hub: HuggingFaceApi, clock: FakeClock
+) -> None:
+    """They serve the calls of all: no tenant's operator puts them to sleep, or wakes what others pay for."""
+    keys = f"bound:{ADMIN}:operator@ws-a"
+    async with served(two(hub, b20b="running"), clock, api_keys=keys) as (client, one):
+        headers = {"authorization": f"Bearer {ADMIN}"}
+        for path in ("wake", "sleep", "wake/20b", "sleep/20b"):
+            refused = await client.post(f"/api/endpoints/{path}", headers=headers)
+            assert (refused.status, refused.value["code"]) == (403, "every_workspace"), path
+        assert (await client.get("/api/endpoints/status", headers=headers)).status == 200
+        assert one.lifecycle.state_of("20b") is State.RUNNING
 
 
 async def test_the_document(hub: HuggingFaceApi, clock: FakeClock) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from router_core.errors import Conflict, UpstreamError
+from router_core.gateway.api.resources import entitled
 from router_core.gateway.lifecycle.endpoints import Done, Lifecycle, WakeFailed
 from router_core.gateway.lifecycle.states import State
 from router_core.gateway.lifecycle.status import EndpointDetail, EndpointStatus
@@ -60,6 +61,7 @@ class _Orders:
 
     async def wake(self, name: str, wait: float, request: Request) -> Done:
         """Wake one and wait for it for as long as the caller does."""
+        entitled(request)  # it serves the calls of all workspaces, and is paid for by whoever runs it
         lifecycle = self._lifecycle
         loop = asyncio.get_running_loop()
         until = loop.time() + min(wait, seconds_left(request, lifecycle.clock))
@@ -78,6 +80,7 @@ class _Orders:
 
     async def sleep(self, name: str, pause: bool, request: Request) -> Done:
         """Put one to sleep."""
+        entitled(request)
         return await self._lifecycle.sleep(name, who=request.principal.id, pause=pause)
 
 
