@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -13,6 +12,7 @@ from router_core.security.key_grants import Grants
 from router_core.security.key_records import KeyRecord
 from router_core.security.key_wishes import read_wishes
 from router_core.security.roles import ROLES
+from router_core.state import Entry
 from router_core.types import Allowance, Principal
 from tests.security.keys_parts import House
 
@@ -62,8 +62,8 @@ async def test_a_look_that_began_before_a_change_is_not_believed() -> None:
     house.clock.advance(3)  # half of the belief: it is looked up beside the call
     held, stale = asyncio.Event(), house.state.get
 
-    async def slow(name: str) -> Any:
-        entry = await stale(name)
+    async def slow(key: str) -> Entry | None:
+        entry = await stale(key)
         await held.wait()
         return entry
 
