@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router_core.clock import SystemClock
+from router_core.errors import Unavailable
 from router_core.gateway.control.control import Control
 from router_core.gateway.control.resource import Draft
 from router_core.stores.state_guard import GuardedStateStore
@@ -37,7 +38,14 @@ async def main(path: str, name: str, count: int) -> None:
             priority = 0 if held is None else held.body["priority"]
             draft.put("routingRules", "shared", rule("shared", priority=priority + 1), clock.now())
 
-        await control.change(edit, who=name)
+        while True:
+            try:
+                await control.change(edit, who=name)
+                break
+            except (
+                Unavailable
+            ):  # others were faster many times over: nothing was written, as callers are told
+                await asyncio.sleep(0.01)
     await state.close()
 
 

@@ -179,10 +179,14 @@ async def test_a_stopped_server_holds_nobody_up(shaky: RedisProcess) -> None:
     """Every call ends in time, then at once; when the server goes on, no answer goes to the wrong call."""
     notes: list[Note] = []
     events = Events(lambda event: notes.append(event) if isinstance(event, Note) else None)
-    store = GuardedStateStore(RedisStateStore(shaky.url), SystemClock(), events, patience=0.1, rest=0.05)
     keys = [f"room/{number}" for number in range(40)]
+    patient = RedisStateStore(shaky.url)
+    await patient.open()
     for key in keys:
-        await store.put(key, key.encode())
+        await patient.put(key, key.encode())
+    await patient.close()
+    store = GuardedStateStore(RedisStateStore(shaky.url), SystemClock(), events, patience=0.1, rest=0.05)
+    await store.open()
     shaky.signal(signal.SIGSTOP)
     answers = await asyncio.gather(*(store.get(key) for key in keys), return_exceptions=True)
     assert {type(answer) for answer in answers} == {StoreError}
