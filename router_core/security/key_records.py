@@ -6,10 +6,10 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from math import inf
 from typing import Any, Final
 
+from router_core.clock import rfc3339
 from router_core.errors import StoreError
 from router_core.security.credentials import Granted
 from router_core.security.roles import ROLES
@@ -139,7 +139,7 @@ def moment(at: float | None) -> str | None:
     if at is None:
         return None
     # one key whose time stands in no calendar would keep the whole list from being shown
-    return datetime.fromtimestamp(max(at, 0.0), UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return rfc3339(max(at, 0.0))
 
 
 def _limit(limit: Allowance) -> dict[str, Any]:

@@ -6,13 +6,12 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
 
-from router_core.clock import Clock
+from router_core.clock import Clock, rfc3339
 from router_core.errors import Conflict, StoreError
 from router_core.gateway.values import GatewayConfig
 from router_core.quota.cap import Cap, slot_at
@@ -171,7 +170,7 @@ class Alerts:
         percent = alert.mark * 100 // max(1, cap.amount)
         fields: dict[str, Any] = {
             kind: name, "limit": cap.name, "percent": percent, "spent": alert.spent / 1e6,
-            "amount": cap.amount / 1e6, "resetsAt": _time(slot_at(cap, alert.slot)[1] / 1000),
+            "amount": cap.amount / 1e6, "resetsAt": rfc3339(slot_at(cap, alert.slot)[1] / 1000),
         }  # fmt: skip
         text = f"{kind} {name}: {percent} % of its {cap.name} budget is spent"
         self._events.emit(Note("budget_alert", "warning", text, fields))
@@ -184,7 +183,7 @@ class Alerts:
             )
             self._events.emit(Note("budget_alert_unsigned", "warning", text, {kind: name}))
             return
-        body = {"type": "budget.threshold", "timestamp": _time(self._clock.now()), "data": fields}
+        body = {"type": "budget.threshold", "timestamp": rfc3339(self._clock.now()), "data": fields}
         self._messages.append(_Message(url, f"msg_{alert.id}", _encode(body), self._clock.monotonic()))
 
     def _webhook(self, kind: str, name: str) -> str:
@@ -217,7 +216,3 @@ class Alerts:
             return
         text = f"the receiver of an alert of a budget is given up after {message.attempt} tries: {problem}"
         self._events.emit(Note("budget_alert_lost", "error", text, {"id": message.id}))
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
