@@ -167,8 +167,12 @@ def _with_numbers(value: Any, known: Mapping[str, Any], given: Mapping[str, str]
 def _execute(site: Site, template: Mapping[str, Any], parameters: Mapping[str, str]) -> None:
     cloudformation = site.client("cloudformation")
     named = {"StackName": site.name, "ChangeSetName": "first"}
+    # too large to be sent along, as SAM's are
+    key = f"{site.name}.template"
+    site.client("s3").put_object(Bucket="artifacts", Key=key, Body=json.dumps(template).encode())
     cloudformation.create_change_set(
-        **named, ChangeSetType="CREATE", TemplateBody=json.dumps(template), Capabilities=["CAPABILITY_IAM"],
+        **named, ChangeSetType="CREATE", TemplateURL=f"https://s3.amazonaws.com/artifacts/{key}",
+        Capabilities=["CAPABILITY_IAM"],
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
     )  # fmt: skip
     until(lambda: cloudformation.describe_change_set(**named)["Status"] == "CREATE_COMPLETE")
