@@ -10,6 +10,7 @@ from router_core.gateway.trials.collect import judge_call
 from router_core.gateway.trials.concluding import found
 from router_core.gateway.trials.tally import Tally
 from router_core.stores.state_memory import MemoryStateStore
+from router_core.types import ANONYMOUS
 from tests.gateway.trial_parts import Breakable, Moved, Place, config, experiment, gone
 
 GOOD = {"old": "seed: 1", "new": "seed: 2"}
@@ -152,14 +153,14 @@ async def test_scores_find_their_arm() -> None:
     await one.call("user 1")
     arm, request = one.last.trial.partition("/")[2], one.last.request_id
     here, there = (each.trials.get("e", "experiment") for each in (one, two))
-    assert await two.trials.score(there, request, 4.5) == "left"
-    assert await two.trials.score(there, request, 4.5) == "given"
+    assert await two.trials.score(there, request, 4.5, ANONYMOUS) == "left"
+    assert await two.trials.score(there, request, 4.5, ANONYMOUS) == "given"
     await one.trials.tick()
     await two.trials.tick()
     assert here.seen[arm].sums["score"].mean == there.seen[arm].sums["score"].mean == 4.5
-    assert await one.trials.score(here, request, 1.0) == "given"
+    assert await one.trials.score(here, request, 1.0, ANONYMOUS) == "given"
     await one.call("user 2")
-    assert await one.trials.score(here, one.last.request_id, 2.0) == "counted"
+    assert await one.trials.score(here, one.last.request_id, 2.0, ANONYMOUS) == "counted"
     assert sum(each.sums["score"].n for each in here.seen.values()) == 2
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Final
 
 from router_core.binding.params import Path
-from router_core.errors import Conflict
+from router_core.errors import Conflict, NotFound, RateLimited
 from router_core.gateway.api.resources import MANAGE, READ, body_of, described, entitled, telling
 from router_core.gateway.api.trial_resources import LISTING, OPERATE, TrialResources, life_of
 from router_core.gateway.control.control import Control
@@ -15,7 +15,7 @@ from router_core.gateway.rules.read import members, refuse
 from router_core.gateway.trials.concluding import found
 from router_core.gateway.trials.experiment import Experiment
 from router_core.gateway.trials.live import Live
-from router_core.gateway.trials.trials import Trials
+from router_core.gateway.trials.trials import INTERVAL, Trials
 from router_core.gateway.trials.verdict import report
 from router_core.http.message import Request, Response
 from router_core.routing.router import Router
@@ -117,7 +117,8 @@ class ExperimentRoutes:
         """Score the answer to a call that took part, once: by the ``x-request-id`` of the answer.
 
         200 where the score has counted (``counted``) or cannot (``tainted``: another model had a part in the
-        answer), 202 where the process that served the call has still to take it.
+        answer), 202 where the process that served the call has still to take it. 404 for a call of another
+        caller, unless it was made in a workspace that this one may enter; 429 while too many scores wait.
         """
         live = self._trials.get(experiment_id, "experiment")
         body = body_of(request)
@@ -127,9 +128,14 @@ class ExperimentRoutes:
             raise Conflict(f"experiment {experiment_id} is not about scores")
         if live.state is None or live.state.status != "running":
             raise Conflict(f"experiment {experiment_id} is not running")
-        result = await self._trials.score(live, request_id, value)
+        result = await self._trials.score(live, request_id, value, request.principal)
         if result == "given":
             raise Conflict("this request has a score already", code="already_scored")
+        if result == "foreign":
+            raise NotFound("there is no such call in this experiment")
+        if result == "full":
+            text = "too many scores wait for the processes that served the calls"
+            raise RateLimited(text, code="too_many_scores", retry_after=INTERVAL)
         return Response.json({"requestId": request_id, "result": result}, 202 if result == "left" else 200)
 
     def _told(self, live: Live) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from router_core.gateway.select.stable import digest, draw
 from router_core.gateway.trials.experiment import Experiment
 from router_core.gateway.trials.judge import Breach, breaches
 from router_core.gateway.trials.rollout import BASELINE, CANARY, Rollout
+from router_core.gateway.trials.scores import Noted, Scorer, Waiting
 from router_core.gateway.trials.staging import share_of
 from router_core.gateway.trials.state import Trial, TrialState, definition
 from router_core.gateway.trials.tally import Tally
@@ -32,7 +33,7 @@ class Live:
     __slots__ = (
         "_checks", "_draws", "_fresh", "_limit", "_others", "_own", "_past", "_salt", "_winner", "arms",
         "definition", "dirty", "guilty", "labels", "met", "names", "noted", "scored", "seen", "state",
-        "trial",
+        "trial", "waiting",
     )  # fmt: skip
 
     def __init__(self, trial: Trial, models: tuple[str, ...] = ()) -> None:
@@ -43,9 +44,11 @@ class Live:
         """Whether the state was seen or made since this trial was configured."""
         self.guilty: tuple[Breach, ...] = ()
         """What was found here, and is not written down yet: meanwhile nobody takes part."""
-        self.noted: dict[str, str] = {}
-        """Request -> arm of calls that may still be scored; an empty arm: it does not count."""
-        self.scored: dict[str, None] = {}
+        self.noted: dict[str, Noted] = {}
+        """By request: calls that may still be scored."""
+        self.scored: dict[str, Noted] = {}
+        self.waiting = Waiting()
+        """Scores of calls that others have served."""
         self.dirty = False
         """Whether something was counted that the others do not know."""
         self._fresh = 0
@@ -119,26 +122,31 @@ class Live:
             self._set()
         return bool(self.guilty)
 
-    def note(self, request_id: str, arm: str) -> None:
-        """Remember whose a call was, for the score that may come."""
+    def note(self, request_id: str, noted: Noted) -> None:
+        """Remember whose a call was, for the score that may come; one whose id another bears has none."""
+        if request_id in self.noted or request_id in self.scored:
+            return  # callers may choose ids: nobody gets at the score of another by that
         if len(self.noted) >= _MAX_NOTED:
             self.noted.pop(next(iter(self.noted)))
-        self.noted[request_id] = arm
+        self.noted[request_id] = noted
 
-    def score(self, request_id: str, value: float) -> str | None:
-        """Take the score of a call and return its arm: empty where it does not count, None where the call is
-        not known here. Raises KeyError for one that has a score."""
-        if request_id in self.scored:
-            raise KeyError(request_id)
-        arm = self.noted.pop(request_id, None)
-        if arm is None:
-            return None
+    def score(self, request_id: str, value: float, scorer: Scorer) -> str:
+        """Take the score of a call: ``counted``, ``tainted``, ``given`` where it has one, ``foreign`` where
+        it is not his to score, and ``unknown`` where the call is not known here."""
+        noted = self.scored.get(request_id) or self.noted.get(request_id)
+        if noted is None:
+            return "unknown"
+        if not scorer.may_score(noted):
+            return "foreign"
+        if self.noted.pop(request_id, None) is None:
+            return "given"
         if len(self.scored) >= _MAX_NOTED:
             self.scored.pop(next(iter(self.scored)))
-        self.scored[request_id] = None
-        if arm:
-            self.count(self.names.index(arm), _add_score, value)
-        return arm
+        self.scored[request_id] = noted
+        if not noted.arm:
+            return "tainted"
+        self.count(self.names.index(noted.arm), _add_score, value)
+        return "counted"
 
     # -- beside them ---------------------------------------------------------------------------------
 

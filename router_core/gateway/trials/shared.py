@@ -13,6 +13,7 @@ from collections.abc import Awaitable
 from typing import Any, Final, TypeVar
 
 from router_core.errors import Conflict, RouterError, StoreError
+from router_core.gateway.trials.scores import TOTAL, Score
 from router_core.gateway.trials.state import TrialState
 from router_core.state import StateStore
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 ROOM: Final = "gwx"
 _PATIENCE: Final = 2.0
 _COUNTS_KEPT: Final = 90 * 24 * 3600.0
-_SCORES_KEPT: Final = 3600.0
+_SCORES_KEPT: Final = 900.0
 _PAGE: Final = 100
 _MOST_PAGES: Final = 100
 
@@ -72,28 +73,30 @@ class SharedTrials:
         found = await self._listed(f"{ROOM}/counts:{trial}:")
         return [data for key, value in found if key != mine and (data := _object(value)) is not None]
 
-    async def leave_score(self, trial: str, request_id: str, value: float) -> bool:
-        """Leave a score for the process that has served the call; False when one is there already."""
-        key = f"{ROOM}/score:{trial}:{request_id}"
+    async def leave_score(self, trial: str, score: Score) -> bool:
+        """Leave a score for the process that has served the call; False when its giver has left one."""
+        key = f"{ROOM}/score:{trial}:{score.key}"
         try:
-            await _soon(self._store.put(key, repr(value).encode(), if_absent=True, ttl=_SCORES_KEPT))
+            await _soon(self._store.put(key, score.encode(), if_absent=True, ttl=_SCORES_KEPT))
         except Conflict:
             return False
         return True
 
-    async def scores(self, trial: str) -> list[tuple[str, float]]:
-        """Return the scores that nobody has taken yet, by request."""
+    async def scores(self, trial: str) -> list[Score]:
+        """Return the scores that nobody has taken yet."""
         prefix = f"{ROOM}/score:{trial}:"
-        return [(key.removeprefix(prefix), float(value)) for key, value in await self._listed(prefix)]
+        found = await self._listed(prefix, 2 * TOTAL // _PAGE)  # processes that do not know of each other
+        read = (Score.decode(key.removeprefix(prefix), value) for key, value in found)
+        return [each for each in read if each is not None]
 
-    async def take_score(self, trial: str, request_id: str) -> bool:
+    async def take_score(self, trial: str, score: Score) -> bool:
         """Take one away; False when another process has done so."""
-        return await _soon(self._store.delete(f"{ROOM}/score:{trial}:{request_id}"))
+        return await _soon(self._store.delete(f"{ROOM}/score:{trial}:{score.key}"))
 
-    async def _listed(self, prefix: str) -> list[tuple[str, bytes]]:
+    async def _listed(self, prefix: str, pages: int = _MOST_PAGES) -> list[tuple[str, bytes]]:
         found: list[tuple[str, bytes]] = []
         cursor = ""
-        for _ in range(_MOST_PAGES):
+        for _ in range(pages):
             page = await _soon(self._store.entries(prefix, cursor=cursor, limit=_PAGE))
             found += [(each.key, each.value) for each in page.entries]
             cursor = page.cursor

@@ -22,12 +22,14 @@ from router_core.gateway.trials.concluding import tested, told_to
 from router_core.gateway.trials.experiment import Experiment
 from router_core.gateway.trials.live import Live
 from router_core.gateway.trials.rollout import Rollout
+from router_core.gateway.trials.scores import Noted, Score, Scorer
 from router_core.gateway.trials.shared import SharedTrials
 from router_core.gateway.trials.staging import SELF, judged, ordered
 from router_core.gateway.trials.state import Decision, Trial, TrialState, begun
 from router_core.gateway.values import GatewayConfig
 from router_core.state import StateStore
 from router_core.telemetry.events import Events, Note
+from router_core.types import Principal
 
 __all__ = ["INTERVAL", "Trials"]
 
@@ -141,7 +143,8 @@ class Trials:
             self._synced -= _AT_ONCE_EVERY  # it is not to wait for others to know
         if isinstance(live.trial, Experiment) and live.trial.metric == "score":
             pure = all(each.model_id == live.arms[place] for each in call.attempts)
-            live.note(call.request_id, live.names[place] if pure and call.attempts else "")
+            arm = live.names[place] if pure and call.attempts else ""
+            live.note(call.request_id, Noted.of(call, arm))
         if self._at_once and self._time() - self._synced >= _AT_ONCE_EVERY:
             self._begin()
 
@@ -249,9 +252,12 @@ class Trials:
         """Tell the others what was counted here, and hear what they have."""
         trial = live.trial
         if isinstance(trial, Experiment) and trial.metric == "score":
-            for request_id, value in await self.shared.scores(trial.id):
-                if request_id in live.noted and await self.shared.take_score(trial.id, request_id):
-                    live.score(request_id, value)
+            scores = await self.shared.scores(trial.id)
+            live.waiting.saw(scores)
+            for each in scores:
+                # one that is not its giver's to give goes, too, and counts for nothing
+                if each.request_id in live.noted and await self.shared.take_score(trial.id, each):
+                    live.score(each.request_id, each.value, each.scorer)
         if live.dirty:
             live.dirty = False
             try:
@@ -331,16 +337,19 @@ class Trials:
         except StoreError as error:
             self._told(down=True, error=error)
 
-    async def score(self, live: Live, request_id: str, value: float) -> str:
+    async def score(self, live: Live, request_id: str, value: float, principal: Principal) -> str:
         """Take a score: ``counted``, ``left`` for the process that served the call, ``tainted``, or
-        ``given`` where there is one already."""
-        try:
-            arm = live.score(request_id, value)
-        except KeyError:
-            return "given"
-        if arm is None:
-            return "left" if await self.shared.leave_score(live.trial.id, request_id, value) else "given"
-        return "counted" if arm else "tainted"
+        ``given`` where there is one already; ``foreign`` where the call is another tenant's, ``full`` where
+        too many wait."""
+        scorer = Scorer.of(principal)
+        result = live.score(request_id, value, scorer)
+        if result != "unknown":
+            return result
+        if live.waiting.full(scorer):
+            return "full"
+        live.waiting.add(scorer)  # before it is written: many may come at once
+        score = Score(f"{scorer.key}:{request_id}", scorer, value)
+        return "left" if await self.shared.leave_score(live.trial.id, score) else "given"
 
     # -- what is told --------------------------------------------------------------------------------
 
