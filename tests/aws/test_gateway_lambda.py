@@ -141,6 +141,7 @@ def test_what_one_environment_configures_another_serves(site: Site, key: str, cl
             "targetModels": [{"modelId": "fresh", "weight": 1.0}]}  # fmt: skip
     assert second.ask("POST", "/api/routing/rules", rule, key).status == 201
     clock.ahead += 1.5
+    assert "fresh" in {each["id"] for each in seen(third, key, "/v1/models")["data"]}
     assert seen(third, key, "/api/routing/rules/creative")["targetModels"][0]["modelId"] == "fresh"
     answer = ask(first, key, "auto", x_router_agent_type="creative")
     assert (answer.status, answer.all("x-router-model")) == (200, ["fresh"])
