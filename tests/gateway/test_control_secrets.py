@@ -63,6 +63,19 @@ def test_where_a_key_may_be_sent(name: str, provider: str, url: str, allowed: bo
     assert (secrets.misplaced(name, provider, url) == "") is allowed
 
 
+def test_a_token_is_not_for_containers_of_others() -> None:
+    """Anybody may run an endpoint at Hugging Face, so that its name says nothing; the file may allow one."""
+    url = "https://evil.eu-west-1.aws.endpoints.huggingface.cloud/v1"
+    secrets = Secrets({"HF_TOKEN": "hf"}, ControlPolicy())
+    assert secrets.usual("huggingface", url) == ""
+    assert secrets.misplaced("HF_TOKEN", "huggingface", url)
+    assert secrets.usual("huggingface", "https://router.huggingface.co/v1") == "HF_TOKEN"
+    allowed = ControlPolicy(secrets=(("HF_TOKEN", frozenset(("mine.endpoints.huggingface.cloud",))),))
+    mine = Secrets({"HF_TOKEN": "hf"}, allowed)
+    assert mine.misplaced("HF_TOKEN", "huggingface", "https://mine.endpoints.huggingface.cloud/v1") == ""
+    assert mine.misplaced("HF_TOKEN", "huggingface", url)
+
+
 def test_the_usual_key_goes_nowhere_else() -> None:
     """Also where nobody names it."""
     secrets = Secrets(ENVIRON, POLICY)

@@ -47,10 +47,9 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "openrouter": _hosted("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY"),
     "xai": _hosted("https://api.x.ai/v1", "XAI_API_KEY"),
     "albert": _hosted("https://albert.api.etalab.gouv.fr/v1", "ALBERT_API_KEY", kind="albert"),
-    "huggingface": Provider(
-        "huggingface", "https://router.huggingface.co/v1", ("HUGGINGFACE_API_KEY", "HF_TOKEN"),
-        ("router.huggingface.co", ".endpoints.huggingface.cloud"),
-    ),
+    # not for endpoints: anybody's container may answer below .endpoints.huggingface.cloud
+    "huggingface": _hosted("https://router.huggingface.co/v1", "HUGGINGFACE_API_KEY", "HF_TOKEN",
+                           kind="huggingface"),
     "runpod": Provider("runpod", "", ("RUNPOD_API_KEY",), ("api.runpod.ai",)),
     "vllm": Provider("vllm"),
     "tei": Provider("tei"),
