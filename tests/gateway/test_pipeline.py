@@ -328,3 +328,16 @@ async def test_what_an_upstream_does_not_have_is_not_asked_for_again() -> None:
                 upstream.script = status(404, message="Not Found")
             assert await calls(made, 1) == [502]
             assert [len(upstream.requests) for upstream in upstreams] == [1] * count
+
+
+async def test_whoever_asks_for_a_model_that_is_to_go_is_told() -> None:
+    """It serves all the same, under its aliases too."""
+    text = (
+        "models:\n  - {id: old, type: text-generation, status: deprecated, aliases: [older],"
+        " clients: [{type: scripted, model: m}]}\n"
+        "  - {id: new, type: text-generation, clients: [{type: scripted, model: m}]}\n"
+    )
+    async with house(text) as made:
+        for name, told in (("old", "old"), ("older", "old"), ("new", None)):
+            answer = await made.ask("/v1/chat/completions", chat(name))
+            assert (answer.status, answer.headers.get("x-router-deprecated")) == (200, told)

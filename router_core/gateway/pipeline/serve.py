@@ -236,6 +236,8 @@ def _headers(call: Call, candidate: Candidate, resolved: Resolved) -> tuple[tupl
         headers += (("x-router-rule", printed(resolved.rule)),)
     if call.trial:
         headers += (("x-router-trial", call.trial),)
+    if first.model.status == "deprecated":
+        headers += (("x-router-deprecated", printed(first.id)),)
     return headers
 
 
