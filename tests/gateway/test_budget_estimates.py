@@ -16,7 +16,7 @@ from router_core.gateway.call import Call
 from router_core.gateway.config.load import parse_config
 from router_core.gateway.json import max_tokens_of, prompts_of, read_fields
 from router_core.gateway.select.filters import estimate
-from router_core.gateway.values import Limit, Price
+from router_core.gateway.values import Deployment, Limit, Price
 from router_core.http.message import Headers, Request
 from tests.gateway.serving import chat, house
 from tests.gateway.test_prices import Book, Model
@@ -127,3 +127,48 @@ workspaces: {acme: {budgetLimits: {daily: 1}}}
         await asyncio.gather(task, return_exceptions=True)
         refused = await made.ask(PATH, {**chat(), **dict.fromkeys(more, 0)}, headers=headers)
         assert refused.status == 400
+
+
+AUTO = """
+default_model: cheap
+models:
+  - {id: cheap, type: text-generation, clients: [{type: scripted, model: a, price: {request: 0.00001},
+     args: {fail_status: 503}}]}
+  - {id: dear, type: text-generation, clients: [{type: scripted, model: b, price: {request: 0.00008}}]}
+  - {id: other, type: text-generation, clients: [{type: scripted, model: c, price: {request: 0.00009}}]}
+workspaces:
+  acme: {budgetLimits: {daily: 0.0001}}
+"""
+RULE = "routing_rules: [{name: all, targetModels: [{modelId: cheap}, {modelId: dear}]}]"
+AGENT = "agents: [{agentType: coder, preferredModels: [cheap], fallbackModels: [dear]}]"
+
+
+@pytest.mark.parametrize(("more", "agent"), [(RULE, ""), (AGENT, "coder")], ids=["rule", "agent"])
+async def test_the_dearest_that_a_rule_or_an_agent_may_come_to_is_reserved(more: str, agent: str) -> None:
+    """Where the first model is away, the second one is paid out of what was reserved: one call fits."""
+    headers = {"x-router-workspace": "acme", "x-router-agent-type": agent}
+    async with house(AUTO + more) as made:
+        answers = [
+            made.ask(PATH, chat("auto"), headers={k: v for k, v in headers.items() if v}) for _ in range(5)
+        ]
+        statuses = sorted(each.status for each in await asyncio.gather(*answers))
+        told = (await made.ask("/api/workspaces/acme/budget")).json()["limits"]
+        assert statuses == [200, 429, 429, 429, 429]
+        assert [each["spent"] for each in told] == [pytest.approx(0.00008)]
+
+
+def test_prices_of_several_models_are_worked_out_once() -> None:
+    """They are the highest of each, remembered for as long as those of one."""
+    asked = []
+
+    def price_of(deployment: Deployment) -> Price | None:
+        asked.append(deployment.model)
+        return PRICES.get(deployment.model)
+
+    rates = Rates(price_of)
+    rates.follow(parse_config(MODELS, "x", {}))
+    assert rates.of_all(("m", "p"), 0.0)[0] == 4
+    before = len(asked)
+    assert rates.of_all(("m", "p"), 59.0)[0] == 4
+    assert len(asked) == before
+    assert rates.of_all(("m", "n"), 0.0)[0] == 3

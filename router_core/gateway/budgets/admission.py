@@ -66,10 +66,10 @@ class Budgets:
 
     def __init__(
         self, quota: Quota, config_of: Callable[[], GatewayConfig], rates: Rates, *,
-        limits_of: LimitsOf | None = None, who: Callable[[Call], str] | None = None,
+        limits_of: LimitsOf | None = None, who: Callable[[Call], tuple[str, ...]] | None = None,
     ) -> None:  # fmt: skip
-        """``limits_of`` tells what a caller may use, by default what its key says; ``who`` the model of a
-        call that leaves it to rules."""
+        """``limits_of`` tells what a caller may use, by default what its key says; ``who`` the models of a
+        call that leaves them to rules, in their order."""
         self.quota = quota
         self._config_of = config_of
         self._rates = rates
@@ -90,15 +90,17 @@ class Budgets:
             self._follow(config)
         plans = self._plans(call)
         name = call.model_name
+        all_of: tuple[str, ...] = ()
         if (plans or self._models) and self._who is not None and name not in self._rates.models:
-            name = self._who(call)
+            all_of = self._who(call)
+            name = all_of[0]
         if name in self._models:
             plans.append(self._models[name])
             if plans[-1].priced:
                 call.bounds = self._priced(call.bounds)
         if not plans:
             return None
-        rate = self._rates.of(name, now)
+        rate = self._rates.of_all(all_of, now) if len(all_of) > 1 else self._rates.of(name, now)
         demands = [Demand(plan.subject, plan.caps, plan.wants(call, rate)) for plan in plans]
         try:
             taken = self.quota.take_all(demands, within=min(call.deadline - now, _LONGEST))

@@ -27,9 +27,9 @@ class Limits:
 
     def __init__(
         self, config_of: Callable[[], GatewayConfig], state_of: Callable[[], StateStore], price_of: PriceOf,
-        who: Callable[[Call], str], clock: Clock, events: Events,
+        who: Callable[[Call], tuple[str, ...]], clock: Clock, events: Events,
     ) -> None:  # fmt: skip
-        """``who`` tells the model of a call that leaves it to the rules."""
+        """``who`` tells the models of a call that leaves them to the rules, in their order."""
         self.alerts = Alerts(state_of, config_of, events, clock)
         self._clock, self._events = clock, events
         self.quota = Quota(clock=clock, on_mark=self.alerts.passed)

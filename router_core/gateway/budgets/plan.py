@@ -25,6 +25,8 @@ _KINDS: Final[Mapping[str, tuple[Kind, str | int]]] = {
     "daily": ("budget", "day"), "weekly": ("budget", "week"), "monthly": ("budget", "month"),
     "requests": ("rate", _MINUTE), "tokens": ("rate", _MINUTE), "concurrency": ("concurrency", 0),
 }  # fmt: skip
+_MOST_SETS: Final = 4096
+"""Sequences of models, such as rules and agents come to, whose prices are remembered."""
 _BOUNDLESS: Final = 1 << 62
 _FREE: Final = (0, 0, 0)
 _ONE: Final = 0
@@ -94,7 +96,7 @@ class Plan:
 class Rates:
     """What a token costs at most of all that may serve a model; remembered for a minute."""
 
-    __slots__ = ("_arms", "_known", "_price_of", "models")
+    __slots__ = ("_arms", "_known", "_price_of", "_sets", "models")
 
     def __init__(self, price_of: PriceOf) -> None:
         self._price_of = price_of
@@ -103,6 +105,7 @@ class Rates:
         self.models: dict[str, Model] = {}
         """By each of their names."""
         self._known: dict[str, tuple[float, Rate]] = {}
+        self._sets: dict[tuple[str, ...], tuple[float, Rate]] = {}
 
     def follow(self, config: GatewayConfig) -> None:
         """Go by another configuration."""
@@ -110,6 +113,7 @@ class Rates:
         self.models |= {model.id: model for model in config.models}
         self._arms = _arms(config)
         self._known = {}
+        self._sets = {}
 
     def of(self, name: str, now: float) -> Rate:
         """Return the highest prices of a model and of all that may serve in its place; of a name that nobody
@@ -120,6 +124,19 @@ class Rates:
         name = name if name in self.models else ""
         rate = self._highest(self._deployments(name))
         self._known[name] = (now, rate)
+        return rate
+
+    def of_all(self, names: tuple[str, ...], now: float) -> Rate:
+        """Return the highest prices of several models, each with all that may serve in its place."""
+        known = self._sets.get(names)
+        if known is not None and now - known[0] < _FRESH:
+            return known[1]
+        if len(self._sets) >= _MOST_SETS:
+            self._sets.clear()
+        rates = [self.of(name, now) for name in names]
+        given, written, request = (max(prices) for prices in zip(*rates, strict=True))
+        rate = (given, written, request)
+        self._sets[names] = (now, rate)
         return rate
 
     def _deployments(self, name: str) -> Iterable[Deployment]:

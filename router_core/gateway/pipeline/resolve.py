@@ -41,6 +41,8 @@ class Resolved(msgspec.Struct, frozen=True, eq=False):
     """Where a trial decides which of several such values holds for a call."""
     of: Any = None
     """What its key is the identity of, beside a match."""
+    ids: tuple[str, ...] = ()
+    """Of the routers."""
 
 
 class Resolver:
@@ -212,7 +214,8 @@ def _resolved(
     routers: tuple[ModelRouter, ...], rule: str = "", match: RuleMatch | None = None, of: Any = None
 ) -> Resolved:
     first = routers[0]
-    return Resolved(routers, rule, match, not (first.sleepers or first.model.wake_fallback), None, of)
+    plain = not (first.sleepers or first.model.wake_fallback)
+    return Resolved(routers, rule, match, plain, None, of, tuple([each.id for each in routers]))
 
 
 _NOBODY: Final = Resolved(())

@@ -186,9 +186,10 @@ class Pipeline:
             "version": snapshot.version,
         }
 
-    def who(self, call: Call) -> str:
-        """Return the id of the model that is asked first; raises as ``serve`` does where there is none."""
-        return self._resolver.resolve(call, self._registry.snapshot, dry=True).routers[0].id
+    def who(self, call: Call) -> tuple[str, ...]:
+        """Return the ids of the models that are asked, in their order: of calls of one kind, the same object.
+        Raises as ``serve`` does where there is none."""
+        return self._resolver.resolve(call, self._registry.snapshot, dry=True).ids
 
     @property
     def shadows(self) -> ShadowCounts:
