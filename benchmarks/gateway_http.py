@@ -22,7 +22,7 @@ from benchmarks.report import Row, Skip
 __all__ = ["Measured", "run"]
 
 _ROUNDS = 3
-_WARM_TRIES: Final = 10
+_WARM_TRIES = 10
 _SECONDS = 4
 _MIB = 1024 * 1024
 _PATH = "/v1/chat/completions"
