@@ -75,9 +75,10 @@ class Principal:
     def manages_jobs(self) -> bool:
         """Whether the jobs of all owners are open to the caller.
 
-        ``*`` alone does not say so: keys that list nothing may do everything, each to its own jobs.
+        ``*`` alone does not say so: keys that list nothing may do everything, each to its own jobs. Jobs bear no
+        workspace, so that whoever is bound to some is not shown those of others.
         """
-        return "jobs:manage" in self.scopes or "admin" in self.roles
+        return ("jobs:manage" in self.scopes or "admin" in self.roles) and "*" in self.workspaces
 
     def may_enter(self, workspace: str) -> bool:
         """Return whether the caller may act in a workspace."""

@@ -123,6 +123,8 @@ def test_the_jobs_of_all_are_for_operators_and_not_for_keys_without_a_list() -> 
     assert not holder("*").manages_jobs
     assert holder("jobs:manage").manages_jobs
     assert Principal("root", frozenset({"*"}), roles=frozenset({"admin"})).manages_jobs
+    bound = Principal("op", frozenset({"jobs:manage"}), workspaces=frozenset({"ws-b"}))
+    assert not bound.manages_jobs, "jobs bear no workspace"
 
 
 def test_the_command_line_shows_what_routes_ask_for(capsys: pytest.CaptureFixture[str]) -> None:
