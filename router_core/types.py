@@ -75,8 +75,8 @@ class Principal:
     def manages_jobs(self) -> bool:
         """Whether the jobs of all owners are open to the caller.
 
-        ``*`` alone does not say so: keys that list nothing may do everything, each to its own jobs. Jobs bear no
-        workspace, so that whoever is bound to some is not shown those of others.
+        ``*`` alone does not say so: keys that list nothing may do everything, each to its own jobs. Jobs bear
+        no workspace, so that whoever is bound to some is not shown those of others.
         """
         return ("jobs:manage" in self.scopes or "admin" in self.roles) and "*" in self.workspaces
 
