@@ -49,6 +49,26 @@ async def test_a_model_and_an_agent_are_for_all_workspaces() -> None:
         assert (await made.ask("/api/models/m", headers=headers("root"))).json()["status"] == "active"
 
 
+async def test_limits_are_not_for_those_who_are_held_to_them() -> None:
+    """A manager of a workspace neither writes what holds for it nor forgets what was spent; he reads both."""
+    config, refused = "/api/workspaces/ours/config", (403, "every_workspace")
+    async with house(FILE, None, **KEYS) as made:
+        assert await asked(made, "tom", "POST", config, {"budgetLimits": {"daily": 9}}) == refused
+        assert (await asked(made, "root", "POST", config, {"budgetLimits": {"daily": 5}}))[0] == 201
+        for method, path, sent in (
+            ("POST", config, {}), ("PUT", config, {}), ("PATCH", config, {"budgetLimits": {"daily": 500}}),
+            ("PATCH", config, {"modelRestrictions": ["file-model"]}), ("DELETE", config, None),
+            ("POST", "/api/workspaces/ours/budget/reset", None),
+        ):  # fmt: skip
+            assert await asked(made, "tom", method, path, sent) == refused, (method, path)
+            foreign = await asked(made, "tom", method, path.replace("ours", "theirs"), sent)
+            assert foreign[0] == 404, (method, path)
+        told = (await made.ask(config, headers=headers("tom"))).json()
+        assert told["budgetLimits"] == {"daily": 5}
+        assert (await asked(made, "tom", "GET", "/api/workspaces/ours/budget"))[0] == 200
+        assert (await asked(made, "root", "POST", "/api/workspaces/ours/budget/reset"))[0] == 200
+
+
 async def test_a_rule_has_to_be_for_calls_of_ones_own_workspaces() -> None:
     """Before a change and after it: neither for those of others, nor for those of all."""
     async with house(FILE, None, **KEYS) as made:

@@ -12,6 +12,7 @@ from router_core.gateway.budgets.admission import Budgets
 from router_core.gateway.values import GatewayConfig, Limit
 from router_core.http.message import Request
 from router_core.quota.standing import Standing
+from router_core.routing.permission import check_every_workspace
 from router_core.routing.router import Router
 
 __all__ = ["budgets_router"]
@@ -53,8 +54,12 @@ def budgets_router(budgets: Budgets, config_of: Callable[[], GatewayConfig]) -> 
         "/{workspaceId}/budget/reset", scopes=("config:manage",), summary="Forget what a workspace has spent"
     )
     async def reset_budget(request: Request, workspace_id: WorkspaceId) -> dict[str, Any]:
-        """Forget what was spent of every limit; what calls that go on have reserved stays."""
+        """Forget what was spent of every limit; what calls that go on have reserved stays.
+
+        It is for callers who may enter every workspace: nobody gives himself another budget.
+        """
         enter(request, workspace_id)
+        check_every_workspace(request.principal)
         plan = budgets.plan(workspace_id)
         if plan is not None:
             await budgets.quota.reset(plan.subject, plan.caps)

@@ -13,6 +13,7 @@ from router_core.gateway.api.resources import (
     READ,
     Resources,
     described,
+    entitled,
     items_of,
     merged,
     page_of,
@@ -39,7 +40,8 @@ _EXAMPLE: Final = {
 
 
 class WorkspaceRoutes:
-    """The routes of workspaces. One that a caller may not enter is for him one that there is not."""
+    """The routes of workspaces. One that a caller may not enter is for him one that there is not; what holds
+    for his own he may read."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -76,7 +78,7 @@ class WorkspaceRoutes:
 
     async def set_config(self, request: Request, workspace_id: WorkspaceId) -> Response:
         """Say what holds for a workspace: all of it, in the place of what was said before."""
-        self._enter(request, workspace_id)
+        self._own(request, workspace_id)
         with telling():
             text(workspace_id, "workspaceId")
         given = self._resources.given(request, workspace_id)
@@ -89,7 +91,7 @@ class WorkspaceRoutes:
 
     async def patch_config(self, request: Request, workspace_id: WorkspaceId) -> Response:
         """Change some of what holds for a workspace; null takes a field away."""
-        self._enter(request, workspace_id)
+        self._own(request, workspace_id)
         patch = self._resources.given(request, workspace_id)
         kind, now = KINDS[WORKSPACES], self._control.clock.now()
 
@@ -110,9 +112,14 @@ class WorkspaceRoutes:
 
     async def delete_config(self, request: Request, workspace_id: WorkspaceId) -> Response:
         """Let nothing hold for a workspace any more."""
-        self._enter(request, workspace_id)
+        self._own(request, workspace_id)
         return await self._resources.drop(workspace_id, request)
 
     def _enter(self, request: Request, workspace_id: str) -> None:
         if not request.principal.may_enter(workspace_id):
             raise self._resources.missing(workspace_id)
+
+    def _own(self, request: Request, workspace_id: str) -> None:
+        """Refuse callers who are bound to workspaces: nobody raises the limits that he is held to."""
+        self._enter(request, workspace_id)
+        entitled(request)
