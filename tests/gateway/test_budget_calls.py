@@ -209,15 +209,28 @@ def wants(kind: str, amount: int, *, max_tokens: int | None, input_tokens: int =
     return Plan("s", [Limit(kind, amount)]).wants(call, (1_000_000, 1_000_000, 0))[0]
 
 
-@pytest.mark.parametrize("kind", ["tokens", "daily"])
 @pytest.mark.parametrize(
-    ("amount", "max_tokens", "expected"),
-    [(10_000, 50, 150), (10_000, None, 1124), (1000, None, 350), (1000, 100_000, 1000), (0, 10, 1)],
-    ids=["said", "assumed", "a-quarter", "capped", "nothing"],
-)
+    ("kind", "amount", "max_tokens", "expected"),
+    [
+        *((kind, 10_000, 50, 150) for kind in ("tokens", "daily")),
+        *((kind, 10_000, None, 1124) for kind in ("tokens", "daily")),
+        *((kind, 1000, None, 350) for kind in ("tokens", "daily")),
+        ("tokens", 1000, 100_000, 1000), ("daily", 1000, 100_000, 100_100),
+        ("tokens", 0, 10, 1), ("daily", 0, 10, 110),
+    ],
+)  # fmt: skip
 def test_what_is_reserved_is_bounded(kind: str, amount: int, max_tokens: int | None, expected: int) -> None:
-    """By what the caller allows, else by a guess; and never by so much that the call could not pass."""
+    """By what the caller allows, else by a guess that leaves room; money he allows is taken at his word."""
     assert wants(kind, amount, max_tokens=max_tokens) == expected
+
+
+async def test_no_call_may_spend_more_than_there_is_where_it_says_how_much() -> None:
+    """One that allows itself more than the whole budget is refused, and nothing is spent or held."""
+    text = yaml("budgetLimits: {daily: 0.2}").replace("request: 0.00001", "output: 10")
+    async with house(text) as made:
+        reply = await ask(made, max_tokens=100_000)
+        assert (reply.status, reply.json()["code"]) == (429, "budget_exceeded")
+        assert (await ask(made, max_tokens=10)).status == 200
 
 
 def test_the_estimate_is_that_of_the_dearest_who_may_serve() -> None:

@@ -83,7 +83,7 @@ class Plan:
         assumed = call.max_tokens is None
         parts = ((1, 0), (given, written), (paid, earned))
         return [
-            1 if code == _ONE else _bounded(*parts[code], amount, assumed)
+            1 if code == _ONE else _bounded(*parts[code], amount, assumed, money=code == _MONEY)
             for code, amount in zip(self._codes, self.amounts, strict=True)
         ]
 
@@ -193,10 +193,15 @@ def _output(call: Call) -> int:
     return ASSUMED_OUTPUT * call.choices if estimate_output(call) else 0
 
 
-def _bounded(certain: int, output: int, amount: int, assumed: bool) -> int:
-    """Return an estimate that a limit can hold at all: one that is above it would refuse the call for good,
-    though it most likely needs far less."""
+def _bounded(certain: int, output: int, amount: int, assumed: bool, *, money: bool) -> int:
+    """Return an estimate that a limit can hold at all, where it is a guess: one that is above the limit would
+    refuse the call for good, though it most likely needs far less.
+
+    Money that a caller has allowed for (``max_tokens``) is no guess: it is reserved, or the call is refused.
+    """
     if assumed:
         output = min(output, amount // _SHARE)
     total = certain + output
+    if money and not assumed:
+        return total
     return max(1, min(total, amount)) if total else 0
