@@ -7,6 +7,7 @@ what they have spent and was not written yet. Only ``divide`` and ``take_in`` ch
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from router_core.quota.cap import Cap
@@ -289,6 +290,16 @@ class Account:
         """Keep for another time what could not be written."""
         for line in self.asking:
             line.back()
+
+    def told(self, document: Document) -> Document:
+        """Return a document of a store that has forgotten the one which was known here, with what is known
+        here to be spent of budgets in their current windows; others may have told more already."""
+        slots = dict(document.slots)
+        for line in self.lines:
+            if line.budget and line.spent:
+                held = slots.get(line.cap.name, {})
+                slots[line.cap.name] = {**held, line.slot: max(line.spent, held.get(line.slot, 0))}
+        return replace(document, slots=slots)
 
     def forget(self) -> None:
         """Know nothing of what was spent."""

@@ -36,6 +36,8 @@ class Document:
     holders: dict[str, Holder] = field(default_factory=dict)
     pressed: int = 0
     """Until when nobody is to hold headroom: somebody waits for it."""
+    born: str = ""
+    """Another one whenever the store had nothing: what is there no more was not reset, but lost."""
 
 
 def encode(document: Document) -> bytes:
@@ -45,6 +47,7 @@ def encode(document: Document) -> bytes:
         "s": {name: slots for name, slots in document.slots.items() if slots},
         "h": {name: [each.seq, each.until, each.held, each.spare] for name, each in document.holders.items()},
         "p": document.pressed,
+        "b": document.born,
     }
     return json.dumps(told, separators=(",", ":")).encode()
 
@@ -62,7 +65,7 @@ def decode(value: bytes) -> Document:
             name: Holder(int(seq), int(until), _amounts(held), _amounts(spare))
             for name, (seq, until, held, spare) in told["h"].items()
         }
-        return Document(slots, holders, int(told["p"]))
+        return Document(slots, holders, int(told["p"]), str(told.get("b", "")))
     except (ValueError, LookupError, TypeError, AttributeError):
         raise StoreError("what the state store holds of a limit cannot be read") from None
 

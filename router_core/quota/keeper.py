@@ -10,6 +10,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final
 
@@ -205,7 +206,9 @@ class Keeper:
 
     async def _read(self, account: Account) -> None:
         entry = await self._store.get(self._key(account.subject))
-        document = Document() if entry is None else decode(entry.value)
+        document = Document(born=self._birth()) if entry is None else decode(entry.value)
+        if document.born != account.document.born:
+            document = account.told(document)
         if account.unsure:
             ours = document.holders.get(self._holder())
             if ours is not None and ours.seq == account.unsure:
@@ -216,6 +219,9 @@ class Keeper:
             account.unsure = 0
         account.document = document
         account.version = "" if entry is None else entry.version
+
+    def _birth(self) -> str:
+        return f"{self._holder()}-{self._random.getrandbits(48):x}"
 
     async def _write(self, account: Account, document: Document, now: int) -> str:
         key, value, ttl = self._key(account.subject), encode(document), self._ttl(account, now)
@@ -261,7 +267,8 @@ class Keeper:
     async def look(self, account: Account) -> Document:
         """Return an account as it stands in the store."""
         entry = await self._store.get(self._key(account.subject))
-        return Document() if entry is None else decode(entry.value)
+        document = Document() if entry is None else decode(entry.value)
+        return document if document.born == account.document.born else account.told(document)
 
     async def reset(self, account: Account) -> None:
         """Forget what was spent; what calls have reserved stays."""
@@ -273,7 +280,7 @@ class Keeper:
             document = decode(entry.value)
             slots = {name: each for name, each in document.slots.items()
                      if name not in [cap.name for cap in account.caps]}  # fmt: skip
-            changed = Document(slots, document.holders, document.pressed)
+            changed = replace(document, slots=slots)
             ttl = self._ttl(account, self._now())
             with suppress(Conflict):
                 await self._store.put(entry.key, encode(changed), if_version=entry.version, ttl=ttl)

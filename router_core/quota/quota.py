@@ -268,7 +268,7 @@ class Quota:
         names = {cap.name for cap in caps}
         kept = account.document
         slots = {name: each for name, each in kept.slots.items() if name not in names}
-        account.document = Document(slots, kept.holders, kept.pressed)
+        account.document = Document(slots, kept.holders, kept.pressed, kept.born)
         account.forget()
 
     # -- beside the calls ----------------------------------------------------------------------------

@@ -161,7 +161,7 @@ def share(document: Document, caps: Sequence[Cap], ask: Ask, now: int) -> Answer
         if not each.slots:
             slots.pop(each.cap.name, None)
     return Answer(
-        Document(slots, holders, pressed if pressed > now else 0), verdicts, spare,
+        Document(slots, holders, pressed if pressed > now else 0, document.born), verdicts, spare,
         [each.spent for each in lines],
         [max(0, each.cap.amount - each.spent - each.others + each.others_spare - each.reserved)
          for each in lines],
