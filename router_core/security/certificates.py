@@ -100,7 +100,7 @@ class ClientCertificates:
                     held = entry.held
                     return Principal(
                         f"cert:{name}", held.scopes, "certificate", held.roles, held.workspaces,
-                        held.workspace,
+                        held.only,
                     )  # fmt: skip
         return None
 

@@ -53,19 +53,22 @@ def presented(request: Request) -> tuple[str, bool]:
 class Granted:
     """What a list of roles, scopes and workspaces gives."""
 
-    __slots__ = ("roles", "scopes", "workspace", "workspaces")
+    __slots__ = ("only", "roles", "scopes", "workspace", "workspaces")
 
     def __init__(
         self, words: Iterable[str], workspaces: Iterable[str] = ("*",),
         known: Mapping[str, frozenset[str]] = ROLES,
     ) -> None:  # fmt: skip
-        """``words`` are roles and scopes, mixed; the first of ``workspaces`` is the usual one."""
+        """``words`` are roles and scopes, mixed. ``workspace`` is the first of ``workspaces``, ``only`` the
+        one where there are no others: which of them is the usual one the kind of credential says."""
         held = frozenset(words)
         self.roles = held & known.keys()
         self.scopes = expand(self.roles, known) | (held - self.roles)
         listed = tuple(workspaces)
         self.workspaces = frozenset(listed)
-        self.workspace = next((each for each in listed if each != "*"), "")
+        named = [each for each in listed if each != "*"]
+        self.workspace = named[0] if named else ""
+        self.only = self.workspace if len(set(named)) == 1 else ""
 
 
 def granted(text: str, known: Mapping[str, frozenset[str]] = ROLES) -> Granted:

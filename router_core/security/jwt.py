@@ -200,7 +200,7 @@ class SignedTokens:
         held = Granted((*sorted(roles), *sorted(scopes)), self._workspaces(claims, roles), rules.known)
         tier = _at(claims, rules.tier)
         return Principal(
-            f"jwt:{subject}", held.scopes, "jwt", held.roles, held.workspaces, held.workspace,
+            f"jwt:{subject}", held.scopes, "jwt", held.roles, held.workspaces, held.only,
             tier if isinstance(tier, str) and _TIER.match(tier) else "",
         )  # fmt: skip
 

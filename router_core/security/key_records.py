@@ -77,7 +77,7 @@ class KeyRecord:
         held = self.granted(known)
         return Principal(
             self.principal_id, held.scopes, "api_key", held.roles, held.workspaces,
-            self.workspace or held.workspace, self.tier, self.limits,
+            self.workspace or held.only, self.tier, self.limits,
         )  # fmt: skip
 
     def rotated(self, digest: bytes, now: float, overlap: float) -> KeyRecord:

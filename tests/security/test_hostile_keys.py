@@ -34,6 +34,14 @@ def test_no_key_ends_outside_of_every_calendar(at: str) -> None:
     assert raised.value.extra["errors"][0]["loc"] == ["body", "expiresAt"]
 
 
+@pytest.mark.parametrize(("said", "usual"), [("", ""), ("ws-b", "ws-b")], ids=["none", "said"])
+def test_a_key_for_several_workspaces_has_the_usual_one_that_is_said(said: str, usual: str) -> None:
+    """Else calls name theirs: the order of a list is no choice."""
+    record = replace(RECORD, workspaces=("ws-a", "ws-b"), workspace=said)
+    assert record.principal().workspace == usual
+    assert RECORD.principal().workspace == "ws-a"
+
+
 def test_a_key_with_an_impossible_end_is_shown() -> None:
     """One such record in the store would else keep everybody from listing any key."""
     shown = replace(RECORD, expires_at=-62135647200.0).shown(1_700_000_000.0)

@@ -57,6 +57,19 @@ async def test_what_a_token_lets_its_holder_do(
     assert set(caller.workspaces) == rooms
 
 
+@pytest.mark.parametrize(
+    ("rooms", "usual"),
+    [(["ws-1", "ws-2"], ""), (["ws-2", "*"], "ws-2"), (["ws-1", "ws-1"], "ws-1"), (["*"], "")],
+    ids=["two", "every", "twice", "all"],
+)
+async def test_a_token_for_several_workspaces_has_no_usual_one(
+    taking: Desk, rooms: list[str], usual: str
+) -> None:
+    """Their order in a claim means nothing, so a call names its workspace."""
+    caller = await taking.authenticator.authenticate(asking(token(workspaces=rooms)))
+    assert (set(caller.workspaces), caller.workspace) == (set(rooms), usual)
+
+
 async def test_good_ones_at_the_edge(taking: Desk) -> None:
     """Within the leeway, of several audiences, with an access token's type, without a key id of two keys."""
     now = int(time.time())

@@ -206,6 +206,17 @@ def test_which_certificate_is_whose(setting: str, peer: Peer, who: str) -> None:
         assert found[0].kind == "certificate"
 
 
+@pytest.mark.parametrize(("rooms", "usual"), [("a|b", ""), ("a", "a")], ids=["two", "one"])
+def test_a_certificate_for_several_workspaces_has_no_usual_one(rooms: str, usual: str) -> None:
+    """A call names its own."""
+    clock = FakeClock()
+    peer = Peer(dns=("a.example",), until=clock.now() + HOUR)
+    certificates = ClientCertificates.from_setting(f"*=viewer@{rooms}", clock)
+    found = certificates.holder(Request("GET", "/", native={"extensions": {PEER: peer}}))
+    assert found is not None
+    assert found[0].workspace == usual
+
+
 def test_it_ends_with_its_certificate() -> None:
     """Also on a connection that was made before."""
     clock = FakeClock()
