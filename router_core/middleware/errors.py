@@ -70,7 +70,11 @@ async def _handled(handler: ExceptionHandler, request: Request, error: BaseExcep
 
 def _answer(error: Exception, exchange: Exchange, events: Events) -> Response:
     if isinstance(error, RouterError) and not isinstance(error, Misconfigured):
-        if isinstance(error, StoreError) or error.status == 500:
+        if isinstance(error, StoreError):
+            # a store that is away has every call refused, and its guard tells of that as an error, once
+            cause = {} if error.__cause__ is None else {"cause": type(error.__cause__).__name__}
+            events.emit(Note("request_error", "warning", str(error), _fields(exchange) | cause))
+        elif error.status == 500:
             events.emit(Note("request_error", "error", str(error), _fields(exchange), error))
         return _problem(error, exchange)
     events.emit(

@@ -221,6 +221,17 @@ async def test_raised_errors_become_problems(error: RouterError, status: int, co
     assert response.header("content-type") == "application/problem+json"
 
 
+async def test_a_store_that_is_away_is_one_line_of_each_request() -> None:
+    """A warning without a traceback: nothing is broken here, and there may be thousands of them."""
+    error = StoreError("down")
+    error.__cause__ = ConnectionError("secret")
+    bench = Bench(error)
+    assert (await bench.ask()).status == 503
+    (note,) = [event for event in bench.seen if isinstance(event, Note)]
+    assert (note.name, note.level, note.message, note.error) == ("request_error", "warning", "down", None)
+    assert (note.fields["cause"], note.fields["route"]) == ("ConnectionError", "/x")
+
+
 @pytest.mark.parametrize("error", [KeyError("secret"), Misconfigured("secret"), RecursionError("secret")])
 async def test_an_unknown_error_tells_nothing(error: Exception) -> None:
     """Its text and traceback go to the log only."""
