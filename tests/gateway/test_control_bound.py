@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.gateway.serving import House, house
 
 FILE = "models: [{id: file-model, type: text-generation, clients: [{type: scripted}]}]"
@@ -67,6 +69,29 @@ async def test_limits_are_not_for_those_who_are_held_to_them() -> None:
         assert told["budgetLimits"] == {"daily": 5}
         assert (await asked(made, "tom", "GET", "/api/workspaces/ours/budget"))[0] == 200
         assert (await asked(made, "root", "POST", "/api/workspaces/ours/budget/reset"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("https://hooks.example.com/a", ""), ("http://127.0.0.1/a", "public"),
+        ("https://localhost/a", "public"), ("https://10.0.0.7/a", "public"),
+        ("https://hooks.example.com:9/a", "port 9"), ("https://[::1]/a", "public"),
+    ],
+    ids=["public", "loopback", "local", "private", "port", "six"],
+)  # fmt: skip
+async def test_a_webhook_that_is_never_sent_is_warned_of(url: str, told: str) -> None:
+    """It is kept, for the setting that allows it may come; where that is set nothing is said."""
+    path, body = "/api/workspaces/ours/config", {"webhook": url}
+    async with house(FILE, None, **KEYS) as made:
+        answer = await made.ask(path, body, headers=headers("root"))
+        assert answer.status == 201
+        warnings = answer.json().get("warnings", [])
+        assert len(warnings) == bool(told)
+        assert all(each.startswith("webhook: is not sent: ") and told in each for each in warnings)
+        assert (await made.ask(path, headers=headers("root"))).json().get("warnings", []) == warnings
+    async with house(FILE, None, allow_private_urls=True, **KEYS) as made:
+        assert "warnings" not in (await made.ask(path, body, headers=headers("root"))).json()
 
 
 async def test_a_rule_has_to_be_for_calls_of_ones_own_workspaces() -> None:

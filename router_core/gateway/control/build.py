@@ -18,7 +18,8 @@ from router_core.gateway.control.kinds import AGENTS, EXPERIMENTS, KINDS, MODELS
 from router_core.gateway.control.model_value import Made, made_of
 from router_core.gateway.control.resource import Document, Resource
 from router_core.gateway.control.secrets import Secrets
-from router_core.gateway.values import SERVING, GatewayConfig, Model
+from router_core.gateway.values import SERVING, GatewayConfig, Model, Workspace
+from router_core.security.url_guard import UrlGuard, UrlRefused
 
 __all__ = ["BY_FILE", "Builder", "Built", "Invalid", "by_file", "referrers"]
 
@@ -65,9 +66,13 @@ def by_file(kind: str, key: str) -> Conflict:
 class Builder:
     """Makes configurations; remembers what it made of each resource."""
 
-    def __init__(self, base: GatewayConfig, secrets: Secrets, *, private: bool) -> None:
+    def __init__(
+        self, base: GatewayConfig, secrets: Secrets, *, private: bool, private_hooks: bool = False
+    ) -> None:
+        """``private``: deployments may have addresses that are not public; ``private_hooks``: webhooks."""
         self.base = base
         self.private = private
+        self._hooks = UrlGuard(allow_private=private_hooks)
         self._secrets = secrets
         self._made: dict[Key, tuple[Resource, Any]] = {}
         self._taken = {
@@ -106,6 +111,7 @@ class Builder:
         )  # fmt: skip
         config = self._together(own, number) if number else self.base
         _referred(own, config, remarks)
+        _hooked(own.workspaces, self._hooks, remarks)
         if any(kind == MODELS for kind, _ in touched):
             _chains(config, touched)
         return Built(
@@ -179,6 +185,16 @@ def _referred(own: GatewayConfig, config: GatewayConfig, remarks: dict[Key, list
     for kind, key, field_name, name in _mentions(own):
         if name not in names:
             remarks.setdefault((kind, key), []).append(f"{field_name}: there is no model {name[:80]!a}")
+
+
+def _hooked(workspaces: Iterable[Workspace], guard: UrlGuard, remarks: dict[Key, list[str]]) -> None:
+    """Remark upon webhooks that are never sent, as far as their address tells without being looked up."""
+    for one in workspaces:
+        try:
+            if one.webhook:
+                guard.parse(one.webhook)
+        except UrlRefused as error:
+            remarks.setdefault((WORKSPACES, one.id), []).append(f"webhook: is not sent: {error.detail}")
 
 
 def referrers(config: GatewayConfig, names: Collection[str]) -> list[str]:

@@ -90,7 +90,9 @@ class Control:
         self._state = state
         self._held = Held()
         self._built = Built()
-        self._builder = Builder(GatewayConfig(), self._secrets(ControlPolicy()), private=private)
+        self._builder = Builder(
+            GatewayConfig(), self._secrets(ControlPolicy()), private=private, private_hooks=private
+        )
         self._refused = -1
         self._collected = 0
         self._looked = float("-inf")
@@ -160,7 +162,7 @@ class Control:
         """Serve by another file from now on. Raises Misconfigured, and then nothing has changed."""
         policy = base.control
         private = policy.private_urls or self._private
-        builder = Builder(base, self._secrets(policy), private=private)
+        builder = Builder(base, self._secrets(policy), private=private, private_hooks=self._private)
         built = builder.build(self._held.document, number=self.version)
         self._apply(built.config)
         self._builder, self._built = builder, built
