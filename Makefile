@@ -1,8 +1,9 @@
 # Everything runs from .venv; nothing has to be activated.
 PYTHON ?= python3
 PORT ?= 8000
-# Test processes side by side: no more than there are cores, as some tests watch the clock.
-WORKERS ?= 2
+# Test processes side by side, one more than a small machine has cores: tests wait half of their time for processes of
+# their own.
+WORKERS ?= 3
 # Neighbours stay together, which share what their file has started; who is done early takes from the others.
 PYTEST_SPREAD = -n $(WORKERS) --dist worksteal
 

@@ -87,7 +87,7 @@ def _failures(event: Any) -> list[tuple[str, str]]:
 
 def test_the_document_of_a_gateway_holds() -> None:
     """No operation answers with a 5xx, or otherwise than documented."""
-    hold(2)
+    hold(1)
 
 
 @pytest.mark.soak
