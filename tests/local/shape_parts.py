@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,12 +13,11 @@ from handlers.local.runpod_shape import RunpodShape
 from router_core.binding.depends import DependencyScope
 from router_core.binding.inputs import Intake
 from router_core.binding.plan import compile_plan
+from router_core.blobs.memory import MemoryBlobStore
 from router_core.clock import SystemClock
-from router_core.errors import NotFound
 from router_core.http.media import File
 from router_core.http.message import Headers, Request, Response
 from router_core.jobs import moves
-from router_core.jobs.blobs import Blob
 from router_core.jobs.dispatch import Abilities
 from router_core.jobs.job import Job, Reason
 from router_core.jobs.service import JobService
@@ -33,36 +31,6 @@ from router_core.telemetry.events import Events, JobMoved
 from router_core.types import ANONYMOUS, Principal
 
 __all__ = ["EVERYTHING", "INPUT", "OTHER", "Endpoint", "words"]
-
-
-class Blobs:
-    """Blobs in a dictionary."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-
-    async def put(self, data: Any, *, content_type: str = "application/octet-stream") -> Blob:
-        """Keep bytes."""
-        key = hashlib.sha256(data).hexdigest()
-        self.kept[key] = data
-        return Blob(key, key, len(data), content_type)
-
-    async def get(self, key: str) -> bytes:
-        """Return bytes."""
-        if key not in self.kept:
-            raise NotFound()
-        return self.kept[key]
-
-    async def delete(self, key: str) -> None:
-        """Forget bytes."""
-        self.kept.pop(key, None)
-
-    async def keys(self, older_than: float, limit: int = 1000, after: str = "") -> list[str]:
-        """Return no orphans."""
-        return []
-
-    async def ping(self) -> None:
-        """Be there."""
 
 
 class Nobody:
@@ -133,7 +101,7 @@ class Endpoint:
         self._moved: asyncio.Queue[JobMoved] = asyncio.Queue()
         events, hub = Events(self._listen), Hub(max_watches=waiters)
         self.store = WatchedStore(MemoryJobStore(self.clock), hub, events)
-        self.blobs = Blobs()
+        self.blobs = MemoryBlobStore()
         self.checked: list[str] = []
         self.fetched: list[str] = []
         settings = Settings(webhook_secret=secret, sync_wait_max=sync_wait_max)
