@@ -54,13 +54,17 @@ class Measured:
         self.costs.append((cpu_seconds(self.running.pid) - before) / (rate * seconds) * 1e6)
 
     def warm(self) -> None:
-        """Let it serve until it does: what the first calls find unprepared is not measured."""
-        for _ in range(_WARM_TRIES):
+        """Let it serve until it does: what the first calls find unprepared is not measured.
+
+        Raises RuntimeError when it never does.
+        """
+        for left in reversed(range(_WARM_TRIES)):
             try:
                 self.load(2)
                 break
             except RuntimeError:
-                continue
+                if not left:
+                    raise
         self.rates.clear()
         self.costs.clear()
 

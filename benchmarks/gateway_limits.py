@@ -63,9 +63,7 @@ def run() -> list[Row | Skip]:
             found["Redis"] = Measured(running, "bench")
         everybody = [plain, *found.values()]
         for one in everybody:
-            one.load(2)
-            one.rates.clear()
-            one.costs.clear()
+            one.warm()
         for _ in range(_ROUNDS):
             for one in everybody:
                 one.load(_SECONDS)
