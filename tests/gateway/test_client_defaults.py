@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from router_core.gateway.reply import UpstreamFailure
+from router_core.testing.upstream import Upstream
 from tests.gateway.client_parts import Recorder, called, client_of
+from tests.gateway.serving import chat, house
 
 DEFAULTS = {"temperature": 0.5, "max_tokens": 100, "top_p": 0.9, "stop": ["x"]}
 
@@ -58,3 +60,20 @@ async def test_every_type_can_have_them() -> None:
 def test_a_client_without_defaults_is_left_alone() -> None:
     """It costs nothing then."""
     assert "send" not in vars(client_of(Recorder()))
+
+
+async def test_every_call_is_filled_on_a_connection_that_is_kept_as_well(upstream: Upstream) -> None:
+    """The first one opens it; the others are written to it at once, and the caller's own values stand."""
+    text = (
+        "models:\n  - {id: m, type: text-generation, clients: [{type: scripted, model: m}]}\n"
+        "control: {private_urls: true}\n"
+    )
+    model = {
+        "id": "own", "name": "Own", "version": "gpt-own", "provider": "openai", "modelType": "chat",
+        "parameters": {"temperature": 0.5}, "endpoints": [{"url": f"{upstream.url}/v1", "type": "primary"}],
+    }  # fmt: skip
+    async with house(text) as made:
+        assert (await made.ask("/api/models", model)).status == 201
+        for more in ({}, {}, {"temperature": 1}):
+            assert (await made.ask("/v1/chat/completions", chat("own", **more))).status == 200
+    assert [each.json()["temperature"] for each in upstream.requests] == [0.5, 0.5, 1]

@@ -29,18 +29,26 @@ def with_defaults(client: ModelClient) -> ModelClient:
         **dict.fromkeys(_WRITING, plain),
         "responses": {_RESPONSES[name]: value for name, value in plain.items() if name in _RESPONSES},
     }
-    send = client.send
 
-    async def filled(call: Call, deadline: float) -> Reply:
+    def filled(call: Call) -> Call:
         fields, table = call.fields, tables.get(call.endpoint)
         if fields is None or table is None:
-            return await send(call, deadline)
+            return call
         left: Mapping[str, Any] = table
         if any(name in fields for name in _LIMITS):
             left = {name: value for name, value in table.items() if name not in _LIMITS}
         own = copy.copy(call)  # the next attempt may go to somebody with other defaults
         own.fields = {**left, **fields}
-        return await send(own, deadline)
+        return own
 
-    client.send = filled  # type: ignore[method-assign]  # it is this one that differs, not its type
+    send, ask = client.send, getattr(client, "ask", None)
+
+    async def send_filled(call: Call, deadline: float) -> Reply:
+        return await send(filled(call), deadline)
+
+    # it is this one that differs, not its type
+    client.send = send_filled  # type: ignore[method-assign]
+    if ask is not None:
+        # a connection that waits is asked without ``send``
+        client.ask = lambda call, deadline: ask(filled(call), deadline)  # type: ignore[attr-defined]
     return client
